@@ -1,1 +1,3 @@
-//! Homeward.
+//! Homeward keeps each virtual machine at the site its resource names, on-premises or in Azure.
+
+pub mod api;

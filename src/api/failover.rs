@@ -1,0 +1,364 @@
+//! Failover: one move of one VM from one site to the other; the durable intent, the record, and where people answer.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{Condition, DataSync, Site, Verdict, Yes};
+use super::protected_virtual_machine::DataSyncRequest;
+
+/// One move, and the answers people gave. Everything but the answers is immutable; an answer is never taken back.
+#[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "homeward.dev",
+    version = "v1alpha1",
+    kind = "Failover",
+    plural = "failovers",
+    shortname = "fo",
+    category = "homeward",
+    namespaced,
+    status = "FailoverStatus",
+    derive = "PartialEq",
+    doc = "Failover is one move of one virtual machine from one site to the other. Homeward makes it; people answer in it.",
+    validation = Rule::new(
+        "!has(self.spec.commit) || (has(self.status) && has(self.status.phase) && self.status.phase in \
+         ['AwaitingCommit', 'Committing', 'AwaitingReverseReplication', 'ReverseReplicating', 'Succeeded', 'RollingBack', 'RolledBack', 'Failed'])")
+        .message("spec.commit can be answered only once status.phase is AwaitingCommit: wait until the VM has been started at the target and look at it first")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
+        "(has(oldSelf.spec.cancel) && oldSelf.spec.cancel) || !(has(self.spec.cancel) && self.spec.cancel) || !has(self.status) || !has(self.status.phase) || \
+         !(self.status.phase in ['AwaitingCommit', 'Committing', 'AwaitingReverseReplication', 'ReverseReplicating'])")
+        .message("spec.cancel comes too late: the VM has been started at the target; answer spec.commit: Rollback while status.phase is AwaitingCommit, or change the placement back")
+        .field_path(".spec.cancel"),
+    printcolumn(name = "VM", type_ = "string", json_path = ".spec.virtualMachine.name"),
+    printcolumn(name = "From", type_ = "string", json_path = ".spec.from"),
+    printcolumn(name = "To", type_ = "string", json_path = ".spec.to"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.summary"),
+    printcolumn(name = "Waiting For", type_ = "string", json_path = ".status.waitingFor"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.virtualMachine == oldSelf.virtualMachine")
+    .message("spec.virtualMachine is immutable: a Failover moves one VM once").field_path(".virtualMachine"))]
+#[x_kube(validation = Rule::new("self.from == oldSelf.from")
+    .message("spec.from is immutable: change spec.placement of the ProtectedVirtualMachine instead").field_path(".from"))]
+#[x_kube(validation = Rule::new("self.to == oldSelf.to")
+    .message("spec.to is immutable: change spec.placement of the ProtectedVirtualMachine instead").field_path(".to"))]
+#[x_kube(validation = Rule::new("self.from != self.to")
+    .message("spec.to must be the other site than spec.from").field_path(".to"))]
+#[x_kube(validation = Rule::new("self.dataSync == oldSelf.dataSync")
+    .message("spec.dataSync is immutable: cancel this Failover, set spec.failback.dataSync of the ProtectedVirtualMachine, and start the next one").field_path(".dataSync"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.start) || (has(self.start) && self.start == oldSelf.start)")
+    .message("spec.start was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".start"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.cutover) || (has(self.cutover) && self.cutover == oldSelf.cutover)")
+    .message("spec.cutover was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".cutover"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && self.commit == oldSelf.commit)")
+    .message("spec.commit was answered and cannot be taken back or changed").field_path(".commit"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.reverseReplicate) || (has(self.reverseReplicate) && self.reverseReplicate == oldSelf.reverseReplicate)")
+    .message("spec.reverseReplicate was answered and cannot be taken back").field_path(".reverseReplicate"))]
+#[x_kube(validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)")
+    .message("spec.cancel was answered and cannot be taken back: the next Failover waits for spec.start: Approved").field_path(".cancel"))]
+pub struct FailoverSpec {
+    /// The VM that moves.
+    pub virtual_machine: VirtualMachineReference,
+    /// The site it starts from.
+    pub from: Site,
+    /// The site it goes to.
+    pub to: Site,
+    /// The data sync asked for.
+    pub data_sync: DataSyncRequest,
+    /// Answer: begin, where the move waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Yes>,
+    /// Answer: stop the VM now and move it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutover: Option<Yes>,
+    /// Answer: accept the result, or go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Verdict>,
+    /// Answer: protect the VM in the other direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse_replicate: Option<Yes>,
+    /// Answer: stop the move and stay at the source. Heard until the target has been started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<bool>,
+}
+
+/// The ProtectedVirtualMachine of a Failover, by name and UID (safety rule S6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineReference {
+    /// Name of the ProtectedVirtualMachine.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its UID.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+}
+
+/// Where a move stands. The diagram is in `domain::failover`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FailoverPhase {
+    /// Waits for `start: Approved`.
+    AwaitingStart,
+    /// Checks what must hold before anything is touched.
+    Preparing,
+    /// Copies what differs.
+    Synchronizing,
+    /// Waits at the cutover gates.
+    AwaitingCutover,
+    /// Stops the VM, sends the last delta, starts it at the target.
+    CuttingOver,
+    /// Runs at the target; waits at the commit gates.
+    AwaitingCommit,
+    /// Accepts the result and retires the source copy.
+    Committing,
+    /// Waits for `reverseReplicate: Approved`.
+    AwaitingReverseReplication,
+    /// Protects the VM in the other direction.
+    ReverseReplicating,
+    /// Ended: moved, committed and, where the driver protects there, protected.
+    Succeeded,
+    /// Goes back before the target was started.
+    Cancelling,
+    /// Ended: the VM stayed at its source.
+    Cancelled,
+    /// Goes back after the target was started.
+    RollingBack,
+    /// Ended: the VM is at its source again; what the target wrote was dropped.
+    RolledBack,
+    /// Ended: could not be done; the VM is at its source.
+    Failed,
+}
+
+impl FailoverPhase {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Cancelled | Self::RolledBack | Self::Failed)
+    }
+}
+
+/// How a move ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FailoverOutcome {
+    /// Moved and committed.
+    Succeeded,
+    /// Stopped before the target was started; the VM stayed at its source.
+    Cancelled,
+    /// Taken back before commit.
+    RolledBack,
+    /// Could not be done; the VM is at its source.
+    Failed,
+}
+
+/// The record of a move.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Reconciling`, `Stalled`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Where the move stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<FailoverPhase>,
+    /// What the move waits for, in words; absent when it waits for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    /// Epoch of the right to run that this move works under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+    /// What was done and when, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub tasks: Vec<TaskStatus>,
+    /// How far the copy is; written at most every 5 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
+    /// The data sync chosen and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_sync: Option<DataSyncChoice>,
+    /// Downtime, predicted and measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<DowntimeStatus>,
+    /// Bytes sent against bytes changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<TransferStatus>,
+    /// What a rollback would drop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncommitted: Option<UncommittedStatus>,
+    /// The action that was decided, stored before it is asked for (safety rule S2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_action: Option<PendingActionStatus>,
+    /// The failures of the present step, cleared when it succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureStatus>,
+    /// Why the move goes back, once it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turned_back_because: Option<String>,
+    /// How the move ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<FailoverOutcome>,
+    /// When the move began to touch anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the move ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+}
+
+/// One task of a move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskStatus {
+    /// Name of the task.
+    pub name: String,
+    /// Where it stands.
+    pub state: TaskState,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// What is to be said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TaskState {
+    /// Under way.
+    Running,
+    /// Waits for a person or for something outside.
+    Waiting,
+    /// Done.
+    Succeeded,
+    /// Could not be done.
+    Failed,
+    /// Was not needed.
+    Skipped,
+}
+
+/// How far a copy is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgressStatus {
+    /// One short line for `kubectl get`.
+    pub summary: String,
+    /// Bytes done.
+    pub bytes_done: i64,
+    /// Bytes to do, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_total: Option<i64>,
+    /// Rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<i64>,
+    /// When the copy should be through at this rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_completion_time: Option<Time>,
+}
+
+/// A data sync and why it was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataSyncChoice {
+    /// The data sync.
+    pub chosen: DataSync,
+    /// Why.
+    pub reason: String,
+}
+
+/// Downtime, predicted and measured. All times in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DowntimeStatus {
+    /// The prediction as it stood when cutover began; absent when a part of it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_milliseconds: Option<i64>,
+    /// The parts of the prediction, or what is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<String>,
+    /// From the order to stop the VM until it ran at the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actual_milliseconds: Option<i64>,
+    /// When the VM was ordered to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_ordered_time: Option<Time>,
+    /// When it was seen stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_time: Option<Time>,
+    /// When it was ordered to start at the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ordered_time: Option<Time>,
+    /// When it was seen running at the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_time: Option<Time>,
+}
+
+/// Bytes sent against bytes changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TransferStatus {
+    /// Bytes on the wire while the VM ran.
+    pub synchronized_bytes: i64,
+    /// Bytes of the last delta on the wire.
+    pub final_bytes: i64,
+    /// Bytes of the blocks that differed, both parts together.
+    pub changed_bytes: i64,
+    /// Bytes on the wire until reverse replication was whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse_bytes: Option<i64>,
+    /// Bytes of the blocks that had changed at the target until reverse replication was whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse_changed_bytes: Option<i64>,
+}
+
+/// What a rollback would drop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UncommittedStatus {
+    /// Bytes that the guest wrote at the target; absent while that cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// Since when.
+    pub since: Time,
+}
+
+/// An action stored before it is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingActionStatus {
+    /// The action.
+    pub action: String,
+    /// Epoch it carries.
+    pub epoch: i64,
+    /// Step within the epoch.
+    pub step: i64,
+    /// When it was stored.
+    pub stored_time: Time,
+}
+
+/// The failures of the present step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureStatus {
+    /// How many in a row.
+    pub count: i64,
+    /// Class, which decides what follows: `Transient`, `Throttled`, `Conflict`, `Capacity`, `Invalid`, `Denied`.
+    pub class: String,
+    /// The words of whoever failed.
+    pub message: String,
+    /// When it last failed.
+    pub time: Time,
+    /// When it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_time: Option<Time>,
+}
