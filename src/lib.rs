@@ -1,3 +1,5 @@
 //! Homeward keeps each virtual machine at the site its resource names, on-premises or in Azure.
 
 pub mod api;
+pub mod domain;
+pub mod driver;
