@@ -31,8 +31,12 @@ impl Child {
     /// What the system says when the program cannot be started.
     pub fn spawn(command: Command) -> io::Result<Self> {
         let (answer, answered) = mpsc::channel();
-        spawner().send((command, answer)).map_err(|_| io::Error::other("the spawner thread has ended"))?;
-        let inner = answered.recv().map_err(|_| io::Error::other("the spawner thread has ended"))??;
+        spawner()
+            .send((command, answer))
+            .map_err(|_| io::Error::other("the spawner thread has ended"))?;
+        let inner = answered
+            .recv()
+            .map_err(|_| io::Error::other("the spawner thread has ended"))??;
         let group = Pid::from_child(&inner);
         Ok(Self { inner, group })
     }
@@ -109,7 +113,10 @@ fn spawner() -> &'static mpsc::Sender<Request> {
     })
 }
 
-#[allow(unsafe_code, reason = "the death signal can only be set between fork and exec")]
+#[allow(
+    unsafe_code,
+    reason = "the death signal can only be set between fork and exec"
+)]
 fn start(mut command: Command) -> io::Result<std::process::Child> {
     let parent = rustix::process::getpid();
     command.process_group(0);
@@ -119,7 +126,11 @@ fn start(mut command: Command) -> io::Result<std::process::Child> {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // The parent may have died before the line above.
-            if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
+            if rustix::process::getppid() == Some(parent) {
+                Ok(())
+            } else {
+                Err(rustix::io::Errno::SRCH.into())
+            }
         });
     }
     command.spawn()
@@ -159,5 +170,38 @@ mod tests {
     fn a_program_that_does_not_exist_is_an_error() {
         let error = Child::spawn(Command::new("/nowhere/program")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    /// Plays the parent in the test below.
+    #[test]
+    #[ignore = "run by the test below, in a process of its own"]
+    fn parent_that_will_be_killed() {
+        let child = sleeper();
+        println!("child={}", child.id());
+        std::thread::sleep(Duration::from_mins(1));
+    }
+
+    #[test]
+    fn a_child_does_not_outlive_a_killed_parent() {
+        use std::io::{BufRead as _, BufReader};
+        let mut parent = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--nocapture", "--exact"])
+            .arg("child::tests::parent_that_will_be_killed")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(parent.stdout.take().unwrap());
+        let id = output
+            .lines()
+            .find_map(|line| line.unwrap().rsplit_once("child=")?.1.parse::<u32>().ok())
+            .unwrap();
+        assert!(alive(id));
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while alive(id) {
+            assert!(std::time::Instant::now() < deadline, "the child lives on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! namespace is ever emptied. Everything is in one folder: certificates, tokens, logs (`etcd.log`, `kube-apiserver.log`)
 //! and the admin's `admin.kubeconfig`.
 
-mod credentials;
 mod crds;
+mod credentials;
 
 use std::{
     fs::File,
@@ -34,7 +34,7 @@ use crate::{
 };
 use credentials::Credentials;
 
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 const PORT_ATTEMPTS: usize = 5;
 const ADMIN: &str = "admin";
 
@@ -51,7 +51,10 @@ impl User {
     /// A user in no group.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), groups: Vec::new() }
+        Self {
+            name: name.into(),
+            groups: Vec::new(),
+        }
     }
 }
 
@@ -81,7 +84,9 @@ pub struct ControlPlane {
 enum Apiserver {
     Running(Child),
     /// Holds the port, so that nobody else is given it: it is bound and refuses connections.
-    Stopped { _port: TcpSocket },
+    Stopped {
+        _port: TcpSocket,
+    },
     /// A start that failed.
     Lost,
 }
@@ -102,8 +107,11 @@ impl ControlPlane {
     ///
     /// As [`Self::start`].
     pub async fn start_with(folder: &Path, options: ControlPlaneOptions) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = folder
+            .canonicalize()
+            .with_context(|| format!("cannot find {}", folder.display()))?;
         let credentials = Credentials::create(&folder, ADMIN, &options.users)?;
         let (mut etcd, etcd_port) = start_etcd(&folder).await?;
         let mut attempt = 1;
@@ -121,7 +129,10 @@ impl ControlPlane {
             plane.write_kubeconfigs()?;
             match plane.start_apiserver().await {
                 Ok(()) => return Ok(plane),
-                Err(error) if attempt < PORT_ATTEMPTS && port_was_taken(&plane.log_file("kube-apiserver")) => {
+                Err(error)
+                    if attempt < PORT_ATTEMPTS
+                        && port_was_taken(&plane.log_file("kube-apiserver")) =>
+                {
                     tracing::debug!(%error, "the port was taken, trying another");
                     let Self { _etcd: kept, .. } = plane;
                     etcd = kept;
@@ -144,7 +155,8 @@ impl ControlPlane {
     ///
     /// When there is no such user.
     pub fn kubeconfig_for(&self, user: &str) -> Result<PathBuf> {
-        self.token_for(user).with_context(|| format!("there is no user {user}"))?;
+        self.token_for(user)
+            .with_context(|| format!("there is no user {user}"))?;
         Ok(self.kubeconfig_path(user))
     }
 
@@ -163,7 +175,11 @@ impl ControlPlane {
     /// The token of `user` (`admin`, or one of those in the options).
     #[must_use]
     pub fn token_for(&self, user: &str) -> Option<&str> {
-        self.credentials.tokens.iter().find(|(name, _)| name == user).map(|(_, token)| token.as_str())
+        self.credentials
+            .tokens
+            .iter()
+            .find(|(name, _)| name == user)
+            .map(|(_, token)| token.as_str())
     }
 
     /// A client of the admin.
@@ -190,11 +206,15 @@ impl ControlPlane {
     ///
     /// When the port cannot be reserved.
     pub async fn stop_apiserver(&mut self) -> Result<()> {
-        if let Apiserver::Running(mut child) = std::mem::replace(&mut self.apiserver, Apiserver::Lost) {
+        if let Apiserver::Running(mut child) =
+            std::mem::replace(&mut self.apiserver, Apiserver::Lost)
+        {
             child.kill();
         }
         if !matches!(self.apiserver, Apiserver::Stopped { .. }) {
-            self.apiserver = Apiserver::Stopped { _port: hold_port_again(self.apiserver_port).await? };
+            self.apiserver = Apiserver::Stopped {
+                _port: hold_port_again(self.apiserver_port).await?,
+            };
         }
         Ok(())
     }
@@ -246,13 +266,18 @@ impl ControlPlane {
         let namespaces: Api<Namespace> = Api::all(self.client().await?);
         for name in names {
             let namespace = Namespace {
-                metadata: ObjectMeta { name: Some((*name).to_owned()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some((*name).to_owned()),
+                    ..ObjectMeta::default()
+                },
                 ..Namespace::default()
             };
             match namespaces.create(&PostParams::default(), &namespace).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot make the namespace {name}")),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot make the namespace {name}"));
+                }
             }
         }
         Ok(())
@@ -269,7 +294,9 @@ impl ControlPlane {
     }
 
     fn signal_apiserver(&self, signal: Signal) -> Result<()> {
-        let Apiserver::Running(child) = &self.apiserver else { bail!("the API server does not run") };
+        let Apiserver::Running(child) = &self.apiserver else {
+            bail!("the API server does not run")
+        };
         child.signal(signal).context("cannot signal the API server")
     }
 
@@ -290,7 +317,13 @@ impl ControlPlane {
     }
 
     fn apiserver_command(&self) -> Result<Command> {
-        let Self { folder, options, etcd_port, apiserver_port, .. } = self;
+        let Self {
+            folder,
+            options,
+            etcd_port,
+            apiserver_port,
+            ..
+        } = self;
         let file = |name: &str| folder.join(name).display().to_string();
         let mut command = Command::new(tools::find(Tool::KubeApiserver)?);
         command
@@ -299,13 +332,25 @@ impl ControlPlane {
             .arg("--advertise-address=127.0.0.1")
             .arg(format!("--secure-port={apiserver_port}"))
             .arg(format!("--cert-dir={}", file("certificates")))
-            .arg(format!("--tls-cert-file={}", file(credentials::SERVER_CERTIFICATE)))
-            .arg(format!("--tls-private-key-file={}", file(credentials::SERVER_KEY)))
+            .arg(format!(
+                "--tls-cert-file={}",
+                file(credentials::SERVER_CERTIFICATE)
+            ))
+            .arg(format!(
+                "--tls-private-key-file={}",
+                file(credentials::SERVER_KEY)
+            ))
             .arg(format!("--token-auth-file={}", file(credentials::TOKENS)))
             .arg("--authorization-mode=RBAC")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--service-account-key-file={}", file(credentials::SERVICE_ACCOUNT_PUBLIC_KEY)))
-            .arg(format!("--service-account-signing-key-file={}", file(credentials::SERVICE_ACCOUNT_KEY)))
+            .arg(format!(
+                "--service-account-key-file={}",
+                file(credentials::SERVICE_ACCOUNT_PUBLIC_KEY)
+            ))
+            .arg(format!(
+                "--service-account-signing-key-file={}",
+                file(credentials::SERVICE_ACCOUNT_KEY)
+            ))
             .arg("--service-cluster-ip-range=10.96.0.0/16")
             .arg("--disable-admission-plugins=ServiceAccount")
             .arg("--endpoint-reconciler-type=none")
@@ -322,8 +367,10 @@ impl ControlPlane {
             if let Some(status) = child.exit_status()? {
                 bail!("kube-apiserver ended with {status}");
             }
-            let request = kube::core::Request::new("/readyz").list(&kube::api::ListParams::default())?;
-            let ready = tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await;
+            let request =
+                kube::core::Request::new("/readyz").list(&kube::api::ListParams::default())?;
+            let ready =
+                tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await;
             let last_error = match ready {
                 // The default namespace is made a moment after the server calls itself ready.
                 Ok(Ok(_)) => match namespaces.get_opt("default").await {
@@ -335,7 +382,10 @@ impl ControlPlane {
                 Err(_) => "no answer within 5 s".to_owned(),
             };
             if Instant::now() >= deadline {
-                bail!("kube-apiserver was not ready within {} s: {last_error}", START_LIMIT.as_secs());
+                bail!(
+                    "kube-apiserver was not ready within {} s: {last_error}",
+                    START_LIMIT.as_secs()
+                );
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -343,7 +393,8 @@ impl ControlPlane {
 }
 
 async fn client_of(kubeconfig: &Path, retries: bool) -> Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
+    let file = Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("cannot read {}", kubeconfig.display()))?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("cannot use {}", kubeconfig.display()))?;
@@ -390,7 +441,9 @@ async fn start_etcd(folder: &Path) -> Result<(Child, u16)> {
 async fn wait_for_etcd(child: &mut Child, log: &Path) -> Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        if std::fs::read_to_string(log).is_ok_and(|text| text.contains("serving client traffic insecurely")) {
+        if std::fs::read_to_string(log)
+            .is_ok_and(|text| text.contains("serving client traffic insecurely"))
+        {
             return Ok(());
         }
         if let Some(status) = child.exit_status()? {
@@ -407,8 +460,12 @@ async fn wait_for_etcd(child: &mut Child, log: &Path) -> Result<()> {
 fn hold_port(port: u16) -> Result<TcpSocket> {
     let socket = TcpSocket::new_v4().context("cannot make a socket")?;
     // Connections of the last owner linger for a while and would keep the port from being bound.
-    socket.set_reuseaddr(true).context("cannot set up a socket")?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).with_context(|| format!("cannot bind port {port}"))?;
+    socket
+        .set_reuseaddr(true)
+        .context("cannot set up a socket")?;
+    socket
+        .bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .with_context(|| format!("cannot bind port {port}"))?;
     Ok(socket)
 }
 
@@ -427,7 +484,10 @@ fn start_logged(mut command: Command, log: &Path) -> Result<Child> {
     let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let errors = output.try_clone().context("cannot share the log")?;
     let program = command.get_program().to_owned();
-    command.stdin(std::process::Stdio::null()).stdout(output).stderr(errors);
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(output)
+        .stderr(errors);
     Child::spawn(command).with_context(|| format!("cannot start {}", program.display()))
 }
 

@@ -24,7 +24,10 @@ impl GuestImage {
     ///
     /// When they are not there; the message says what to run.
     pub fn find() -> Result<Self> {
-        Ok(Self { kernel: tools::find(Tool::GuestKernel)?, initramfs: tools::find(Tool::GuestInitramfs)? })
+        Ok(Self {
+            kernel: tools::find(Tool::GuestKernel)?,
+            initramfs: tools::find(Tool::GuestInitramfs)?,
+        })
     }
 }
 
@@ -80,7 +83,10 @@ impl GuestSettings {
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect();
-        for (name, value) in [("--dirty-area-mib", self.dirty_area_mib), ("--ring-kib", self.ring_kib)] {
+        for (name, value) in [
+            ("--dirty-area-mib", self.dirty_area_mib),
+            ("--ring-kib", self.ring_kib),
+        ] {
             if let Some(value) = value {
                 arguments.extend([name.to_owned(), value.to_string()]);
             }
@@ -91,9 +97,19 @@ impl GuestSettings {
 
 impl fmt::Display for GuestSettings {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vm, site, records_per_second, dirty_kib_per_second, dirty_area_mib, ring_kib, ignore_power_button } =
-            self;
-        write!(to, "console=ttyS0 quiet panic=-1 homeward.vm={vm} homeward.site={site}")?;
+        let Self {
+            vm,
+            site,
+            records_per_second,
+            dirty_kib_per_second,
+            dirty_area_mib,
+            ring_kib,
+            ignore_power_button,
+        } = self;
+        write!(
+            to,
+            "console=ttyS0 quiet panic=-1 homeward.vm={vm} homeward.site={site}"
+        )?;
         write!(to, " homeward.records_per_second={records_per_second}")?;
         write!(to, " homeward.dirty_kib_per_second={dirty_kib_per_second}")?;
         if let Some(area) = dirty_area_mib {
@@ -166,8 +182,12 @@ impl FromStr for ConsoleLine {
                 boot: u64::from_str_radix(field(rest, "boot")?, 16)?,
             },
             "VERIFY" => match rest.split_once(' ') {
-                Some(("ok", rest)) => Self::Verified { last: field(rest, "last")?.parse()? },
-                Some(("FAIL", rest)) => Self::NotVerified { reason: rest.to_owned() },
+                Some(("ok", rest)) => Self::Verified {
+                    last: field(rest, "last")?.parse()?,
+                },
+                Some(("FAIL", rest)) => Self::NotVerified {
+                    reason: rest.to_owned(),
+                },
                 _ => anyhow::bail!("neither ok nor FAIL"),
             },
             "ACK" => Self::Ack {
@@ -176,8 +196,12 @@ impl FromStr for ConsoleLine {
                 site: field(rest, "site")?.to_owned(),
                 unix_milliseconds: field(rest, "t")?.parse()?,
             },
-            "STOPPED" => Self::Stopped { last: field(rest, "last")?.parse()? },
-            "ERROR" => Self::Error { reason: rest.to_owned() },
+            "STOPPED" => Self::Stopped {
+                last: field(rest, "last")?.parse()?,
+            },
+            "ERROR" => Self::Error {
+                reason: rest.to_owned(),
+            },
             _ => anyhow::bail!("not the recorder's"),
         })
     }
@@ -194,7 +218,10 @@ fn field<'a>(text: &'a str, name: &str) -> Result<&'a str> {
 #[must_use]
 pub fn console_lines(text: &str) -> Vec<ConsoleLine> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole.lines().filter_map(|line| line.trim_end_matches('\r').parse().ok()).collect()
+    whole
+        .lines()
+        .filter_map(|line| line.trim_end_matches('\r').parse().ok())
+        .collect()
 }
 
 /// The highest record that was acknowledged on a console, 0 when none was.
@@ -202,7 +229,13 @@ pub fn console_lines(text: &str) -> Vec<ConsoleLine> {
 pub fn highest_acknowledged(text: &str) -> u64 {
     console_lines(text)
         .into_iter()
-        .filter_map(|line| if let ConsoleLine::Ack { number, .. } = line { Some(number) } else { None })
+        .filter_map(|line| {
+            if let ConsoleLine::Ack { number, .. } = line {
+                Some(number)
+            } else {
+                None
+            }
+        })
         .max()
         .unwrap_or(0)
 }
@@ -220,7 +253,10 @@ mod tests {
             "console=ttyS0 quiet panic=-1 homeward.vm=web homeward.site=Azure homeward.records_per_second=20 \
              homeward.dirty_kib_per_second=0 homeward.ring_kib=64"
         );
-        assert_eq!(settings.recorder_arguments().join(" "), "--vm web --site Azure --rate 20 --dirty-kib 0 --ring-kib 64");
+        assert_eq!(
+            settings.recorder_arguments().join(" "),
+            "--vm web --site Azure --rate 20 --dirty-kib 0 --ring-kib 64"
+        );
     }
 
     #[test]
@@ -233,7 +269,11 @@ mod tests {
         assert_eq!(
             console_lines(text),
             [
-                ConsoleLine::Boot { site: "Azure".into(), last: 7, boot: 255 },
+                ConsoleLine::Boot {
+                    site: "Azure".into(),
+                    last: 7,
+                    boot: 255
+                },
                 ConsoleLine::Verified { last: 7 },
                 ConsoleLine::Ack {
                     number: 8,
@@ -251,7 +291,9 @@ mod tests {
     fn a_failed_verification_keeps_its_reason() {
         assert_eq!(
             console_lines("VERIFY FAIL last=9 missing=4\n"),
-            [ConsoleLine::NotVerified { reason: "last=9 missing=4".into() }]
+            [ConsoleLine::NotVerified {
+                reason: "last=9 missing=4".into()
+            }]
         );
     }
 }

@@ -58,11 +58,18 @@ const BATCH: usize = 256;
 /// When a file cannot be read, or the disks are not those of one recorder in this order.
 pub fn read_disks<P: AsRef<Path>>(paths: &[P]) -> Result<Report> {
     ensure!(!paths.is_empty(), "no disks");
-    let disks = paths.iter().map(|path| Disk::open(path.as_ref())).collect::<Result<Vec<_>>>()?;
-    let Some(set) = superblock(&disks)? else { return Ok(Report::default()) };
+    let disks = paths
+        .iter()
+        .map(|path| Disk::open(path.as_ref()))
+        .collect::<Result<Vec<_>>>()?;
+    let Some(set) = superblock(&disks)? else {
+        return Ok(Report::default());
+    };
     let slots = ring(&disks, &set)?;
     let mut report = Report::of_ring(&set, &slots);
-    report.problems.extend(scribbles::check(&disks, &set, &report)?);
+    report
+        .problems
+        .extend(scribbles::check(&disks, &set, &report)?);
     Ok(report)
 }
 
@@ -76,10 +83,13 @@ fn superblock(disks: &[Disk]) -> Result<Option<Superblock>> {
             if index == 0 {
                 return Ok(None);
             }
-            bail!("{} has no superblock, and the first disk has one", disk.path.display());
+            bail!(
+                "{} has no superblock, and the first disk has one",
+                disk.path.display()
+            );
         }
-        let found =
-            Superblock::parse(&sector).with_context(|| format!("{} has a foreign superblock", disk.path.display()))?;
+        let found = Superblock::parse(&sector)
+            .with_context(|| format!("{} has a foreign superblock", disk.path.display()))?;
         ensure!(
             (found.disk, found.disks) == (u32::try_from(index)?, u32::try_from(disks.len())?),
             "{} is disk {} of {}, not {index} of {}",
@@ -88,10 +98,18 @@ fn superblock(disks: &[Disk]) -> Result<Option<Superblock>> {
             found.disks,
             disks.len()
         );
-        ensure!(found.scribble_start + found.scribble_sectors <= disk.sectors, "{} has shrunk", disk.path.display());
+        ensure!(
+            found.scribble_start + found.scribble_sectors <= disk.sectors,
+            "{} has shrunk",
+            disk.path.display()
+        );
         match &first {
             None => first = Some(found),
-            Some(first) => ensure!(first.same_set(&found), "{} is of another set", disk.path.display()),
+            Some(first) => ensure!(
+                first.same_set(&found),
+                "{} is of another set",
+                disk.path.display()
+            ),
         }
     }
     Ok(first)
@@ -135,10 +153,17 @@ struct Disk {
 impl Disk {
     fn open(path: &Path) -> Result<Self> {
         use std::io::{Seek as _, SeekFrom};
-        let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut file =
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         // A block device says its size only this way.
-        let size = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot size {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), file, sectors: size / SECTOR as u64 })
+        let size = file
+            .seek(SeekFrom::End(0))
+            .with_context(|| format!("cannot size {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            sectors: size / SECTOR as u64,
+        })
     }
 
     fn read(&self, sector: u64, count: usize) -> Result<Vec<u8>> {
@@ -150,11 +175,20 @@ impl Disk {
     }
 
     /// Calls `visit` with the offset from `start` and the bytes of each sector.
-    fn each_sector(&self, start: u64, count: u64, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+    fn each_sector(
+        &self,
+        start: u64,
+        count: u64,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut at = 0;
         while at < count {
             let batch = usize::try_from(count - at)?.min(BATCH);
-            for (index, sector) in self.read(start + at, batch)?.chunks_exact(SECTOR).enumerate() {
+            for (index, sector) in self
+                .read(start + at, batch)?
+                .chunks_exact(SECTOR)
+                .enumerate()
+            {
                 visit(at + index as u64, sector)?;
             }
             at += batch as u64;

@@ -54,7 +54,10 @@ impl Tool {
 ///
 /// When it is not there; the message says what to run.
 pub fn find(tool: Tool) -> Result<PathBuf> {
-    find_in(tool, env::var_os("HOMEWARD_TOOLS").map(PathBuf::from).as_deref())
+    find_in(
+        tool,
+        env::var_os("HOMEWARD_TOOLS").map(PathBuf::from).as_deref(),
+    )
 }
 
 /// The program of QEMU: `HOMEWARD_QEMU`, else `qemu-system-x86_64` on the search path.
@@ -90,11 +93,21 @@ fn group_folder(group: &str) -> Result<PathBuf> {
     let output = Command::new(&script)
         .args(["--where", group])
         .output()
-        .with_context(|| format!("cannot run {} (HOMEWARD_TOOLS names a folder of tools without it)", script.display()))?;
+        .with_context(|| {
+            format!(
+                "cannot run {} (HOMEWARD_TOOLS names a folder of tools without it)",
+                script.display()
+            )
+        })?;
     if !output.status.success() {
-        bail!("{}: {}", script.display(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{}: {}",
+            script.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
-    let folder = String::from_utf8(output.stdout).context("the folder of the tools is not UTF-8")?;
+    let folder =
+        String::from_utf8(output.stdout).context("the folder of the tools is not UTF-8")?;
     Ok(PathBuf::from(folder.trim_end()))
 }
 
@@ -106,14 +119,22 @@ mod tests {
     fn a_missing_tool_says_what_to_run() {
         let empty = tempfile::tempdir().unwrap();
         let error = find_in(Tool::Etcd, Some(empty.path())).unwrap_err();
-        assert!(error.to_string().ends_with("etcd is missing: run tools/setup kube guest"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("etcd is missing: run tools/setup kube guest"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_chosen_folder_holds_the_tools_themselves() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("etcd"), "").unwrap();
-        assert_eq!(find_in(Tool::Etcd, Some(folder.path())).unwrap(), folder.path().join("etcd"));
+        assert_eq!(
+            find_in(Tool::Etcd, Some(folder.path())).unwrap(),
+            folder.path().join("etcd")
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -27,8 +28,14 @@ impl Recorder {
         change(&mut settings);
         let output = folder.join("output");
         let mut command = Command::new(tools::find(Tool::Recorder).unwrap());
-        command.args(settings.recorder_arguments()).args(disks(folder)).stdout(File::create(&output).unwrap());
-        Self { child: Child::spawn(command).unwrap(), output }
+        command
+            .args(settings.recorder_arguments())
+            .args(disks(folder))
+            .stdout(File::create(&output).unwrap());
+        Self {
+            child: Child::spawn(command).unwrap(),
+            output,
+        }
     }
 
     fn said(&self) -> String {
@@ -36,19 +43,30 @@ impl Recorder {
     }
 
     fn wait_for_record(&self, number: u64) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while highest_acknowledged(&self.said()) < number {
-            assert!(Instant::now() < deadline, "no record {number}: {}", self.said());
+            assert!(
+                Instant::now() < deadline,
+                "no record {number}: {}",
+                self.said()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     async fn stop(mut self) -> u64 {
         self.child.signal(Signal::TERM).unwrap();
-        let status = self.child.wait_for(Duration::from_secs(30)).await.unwrap().expect("it stops when asked");
+        let status = self
+            .child
+            .wait_for(Duration::from_secs(30))
+            .await
+            .unwrap()
+            .expect("it stops when asked");
         assert!(status.success(), "{status}: {}", self.said());
         let lines = console_lines(&self.said());
-        let Some(ConsoleLine::Stopped { last }) = lines.last() else { panic!("{lines:?}") };
+        let Some(ConsoleLine::Stopped { last }) = lines.last() else {
+            panic!("{lines:?}")
+        };
         *last
     }
 }
@@ -74,7 +92,9 @@ async fn what_was_acknowledged_is_there_after_a_stop_and_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     make_disks(folder.path());
 
-    let recorder = Recorder::start(folder.path(), "OnPremises", |settings| settings.dirty_kib_per_second = 2048);
+    let recorder = Recorder::start(folder.path(), "OnPremises", |settings| {
+        settings.dirty_kib_per_second = 2048;
+    });
     recorder.wait_for_record(20);
     let last = recorder.stop().await;
     let stopped = report(folder.path());
@@ -82,17 +102,25 @@ async fn what_was_acknowledged_is_there_after_a_stop_and_after_a_kill() {
     assert!(stopped.stopped_cleanly());
     assert!(stopped.scribbles > 0);
 
-    let mut recorder = Recorder::start(folder.path(), "Azure", |settings| settings.dirty_kib_per_second = 2048);
+    let mut recorder = Recorder::start(folder.path(), "Azure", |settings| {
+        settings.dirty_kib_per_second = 2048;
+    });
     recorder.wait_for_record(last + 20);
     recorder.child.kill();
     let killed = report(folder.path());
     let acknowledged = highest_acknowledged(&recorder.said());
-    assert!(killed.last == acknowledged || killed.last == acknowledged + 1, "{} {acknowledged}", killed.last);
+    assert!(
+        killed.last == acknowledged || killed.last == acknowledged + 1,
+        "{} {acknowledged}",
+        killed.last
+    );
     assert!(!killed.stopped_cleanly());
     let sites: Vec<&str> = killed.boots.iter().map(|boot| boot.site.as_str()).collect();
     assert_eq!(sites, ["OnPremises", "Azure"]);
 
-    let recorder = Recorder::start(folder.path(), "OnPremises", |settings| settings.dirty_kib_per_second = 2048);
+    let recorder = Recorder::start(folder.path(), "OnPremises", |settings| {
+        settings.dirty_kib_per_second = 2048;
+    });
     recorder.wait_for_record(killed.last + 5);
     assert!(console_lines(&recorder.said()).contains(&ConsoleLine::Verified { last: killed.last }));
     recorder.stop().await;
@@ -124,14 +152,24 @@ async fn the_recorder_refuses_disks_that_lost_a_write() {
     recorder.stop().await;
 
     // Record 5 of 2 disks: second disk, third sector of the ring, which starts at sector 16.
-    use std::os::unix::fs::FileExt as _;
-    let disk = File::options().write(true).open(&disks(folder.path())[1]).unwrap();
+    let disk = File::options()
+        .write(true)
+        .open(&disks(folder.path())[1])
+        .unwrap();
     disk.write_all_at(&[0; 4096], (16 + 2) * 4096).unwrap();
     assert_eq!(read_disks(&disks(folder.path())).unwrap().gaps(), [5..=5]);
 
     let mut recorder = Recorder::start(folder.path(), "OnPremises", |_| {});
-    let status = recorder.child.wait_for(Duration::from_secs(30)).await.unwrap().unwrap();
+    let status = recorder
+        .child
+        .wait_for(Duration::from_secs(30))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(status.code(), Some(3));
     let lines = console_lines(&recorder.said());
-    assert!(matches!(&lines[..], [_, ConsoleLine::NotVerified { reason }] if reason.contains("missing=5")), "{lines:?}");
+    assert!(
+        matches!(&lines[..], [_, ConsoleLine::NotVerified { reason }] if reason.contains("missing=5")),
+        "{lines:?}"
+    );
 }

@@ -15,7 +15,7 @@ use kube::{
 use serde::Deserialize as _;
 use tokio::time::{Instant, sleep, timeout};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Applies every definition, then waits for each.
 pub(super) async fn install<P: AsRef<Path>>(client: &Client, paths: &[P]) -> Result<Vec<String>> {
@@ -24,17 +24,24 @@ pub(super) async fn install<P: AsRef<Path>>(client: &Client, paths: &[P]) -> Res
     for path in yaml_files(paths)? {
         for (name, definition) in read(&path)? {
             // The text as it is, so that a field this library does not know reaches the server.
-            api.patch(&name, &PatchParams::apply("homeward-playground").force(), &Patch::Apply(&definition))
-                .await
-                .with_context(|| format!("the API server refuses {name} of {}", path.display()))?;
+            api.patch(
+                &name,
+                &PatchParams::apply("homeward-playground").force(),
+                &Patch::Apply(&definition),
+            )
+            .await
+            .with_context(|| format!("the API server refuses {name} of {}", path.display()))?;
             definitions.push(name);
         }
     }
     for name in &definitions {
-        timeout(LIMIT, await_condition(api.clone(), name, conditions::is_crd_established()))
-            .await
-            .with_context(|| format!("{name} was not established in time"))?
-            .with_context(|| format!("cannot watch {name}"))?;
+        timeout(
+            LIMIT,
+            await_condition(api.clone(), name, conditions::is_crd_established()),
+        )
+        .await
+        .with_context(|| format!("{name} was not established in time"))?
+        .with_context(|| format!("cannot watch {name}"))?;
         wait_until_served(client, &api.get(name).await?).await?;
     }
     Ok(definitions)
@@ -50,7 +57,10 @@ async fn wait_until_served(client: &Client, definition: &CustomResourceDefinitio
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         while let Err(error) = api.list(&ListParams::default().limit(1)).await {
             let path = format!("{}/{}", resource.api_version, resource.plural);
-            ensure!(Instant::now() < deadline, "{path} was not served in time: {error}");
+            ensure!(
+                Instant::now() < deadline,
+                "{path} was not served in time: {error}"
+            );
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -62,9 +72,15 @@ fn yaml_files<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<PathBuf>> {
     for path in paths.iter().map(AsRef::as_ref) {
         if path.is_dir() {
             let mut inside = Vec::new();
-            for entry in path.read_dir().with_context(|| format!("cannot list {}", path.display()))? {
+            for entry in path
+                .read_dir()
+                .with_context(|| format!("cannot list {}", path.display()))?
+            {
                 let file = entry?.path();
-                if file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+                if file
+                    .extension()
+                    .is_some_and(|extension| extension == "yaml" || extension == "yml")
+                {
                     inside.push(file);
                 }
             }
@@ -78,10 +94,12 @@ fn yaml_files<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> Result<Vec<(String, serde_json::Value)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut definitions = Vec::new();
     for document in serde_yaml::Deserializer::from_str(&text) {
-        let value = serde_json::Value::deserialize(document).with_context(|| format!("{} is not YAML", path.display()))?;
+        let value = serde_json::Value::deserialize(document)
+            .with_context(|| format!("{} is not YAML", path.display()))?;
         if value.is_null() {
             continue;
         }
@@ -91,7 +109,10 @@ fn read(path: &Path) -> Result<Vec<(String, serde_json::Value)>> {
             path.display(),
             value["kind"]
         );
-        let name = value["metadata"]["name"].as_str().with_context(|| format!("{} has no name", path.display()))?.to_owned();
+        let name = value["metadata"]["name"]
+            .as_str()
+            .with_context(|| format!("{} has no name", path.display()))?
+            .to_owned();
         definitions.push((name, value));
     }
     Ok(definitions)
@@ -107,8 +128,11 @@ mod tests {
         for name in ["b.yaml", "a.yml", "notes.txt"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let names: Vec<_> =
-            yaml_files(&[folder.path()]).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> = yaml_files(&[folder.path()])
+            .unwrap()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_owned())
+            .collect();
         assert_eq!(names, ["a.yml", "b.yaml"]);
     }
 

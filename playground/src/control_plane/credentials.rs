@@ -4,7 +4,9 @@
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 
 use super::User;
 
@@ -26,37 +28,54 @@ impl Credentials {
     /// Makes everything and writes the files that kube-apiserver reads.
     pub(super) fn create(folder: &Path, admin: &str, users: &[User]) -> Result<Self> {
         let mut authority = CertificateParams::default();
-        authority.distinguished_name.push(DnType::CommonName, "homeward playground");
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "homeward playground");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let authority =
-            CertifiedIssuer::self_signed(authority, KeyPair::generate()?).context("cannot make a certificate authority")?;
+        authority.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)
+            .context("cannot make a certificate authority")?;
 
         let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
         let server_key = KeyPair::generate()?;
         let mut server = CertificateParams::new(names)?;
-        server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
-        let server = server.signed_by(&server_key, &authority).context("cannot make the server's certificate")?;
+        server
+            .distinguished_name
+            .push(DnType::CommonName, "kube-apiserver");
+        let server = server
+            .signed_by(&server_key, &authority)
+            .context("cannot make the server's certificate")?;
         write_private(&folder.join(SERVER_CERTIFICATE), &server.pem())?;
         write_private(&folder.join(SERVER_KEY), &server_key.serialize_pem())?;
         let service_accounts = KeyPair::generate()?;
-        write_private(&folder.join(SERVICE_ACCOUNT_KEY), &service_accounts.serialize_pem())?;
-        write_private(&folder.join(SERVICE_ACCOUNT_PUBLIC_KEY), &service_accounts.public_key_pem())?;
+        write_private(
+            &folder.join(SERVICE_ACCOUNT_KEY),
+            &service_accounts.serialize_pem(),
+        )?;
+        write_private(
+            &folder.join(SERVICE_ACCOUNT_PUBLIC_KEY),
+            &service_accounts.public_key_pem(),
+        )?;
 
-        let admin = User { name: admin.to_owned(), groups: vec!["system:masters".to_owned()] };
+        let admin = User {
+            name: admin.to_owned(),
+            groups: vec!["system:masters".to_owned()],
+        };
         let mut tokens = Vec::new();
-        let mut table = String::new();
+        let mut rows = Vec::new();
         for User { name, groups } in std::iter::once(&admin).chain(users) {
             let token = uuid::Uuid::new_v4().simple().to_string();
-            table.push_str(&format!("{token},{name},{name}"));
-            if !groups.is_empty() {
-                table.push_str(&format!(",\"{}\"", groups.join(",")));
-            }
-            table.push('\n');
+            rows.push(format!("{token},{name},{name},\"{}\"\n", groups.join(",")));
             tokens.push((name.clone(), token));
         }
-        write_private(&folder.join(TOKENS), &table)?;
-        Ok(Self { ca_pem: authority.pem(), tokens })
+        write_private(&folder.join(TOKENS), &rows.concat())?;
+        Ok(Self {
+            ca_pem: authority.pem(),
+            tokens,
+        })
     }
 }
 

@@ -42,10 +42,14 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Nothing when the sector is not of this kind or damaged.
-    fn of(sector: &'a [u8], magic: &[u8; 8]) -> Option<Self> {
+    fn of(sector: &'a [u8], magic: [u8; 8]) -> Option<Self> {
         let stored = u64::from_le_bytes(sector.last_chunk().copied()?);
-        let sound = sector.len() == SECTOR && sector.starts_with(magic) && stored == checksum(sector);
-        sound.then_some(Self { sector, at: magic.len() })
+        let sound =
+            sector.len() == SECTOR && sector.starts_with(&magic) && stored == checksum(sector);
+        sound.then_some(Self {
+            sector,
+            at: magic.len(),
+        })
     }
 
     fn take<const N: usize>(&mut self) -> [u8; N] {
@@ -86,7 +90,7 @@ pub(super) struct Superblock {
 
 impl Superblock {
     pub(super) fn parse(sector: &[u8]) -> Option<Self> {
-        let mut fields = Fields::of(sector, b"HWDISK01")?;
+        let mut fields = Fields::of(sector, *b"HWDISK01")?;
         let found = Self {
             disk: fields.u32(),
             disks: fields.u32(),
@@ -102,7 +106,13 @@ impl Superblock {
     }
 
     pub(super) fn same_set(&self, other: &Self) -> bool {
-        Self { disk: 0, ..self.clone() } == Self { disk: 0, ..other.clone() }
+        Self {
+            disk: 0,
+            ..self.clone()
+        } == Self {
+            disk: 0,
+            ..other.clone()
+        }
     }
 
     /// How many records the ring holds.
@@ -163,7 +173,7 @@ impl Record {
     /// Nothing when the sector holds no whole record.
     #[must_use]
     pub fn parse(sector: &[u8]) -> Option<Self> {
-        let mut fields = Fields::of(sector, b"HWREC001")?;
+        let mut fields = Fields::of(sector, *b"HWREC001")?;
         Some(Self {
             number: fields.u64(),
             previous: fields.u64(),
@@ -198,7 +208,7 @@ pub(super) struct Scribble {
 
 impl Scribble {
     pub(super) fn parse(sector: &[u8]) -> Option<Self> {
-        let mut fields = Fields::of(sector, b"HWSCRIB1")?;
+        let mut fields = Fields::of(sector, *b"HWSCRIB1")?;
         Some(Self {
             index: fields.u64(),
             boot: fields.u64(),

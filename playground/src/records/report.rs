@@ -79,16 +79,39 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { number, damaged: false } => write!(to, "record {number} is missing"),
-            Self::Missing { number, damaged: true } => write!(to, "record {number} is damaged"),
+            Self::Missing {
+                number,
+                damaged: false,
+            } => write!(to, "record {number} is missing"),
+            Self::Missing {
+                number,
+                damaged: true,
+            } => write!(to, "record {number} is damaged"),
             Self::BrokenChain { number } => write!(to, "record {number} continues another history"),
-            Self::Unexpected { number } => write!(to, "something is in the place of record {number}"),
-            Self::LostScribble { index, disk, sector } => {
-                write!(to, "scribble {index} is not in sector {sector} of disk {disk}")
+            Self::Unexpected { number } => {
+                write!(to, "something is in the place of record {number}")
             }
-            Self::DamagedScribble { disk, sector } => write!(to, "sector {sector} of disk {disk} is damaged"),
-            Self::EarlyScribble { index, after_record } => {
-                write!(to, "scribble {index} is there without record {after_record}")
+            Self::LostScribble {
+                index,
+                disk,
+                sector,
+            } => {
+                write!(
+                    to,
+                    "scribble {index} is not in sector {sector} of disk {disk}"
+                )
+            }
+            Self::DamagedScribble { disk, sector } => {
+                write!(to, "sector {sector} of disk {disk} is damaged")
+            }
+            Self::EarlyScribble {
+                index,
+                after_record,
+            } => {
+                write!(
+                    to,
+                    "scribble {index} is there without record {after_record}"
+                )
             }
         }
     }
@@ -122,7 +145,13 @@ impl Report {
         let capacity = set.capacity();
         let mut records: Vec<Record> = slots
             .iter()
-            .filter_map(|slot| if let Slot::Record(record) = slot { Some((**record).clone()) } else { None })
+            .filter_map(|slot| {
+                if let Slot::Record(record) = slot {
+                    Some((**record).clone())
+                } else {
+                    None
+                }
+            })
             .collect();
         records.sort_by_key(|record| record.number);
         let last = records.last().map_or(0, |record| record.number);
@@ -130,11 +159,27 @@ impl Report {
         let problems = ring_problems(slots, &records, last, capacity);
         let contiguous = problems
             .iter()
-            .filter_map(|problem| if let Problem::Missing { number, .. } = problem { Some(number - 1) } else { None })
+            .filter_map(|problem| {
+                if let Problem::Missing { number, .. } = problem {
+                    Some(number - 1)
+                } else {
+                    None
+                }
+            })
             .min()
             .unwrap_or(last);
         let boots = boots_of(&records);
-        Self { vm: set.vm.clone(), set: set.set, capacity, last, contiguous, scribbles, boots, records, problems }
+        Self {
+            vm: set.vm.clone(),
+            set: set.set,
+            capacity,
+            last,
+            contiguous,
+            scribbles,
+            boots,
+            records,
+            problems,
+        }
     }
 
     /// Fails with every problem in its message, when there is one.
@@ -146,7 +191,12 @@ impl Report {
         if self.problems.is_empty() {
             return Ok(());
         }
-        let shown: Vec<String> = self.problems.iter().take(20).map(ToString::to_string).collect();
+        let shown: Vec<String> = self
+            .problems
+            .iter()
+            .take(20)
+            .map(ToString::to_string)
+            .collect();
         bail!(
             "the disks of {} hold no point in time (last record {}, {} problems): {}",
             self.vm,
@@ -161,7 +211,9 @@ impl Report {
     pub fn gaps(&self) -> Vec<RangeInclusive<u64>> {
         let mut gaps: Vec<RangeInclusive<u64>> = Vec::new();
         for problem in &self.problems {
-            let Problem::Missing { number, .. } = problem else { continue };
+            let Problem::Missing { number, .. } = problem else {
+                continue;
+            };
             match gaps.last_mut() {
                 Some(gap) if *gap.end() + 1 == *number => *gap = *gap.start()..=*number,
                 _ => gaps.push(*number..=*number),
@@ -173,7 +225,10 @@ impl Report {
     /// The record of this number, while it is in the ring.
     #[must_use]
     pub fn record(&self, number: u64) -> Option<&Record> {
-        self.records.binary_search_by_key(&number, |record| record.number).ok().map(|at| &self.records[at])
+        self.records
+            .binary_search_by_key(&number, |record| record.number)
+            .ok()
+            .map(|at| &self.records[at])
     }
 
     /// Whether the writer was stopped in good order and nothing was written after.
@@ -185,11 +240,15 @@ impl Report {
 
 fn ring_problems(slots: &[Slot], records: &[Record], last: u64, capacity: u64) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let place = |number: u64| usize::try_from(number % capacity).map_or(&Slot::Torn, |at| &slots[at]);
+    let place =
+        |number: u64| usize::try_from(number % capacity).map_or(&Slot::Torn, |at| &slots[at]);
     for number in required(last, capacity) {
         match place(number) {
             Slot::Record(record) if record.number == number => {}
-            slot => problems.push(Problem::Missing { number, damaged: matches!(slot, Slot::Torn) }),
+            slot => problems.push(Problem::Missing {
+                number,
+                damaged: matches!(slot, Slot::Torn),
+            }),
         }
     }
     // Place last + 1 may hold anything; while the ring was never full, all places after it are blank.
@@ -201,10 +260,15 @@ fn ring_problems(slots: &[Slot], records: &[Record], last: u64, capacity: u64) -
     for pair in records.windows(2) {
         let [before, record] = pair else { continue };
         if record.number == before.number + 1 && record.previous != before.checksum {
-            problems.push(Problem::BrokenChain { number: record.number });
+            problems.push(Problem::BrokenChain {
+                number: record.number,
+            });
         }
     }
-    if records.first().is_some_and(|first| first.number == 1 && first.previous != 0) {
+    if records
+        .first()
+        .is_some_and(|first| first.number == 1 && first.previous != 0)
+    {
         problems.push(Problem::BrokenChain { number: 1 });
     }
     problems

@@ -25,7 +25,7 @@ enum Found {
 
 struct Sector {
     disk: u32,
-    sector: u64,
+    number: u64,
     place: u64,
     found: Found,
 }
@@ -40,18 +40,39 @@ pub(super) fn check(disks: &[Disk], set: &Superblock, report: &Report) -> Result
     let latest = latest_by_place(set, highest)?;
     let under_way = set.scribble_place(highest + 1);
     let mut problems = Vec::new();
-    for Sector { disk, sector, place, found } in sectors {
+    for Sector {
+        disk,
+        number: sector,
+        place,
+        found,
+    } in sectors
+    {
         let expected = latest[usize::try_from(place)?];
         match found {
             Found::Blank if expected == 0 => {}
-            Found::Blank => problems.push(Problem::LostScribble { index: expected, disk, sector }),
+            Found::Blank => problems.push(Problem::LostScribble {
+                index: expected,
+                disk,
+                sector,
+            }),
             Found::Damaged if place == under_way => {}
             Found::Damaged => problems.push(Problem::DamagedScribble { disk, sector }),
             Found::Scribble { index, .. } if index < expected => {
-                problems.push(Problem::LostScribble { index: expected, disk, sector });
+                problems.push(Problem::LostScribble {
+                    index: expected,
+                    disk,
+                    sector,
+                });
             }
-            Found::Scribble { index, after_record, .. } if after_record > report.last => {
-                problems.push(Problem::EarlyScribble { index, after_record });
+            Found::Scribble {
+                index,
+                after_record,
+                ..
+            } if after_record > report.last => {
+                problems.push(Problem::EarlyScribble {
+                    index,
+                    after_record,
+                });
             }
             Found::Scribble { .. } => {}
         }
@@ -72,12 +93,21 @@ fn read(disks: &[Disk], set: &Superblock) -> Result<Vec<Sector>> {
                         && found.sector == sector
                         && set.scribble_place(found.index) == place =>
                 {
-                    Found::Scribble { index: found.index, boot: found.boot, after_record: found.after_record }
+                    Found::Scribble {
+                        index: found.index,
+                        boot: found.boot,
+                        after_record: found.after_record,
+                    }
                 }
                 _ if is_blank(bytes) => Found::Blank,
                 _ => Found::Damaged,
             };
-            sectors.push(Sector { disk, sector, place, found });
+            sectors.push(Sector {
+                disk,
+                number: sector,
+                place,
+                found,
+            });
             Ok(())
         })?;
     }

@@ -16,7 +16,7 @@ const SEED: u64 = 5;
 const RING_START: u64 = 16;
 const DISK_SECTORS: u64 = RING_START + RING + AREA;
 
-fn sector(magic: &[u8; 8], parts: &[&[u8]]) -> Vec<u8> {
+fn sector(magic: [u8; 8], parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = magic.to_vec();
     for part in parts {
         bytes.extend_from_slice(part);
@@ -51,14 +51,28 @@ impl Model {
         let disks = (0..count)
             .map(|disk| {
                 let mut bytes = vec![0; usize::try_from(DISK_SECTORS).unwrap() * SECTOR];
-                let numbers = [SET, SEED, RING_START, RING, RING_START + RING, AREA].map(u64::to_le_bytes).concat();
-                let block =
-                    sector(b"HWDISK01", &[&disk.to_le_bytes(), &count.to_le_bytes(), &numbers, &text::<64>("web")]);
+                let numbers = [SET, SEED, RING_START, RING, RING_START + RING, AREA]
+                    .map(u64::to_le_bytes)
+                    .concat();
+                let block = sector(
+                    *b"HWDISK01",
+                    &[
+                        &disk.to_le_bytes(),
+                        &count.to_le_bytes(),
+                        &numbers,
+                        &text::<64>("web"),
+                    ],
+                );
                 bytes[..SECTOR].copy_from_slice(&block);
                 bytes
             })
             .collect();
-        Self { disks, last: 0, previous: 0, scribbles: 0 }
+        Self {
+            disks,
+            last: 0,
+            previous: 0,
+            scribbles: 0,
+        }
     }
 
     fn count(&self) -> u64 {
@@ -71,17 +85,28 @@ impl Model {
     }
 
     fn place_of(&mut self, number: u64) -> &mut [u8] {
-        let (disk, sector) = (number % self.count(), RING_START + number / self.count() % RING);
+        let (disk, sector) = (
+            number % self.count(),
+            RING_START + number / self.count() % RING,
+        );
         self.at(disk, sector)
     }
 
     fn record(&mut self, boot: u64, site: &str, kind: u32) {
         self.last += 1;
-        let numbers = [self.last, self.previous, boot, SET, 0, self.scribbles].map(u64::to_le_bytes).concat();
+        let numbers = [self.last, self.previous, boot, SET, 0, self.scribbles]
+            .map(u64::to_le_bytes)
+            .concat();
         let disk = u32::try_from(self.last % self.count()).unwrap();
         let bytes = sector(
-            b"HWREC001",
-            &[&numbers, &disk.to_le_bytes(), &kind.to_le_bytes(), &text::<32>(site), &text::<64>("web")],
+            *b"HWREC001",
+            &[
+                &numbers,
+                &disk.to_le_bytes(),
+                &kind.to_le_bytes(),
+                &text::<32>(site),
+                &text::<64>("web"),
+            ],
         );
         self.previous = checksum(&bytes);
         let number = self.last;
@@ -102,8 +127,13 @@ impl Model {
         let disk = place % self.count();
         let start = RING_START + RING + place / self.count() * CHUNK;
         for at in start..start + CHUNK {
-            let numbers = [index, boot, SET, self.last, at].map(u64::to_le_bytes).concat();
-            let bytes = sector(b"HWSCRIB1", &[&numbers, &u32::try_from(disk).unwrap().to_le_bytes()]);
+            let numbers = [index, boot, SET, self.last, at]
+                .map(u64::to_le_bytes)
+                .concat();
+            let bytes = sector(
+                *b"HWSCRIB1",
+                &[&numbers, &u32::try_from(disk).unwrap().to_le_bytes()],
+            );
             self.at(disk, at).copy_from_slice(&bytes);
         }
     }
@@ -114,9 +144,15 @@ impl Model {
 
     fn try_report(&self) -> Result<Report> {
         let folder = tempfile::tempdir().unwrap();
-        let paths: Vec<_> = (0..self.disks.len()).map(|index| folder.path().join(index.to_string())).collect();
+        let paths: Vec<_> = (0..self.disks.len())
+            .map(|index| folder.path().join(index.to_string()))
+            .collect();
         for (path, bytes) in paths.iter().zip(&self.disks) {
-            let mut file = OpenOptions::new().create_new(true).write(true).open(path).unwrap();
+            let mut file = OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .open(path)
+                .unwrap();
             file.write_all(bytes).unwrap();
         }
         read_disks(&paths)
@@ -148,7 +184,11 @@ fn boots_and_sites_are_told_apart() {
     model.record(1, "OnPremises", 2);
     model.record(2, "Azure", 1);
     let report = model.report();
-    let seen: Vec<_> = report.boots.iter().map(|it| (it.site.as_str(), it.records.clone(), it.stopped)).collect();
+    let seen: Vec<_> = report
+        .boots
+        .iter()
+        .map(|it| (it.site.as_str(), it.records.clone(), it.stopped))
+        .collect();
     assert_eq!(seen, [("OnPremises", 1..=3, true), ("Azure", 4..=4, false)]);
     assert!(!report.stopped_cleanly());
     assert_eq!(report.record(3).unwrap().kind, Kind::Stop);
@@ -162,7 +202,13 @@ fn a_lost_write_is_a_gap() {
     let report = model.report();
     assert_eq!(report.contiguous, 3);
     assert_eq!(report.gaps(), [4..=5]);
-    assert!(report.ensure_consistent().unwrap_err().to_string().contains("record 4 is missing"));
+    assert!(
+        report
+            .ensure_consistent()
+            .unwrap_err()
+            .to_string()
+            .contains("record 4 is missing")
+    );
 }
 
 #[test]
@@ -171,7 +217,13 @@ fn an_older_lap_in_the_place_of_a_required_record_is_a_gap() {
     let mut model = old.clone().records(5);
     let stale = old.clone().place_of(5).to_vec();
     model.place_of(13).copy_from_slice(&stale);
-    assert_eq!(model.report().problems[0], Problem::Missing { number: 13, damaged: false });
+    assert_eq!(
+        model.report().problems[0],
+        Problem::Missing {
+            number: 13,
+            damaged: false
+        }
+    );
 }
 
 #[test]
@@ -221,14 +273,26 @@ fn a_disk_of_another_set_is_refused() {
     let block = model.at(1, 0);
     block[16] ^= 1;
     seal(block);
-    assert!(model.try_report().unwrap_err().to_string().contains("is of another set"));
+    assert!(
+        model
+            .try_report()
+            .unwrap_err()
+            .to_string()
+            .contains("is of another set")
+    );
 }
 
 #[test]
 fn a_shrunk_disk_is_refused() {
     let mut model = Model::new(1).records(1);
     model.disks[0].truncate(SECTOR * 20);
-    assert!(model.try_report().unwrap_err().to_string().contains("has shrunk"));
+    assert!(
+        model
+            .try_report()
+            .unwrap_err()
+            .to_string()
+            .contains("has shrunk")
+    );
 }
 
 fn scribbled() -> Model {
@@ -243,7 +307,10 @@ fn scribbled() -> Model {
 
 fn scribbled_sector(model: &Model, index: u64) -> (u64, u64) {
     let place = mix(SEED + index) % (AREA / CHUNK * model.count());
-    (place % model.count(), RING_START + RING + place / model.count() * CHUNK)
+    (
+        place % model.count(),
+        RING_START + RING + place / model.count() * CHUNK,
+    )
 }
 
 #[test]
@@ -260,7 +327,11 @@ fn a_lost_scribble_is_found_out() {
     model.at(disk, sector + 2).fill(0);
     assert_eq!(
         model.report().problems,
-        [Problem::LostScribble { index: 12, disk: u32::try_from(disk).unwrap(), sector: sector + 2 }]
+        [Problem::LostScribble {
+            index: 12,
+            disk: u32::try_from(disk).unwrap(),
+            sector: sector + 2
+        }]
     );
 }
 
@@ -270,7 +341,10 @@ fn a_scribble_in_the_wrong_place_is_damage() {
     let (disk, sector) = scribbled_sector(&model, 12);
     let moved = model.at(disk, sector).to_vec();
     model.at(disk, sector + 1).copy_from_slice(&moved);
-    assert!(matches!(model.report().problems[..], [Problem::DamagedScribble { .. }]));
+    assert!(matches!(
+        model.report().problems[..],
+        [Problem::DamagedScribble { .. }]
+    ));
 }
 
 #[test]
@@ -289,7 +363,10 @@ fn a_scribble_newer_than_the_last_record_needs_all_before_it() {
     let (disk, sector) = scribbled_sector(&model, 13);
     if scribbled_sector(&model, 14) != (disk, sector) {
         model.at(disk, sector).fill(0);
-        assert!(matches!(model.report().problems[..], [Problem::LostScribble { index: 13, .. }]));
+        assert!(matches!(
+            model.report().problems[..],
+            [Problem::LostScribble { index: 13, .. }]
+        ));
     }
 }
 
@@ -299,7 +376,16 @@ fn a_scribble_without_the_record_before_it_is_found_out() {
     model.scribble(1);
     model.place_of(2).fill(0);
     let problems = model.report().problems;
-    assert!(problems.iter().any(|it| matches!(it, Problem::EarlyScribble { index: 13, after_record: 2 })), "{problems:?}");
+    assert!(
+        problems.iter().any(|it| matches!(
+            it,
+            Problem::EarlyScribble {
+                index: 13,
+                after_record: 2
+            }
+        )),
+        "{problems:?}"
+    );
 }
 
 proptest! {
