@@ -1,3 +1,5 @@
 fn main() {
-    for crd in homeward::api::definitions() { println!("---\n{}", serde_yaml::to_string(&crd).unwrap()); }
+    for crd in homeward::api::definitions() {
+        println!("---\n{}", serde_yaml::to_string(&crd).unwrap());
+    }
 }

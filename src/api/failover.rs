@@ -99,7 +99,9 @@ pub struct VirtualMachineReference {
 }
 
 /// Where a move stands. The diagram is in `domain::failover`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum FailoverPhase {
     /// Waits for `start: Approved`.
     AwaitingStart,
@@ -137,7 +139,10 @@ impl FailoverPhase {
     /// Whether nothing follows.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Cancelled | Self::RolledBack | Self::Failed)
+        matches!(
+            self,
+            Self::Succeeded | Self::Cancelled | Self::RolledBack | Self::Failed
+        )
     }
 }
 

@@ -53,8 +53,21 @@ macro_rules! reasons {
     };
 }
 
-words!(ConditionType { Ready, Reconciling, Stalled, Placed, Protected, TargetConsistent, OnPremisesConnected, AzureConnected });
-words!(Truth { True, False, Unknown });
+words!(ConditionType {
+    Ready,
+    Reconciling,
+    Stalled,
+    Placed,
+    Protected,
+    TargetConsistent,
+    OnPremisesConnected,
+    AzureConnected
+});
+words!(Truth {
+    True,
+    False,
+    Unknown
+});
 
 reasons! {
     /// Runs where it should and is protected.
@@ -135,28 +148,50 @@ pub struct Said {
 impl Said {
     /// Says it.
     #[must_use]
-    pub fn new(kind: ConditionType, truth: Truth, reason: Reason, message: impl Into<String>) -> Self {
-        Self { kind, truth, reason, message: message.into() }
+    pub fn new(
+        kind: ConditionType,
+        truth: Truth,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            truth,
+            reason,
+            message: message.into(),
+        }
     }
 }
 
 /// The conditions as said, in the order said; `lastTransitionTime` is kept where the status did not change.
 #[must_use]
-pub fn merge(before: &[Condition], said: Vec<Said>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn merge(
+    before: &[Condition],
+    said: Vec<Said>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     said.into_iter()
-        .map(|Said { kind, truth, reason, message }| {
-            let kept = before
-                .iter()
-                .find(|old| old.type_ == kind.as_str() && old.status == truth.as_str())
-                .map(|old| old.last_transition_time.clone());
-            Condition {
-                type_: kind.as_str().into(),
-                status: truth.as_str().into(),
-                reason: reason.as_str().into(),
-                message,
-                observed_generation: generation,
-                last_transition_time: kept.unwrap_or(Time(now)),
-            }
-        })
+        .map(
+            |Said {
+                 kind,
+                 truth,
+                 reason,
+                 message,
+             }| {
+                let kept = before
+                    .iter()
+                    .find(|old| old.type_ == kind.as_str() && old.status == truth.as_str())
+                    .map(|old| old.last_transition_time.clone());
+                Condition {
+                    type_: kind.as_str().into(),
+                    status: truth.as_str().into(),
+                    reason: reason.as_str().into(),
+                    message,
+                    observed_generation: generation,
+                    last_transition_time: kept.unwrap_or(Time(now)),
+                }
+            },
+        )
         .collect()
 }

@@ -32,42 +32,72 @@ pub fn choose(basis: &Basis<'_>) -> Result<DataSyncChoice, String> {
     let chosen = |chosen, reason: String| Ok(DataSyncChoice { chosen, reason });
     match basis.asked {
         DataSyncRequest::DeltaBeforeFailover => {
-            return chosen(DataSync::DeltaBeforeFailover, "asked for by spec.failback.dataSync".into());
+            return chosen(
+                DataSync::DeltaBeforeFailover,
+                "asked for by spec.failback.dataSync".into(),
+            );
         }
         DataSyncRequest::FullDuringFailover => {
-            return chosen(DataSync::FullDuringFailover, "asked for by spec.failback.dataSync".into());
+            return chosen(
+                DataSync::FullDuringFailover,
+                "asked for by spec.failback.dataSync".into(),
+            );
         }
         DataSyncRequest::Auto => {}
     }
     if basis.to == Site::Azure {
-        return chosen(DataSync::DeltaBeforeFailover, "the replica in Azure is kept up to date".into());
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "the replica in Azure is kept up to date".into(),
+        );
     }
     if basis.replicating {
-        return chosen(DataSync::DeltaBeforeFailover, "reverse replication keeps the replica on-premises up to date".into());
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "reverse replication keeps the replica on-premises up to date".into(),
+        );
     }
     match basis.replica_present {
         Fact::Unknown(why) => return Err(format!("whether a replica is left on-premises: {why}")),
         Fact::Absent | Fact::Known(false) => {
-            return chosen(DataSync::FullDuringFailover, "no replica is left on-premises".into());
+            return chosen(
+                DataSync::FullDuringFailover,
+                "no replica is left on-premises".into(),
+            );
         }
         Fact::Known(true) => {}
     }
     let Some(since) = basis.active_since else {
-        return chosen(DataSync::DeltaBeforeFailover, "a replica is left on-premises".into());
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "a replica is left on-premises".into(),
+        );
     };
     let ran = basis.now.duration_since(since);
     if ran > basis.full_download_after {
         return chosen(
             DataSync::FullDuringFailover,
-            format!("Azure has run the VM for {}, longer than {}", hours(ran), hours(basis.full_download_after)),
+            format!(
+                "Azure has run the VM for {}, longer than {}",
+                hours(ran),
+                hours(basis.full_download_after)
+            ),
         );
     }
     chosen(
         DataSync::DeltaBeforeFailover,
-        format!("Azure has run the VM for {}, not longer than {}", hours(ran), hours(basis.full_download_after)),
+        format!(
+            "Azure has run the VM for {}, not longer than {}",
+            hours(ran),
+            hours(basis.full_download_after)
+        ),
     )
 }
 
 fn hours(time: SignedDuration) -> String {
-    if time.as_hours() >= 1 { format!("{}h", time.as_hours()) } else { format!("{}m", time.as_mins()) }
+    if time.as_hours() >= 1 {
+        format!("{}h", time.as_hours())
+    } else {
+        format!("{}m", time.as_mins())
+    }
 }

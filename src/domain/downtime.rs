@@ -27,14 +27,27 @@ pub struct Prediction {
 pub fn predict(basis: &Basis<'_>) -> Prediction {
     let copy = match (basis.bytes, basis.bytes_per_second) {
         (Some(0), _) => Some(0),
-        (Some(bytes), Some(rate)) if rate > 0 => i64::try_from(bytes.saturating_mul(1000) / rate).ok(),
+        (Some(bytes), Some(rate)) if rate > 0 => {
+            i64::try_from(bytes.saturating_mul(1000) / rate).ok()
+        }
         _ => None,
     };
-    let shutdown = basis.measured.map(|measured| measured.shutdown_milliseconds);
+    let shutdown = basis
+        .measured
+        .map(|measured| measured.shutdown_milliseconds);
     let start = basis.measured.map(|measured| measured.start_milliseconds);
-    let word = |part: Option<i64>| part.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms} ms"));
+    let word =
+        |part: Option<i64>| part.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms} ms"));
     Prediction {
-        milliseconds: shutdown.zip(copy).zip(start).map(|((shutdown, copy), start)| shutdown + copy + start),
-        parts: format!("shutdown {}, last delta {}, start {}", word(shutdown), word(copy), word(start)),
+        milliseconds: shutdown
+            .zip(copy)
+            .zip(start)
+            .map(|((shutdown, copy), start)| shutdown + copy + start),
+        parts: format!(
+            "shutdown {}, last delta {}, start {}",
+            word(shutdown),
+            word(copy),
+            word(start)
+        ),
     }
 }

@@ -50,13 +50,19 @@ impl ErrorClass {
     /// The class of this word; an unknown word, from a newer version, is taken as [`ErrorClass::Transient`].
     #[must_use]
     pub fn parse(word: &str) -> Self {
-        Self::ALL.into_iter().find(|class| class.as_str() == word).unwrap_or(Self::Transient)
+        Self::ALL
+            .into_iter()
+            .find(|class| class.as_str() == word)
+            .unwrap_or(Self::Transient)
     }
 
     /// Whether a person must mend something before trying again makes sense.
     #[must_use]
     pub const fn needs_person(self) -> bool {
-        matches!(self, Self::Invalid | Self::Denied | Self::Capacity | Self::Unresponsive)
+        matches!(
+            self,
+            Self::Invalid | Self::Denied | Self::Capacity | Self::Unresponsive
+        )
     }
 
     /// How long to wait before the next attempt, after `failures` in a row (at least one).

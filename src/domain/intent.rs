@@ -60,38 +60,77 @@ impl Intent {
     /// # Errors
     /// [`InvalidIntent`] names the field that admission should have refused but did not (an older schema, for example).
     pub fn parse(vm: &ProtectedVirtualMachine) -> Result<Self, InvalidIntent> {
-        let invalid = |field, problem: &str, remedy| InvalidIntent { field, problem: problem.into(), remedy };
+        let invalid = |field, problem: &str, remedy| InvalidIntent {
+            field,
+            problem: problem.into(),
+            remedy,
+        };
         let name = vm.metadata.name.clone().unwrap_or_default();
         let uid = vm.metadata.uid.clone().unwrap_or_default();
         if name.is_empty() || uid.is_empty() {
-            return Err(invalid("metadata", "has no name or no uid", "apply the resource through the API server"));
+            return Err(invalid(
+                "metadata",
+                "has no name or no uid",
+                "apply the resource through the API server",
+            ));
         }
         let spec = &vm.spec;
         if spec.vault_ref.name.is_empty() {
-            return Err(invalid("spec.vaultRef.name", "is empty", "name a RecoveryVault of this namespace"));
+            return Err(invalid(
+                "spec.vaultRef.name",
+                "is empty",
+                "name a RecoveryVault of this namespace",
+            ));
         }
         let failback = spec.failback.clone().unwrap_or_default();
         let full_download_after = match failback.full_download_after {
             None => DEFAULT_FULL_DOWNLOAD_AFTER,
             Some(after) if after.is_negative() => {
-                return Err(invalid("spec.failback.fullDownloadAfter", "is negative", "give a time such as 720h"));
+                return Err(invalid(
+                    "spec.failback.fullDownloadAfter",
+                    "is negative",
+                    "give a time such as 720h",
+                ));
             }
-            Some(after) => SignedDuration::try_from(std::time::Duration::from(after))
-                .map_err(|_| invalid("spec.failback.fullDownloadAfter", "is too long", "give a time such as 720h"))?,
+            Some(after) => {
+                SignedDuration::try_from(std::time::Duration::from(after)).map_err(|_| {
+                    invalid(
+                        "spec.failback.fullDownloadAfter",
+                        "is too long",
+                        "give a time such as 720h",
+                    )
+                })?
+            }
         };
         Ok(Self {
-            vm_name: spec.virtual_machine_name.clone().unwrap_or_else(|| name.clone()),
+            vm_name: spec
+                .virtual_machine_name
+                .clone()
+                .unwrap_or_else(|| name.clone()),
             vault: spec.vault_ref.name.clone(),
             placement: spec.placement,
             data_sync: failback.data_sync.unwrap_or_default(),
             full_download_after,
-            cutover: spec.cutover.as_ref().and_then(|cutover| cutover.approval).unwrap_or_default(),
-            commit: spec.commit.as_ref().and_then(|commit| commit.approval).unwrap_or_default(),
+            cutover: spec
+                .cutover
+                .as_ref()
+                .and_then(|cutover| cutover.approval)
+                .unwrap_or_default(),
+            commit: spec
+                .commit
+                .as_ref()
+                .and_then(|commit| commit.approval)
+                .unwrap_or_default(),
             reverse_replication: spec.reverse_replication.unwrap_or_default(),
             suspend: spec.suspend.unwrap_or(false),
             history_limit: spec.failover_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT),
             deleting: vm.metadata.deletion_timestamp.is_some(),
-            takeover: vm.metadata.annotations.as_ref().and_then(|all| all.get(crate::api::TAKEOVER_ANNOTATION)).cloned(),
+            takeover: vm
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(crate::api::TAKEOVER_ANNOTATION))
+                .cloned(),
             name,
             uid,
         })

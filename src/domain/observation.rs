@@ -9,8 +9,8 @@ use std::ops::{Index, IndexMut};
 use jiff::Timestamp;
 
 use super::action::{ActionKind, Mark};
-use super::failure::ErrorClass;
 use super::fact::Fact;
+use super::failure::ErrorClass;
 use crate::api::Site;
 
 /// One value for each site.
@@ -25,7 +25,10 @@ pub struct BySite<T> {
 impl<T> BySite<T> {
     /// Makes each value from its site.
     pub fn from_fn(mut f: impl FnMut(Site) -> T) -> Self {
-        Self { on_premises: f(Site::OnPremises), azure: f(Site::Azure) }
+        Self {
+            on_premises: f(Site::OnPremises),
+            azure: f(Site::Azure),
+        }
     }
 }
 

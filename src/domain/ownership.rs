@@ -14,6 +14,13 @@ pub struct Claimant {
 }
 
 /// The resource that came before `me` and claims the same VM, if there is one, as `namespace/name`.
-pub fn earlier_owner<'a>(me: &Claimant, others: impl IntoIterator<Item = &'a Claimant>) -> Option<String> {
-    others.into_iter().filter(|other| *other < me).min().map(|first| format!("{}/{}", first.namespace, first.name))
+pub fn earlier_owner<'a>(
+    me: &Claimant,
+    others: impl IntoIterator<Item = &'a Claimant>,
+) -> Option<String> {
+    others
+        .into_iter()
+        .filter(|other| *other < me)
+        .min()
+        .map(|first| format!("{}/{}", first.namespace, first.name))
 }

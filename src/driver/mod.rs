@@ -52,12 +52,20 @@ impl DriverError {
     /// A refusal: nothing was done.
     #[must_use]
     pub fn refused(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), ambiguous: false }
+        Self {
+            class,
+            message: message.into(),
+            ambiguous: false,
+        }
     }
 
     /// No answer came: it may have been done.
     #[must_use]
     pub fn ambiguous(message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Transient, message: message.into(), ambiguous: true }
+        Self {
+            class: ErrorClass::Transient,
+            message: message.into(),
+            ambiguous: true,
+        }
     }
 }

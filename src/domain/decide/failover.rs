@@ -25,13 +25,18 @@ use super::super::decision::{Decision, Effect, Event, Pace};
 use super::super::downtime;
 use super::super::fact::Fact;
 use super::super::failure::ErrorClass;
-use super::super::observation::{Operation, OperationState, Progress, Protection, ProtectionState, Stage, VmObservation};
+use super::super::observation::{
+    Operation, OperationState, Progress, Protection, ProtectionState, Stage, VmObservation,
+};
 use super::super::world::{FailoverView, VaultView, World};
 use super::wait::{Wait, Waiting};
-use super::{LOOK_AGAIN, event, last_failover, next_failure, pending_mark, report, submission, tasks, to_i64, until};
+use super::{
+    LOOK_AGAIN, event, last_failover, next_failure, pending_mark, report, submission, tasks,
+    to_i64, until,
+};
 use crate::api::{
-    Approval, DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, PendingActionStatus, ProgressStatus, Site, TaskState,
-    TransferStatus, UncommittedStatus, Verdict,
+    Approval, DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, PendingActionStatus,
+    ProgressStatus, Site, TaskState, TransferStatus, UncommittedStatus, Verdict,
 };
 
 /// How often a Failover's progress is written at most: every 5 seconds.
@@ -57,7 +62,13 @@ struct Move<'a> {
 }
 
 pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
-    let mut this = Move { world, fo, status: fo.status.clone(), events: Vec::new(), progress: None };
+    let mut this = Move {
+        world,
+        fo,
+        status: fo.status.clone(),
+        events: Vec::new(),
+        progress: None,
+    };
     if this.status.phase.is_some_and(FailoverPhase::is_final) {
         return this.close();
     }
@@ -66,7 +77,7 @@ pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
     this.publish(effect, wait)
 }
 
-impl<'a> Move<'a> {
+impl Move<'_> {
     fn from(&self) -> Site {
         self.fo.spec.from
     }
@@ -99,7 +110,12 @@ impl<'a> Move<'a> {
                 },
                 Next::Resubmit(action, mark) => match self.holding_off() {
                     Some(wait) => return (None, Some(wait)),
-                    None => return (Some(submission(self.world, action, mark, Some(self.fo.uid))), None),
+                    None => {
+                        return (
+                            Some(submission(self.world, action, mark, Some(self.fo.uid))),
+                            None,
+                        );
+                    }
                 },
                 Next::Finish(outcome) => {
                     self.finish(outcome);
@@ -107,7 +123,12 @@ impl<'a> Move<'a> {
                 }
             }
         }
-        (None, Some(Wait::mend("the move does not come to rest; please report this with the Failover's status")))
+        (
+            None,
+            Some(Wait::mend(
+                "the move does not come to rest; please report this with the Failover's status",
+            )),
+        )
     }
 
     fn next(&mut self) -> Next {
@@ -127,7 +148,9 @@ impl<'a> Move<'a> {
                     world.intent.vault
                 )));
             }
-            Fact::Unknown(why) => return Next::Wait(Wait::outside(format!("the first look at the vault: {why}"))),
+            Fact::Unknown(why) => {
+                return Next::Wait(Wait::outside(format!("the first look at the vault: {why}")));
+            }
         };
         let vm = match &view.vm {
             Fact::Known(vm) => *vm,
@@ -167,9 +190,10 @@ impl<'a> Move<'a> {
             FailoverPhase::ReverseReplicating => self.reverse_replicating(vm),
             FailoverPhase::Cancelling => self.cancelling(vm, stage, can),
             FailoverPhase::RollingBack => self.rolling_back(stage),
-            FailoverPhase::Succeeded | FailoverPhase::Cancelled | FailoverPhase::RolledBack | FailoverPhase::Failed => {
-                Next::Wait(Wait::operation("nothing: the move has ended"))
-            }
+            FailoverPhase::Succeeded
+            | FailoverPhase::Cancelled
+            | FailoverPhase::RolledBack
+            | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
         }
     }
 
@@ -181,13 +205,21 @@ impl<'a> Move<'a> {
         let mark = pending_mark(&pending);
         let kind = ActionKind::parse(&pending.action)?;
         let action = Action::of_move(kind, self.from(), self.data_sync())?;
-        let operation = vm.operations.iter().find(|op| op.mark == mark && op.kind == kind);
+        let operation = vm
+            .operations
+            .iter()
+            .find(|op| op.mark == mark && op.kind == kind);
         if let Some(operation) = operation {
             return self.settle_seen(operation, &action);
         }
-        let seen = action.site().map_or_else(|| Fact::Unknown("no side".into()), |site| vm.marks[site].clone());
+        let seen = action.site().map_or_else(
+            || Fact::Unknown("no side".into()),
+            |site| vm.marks[site].clone(),
+        );
         match seen {
-            Fact::Unknown(why) => Some(Next::Wait(Wait::outside(format!("whether {kind} took effect: {why}")))),
+            Fact::Unknown(why) => Some(Next::Wait(Wait::outside(format!(
+                "whether {kind} took effect: {why}"
+            )))),
             // Somebody went on since, this controller's other replica for example: what stands now decides.
             Fact::Known(seen) if seen > mark => {
                 self.drop_pending();
@@ -215,19 +247,33 @@ impl<'a> Move<'a> {
                     return None;
                 }
                 self.progress.clone_from(&operation.progress);
-                let what = operation.progress.as_ref().map_or_else(|| doing(operation.kind), |progress| progress.what.clone());
+                let what = operation
+                    .progress
+                    .as_ref()
+                    .map_or_else(|| doing(operation.kind), |progress| progress.what.clone());
                 Some(Next::Wait(Wait::operation(what)))
             }
             OperationState::Succeeded => {
                 self.count_bytes(operation);
                 self.status.failure = None;
                 self.drop_pending();
-                tasks::set(&mut self.status, operation.kind.as_str(), TaskState::Succeeded, None, self.world.now);
+                tasks::set(
+                    &mut self.status,
+                    operation.kind.as_str(),
+                    TaskState::Succeeded,
+                    None,
+                    self.world.now,
+                );
                 None
             }
             OperationState::Failed { class, message } => {
                 self.drop_pending();
-                self.status.failure = Some(next_failure(self.status.failure.as_ref(), *class, message, self.world.now));
+                self.status.failure = Some(next_failure(
+                    self.status.failure.as_ref(),
+                    *class,
+                    message,
+                    self.world.now,
+                ));
                 tasks::set(
                     &mut self.status,
                     action.kind().as_str(),
@@ -235,7 +281,11 @@ impl<'a> Move<'a> {
                     Some(message.clone()),
                     self.world.now,
                 );
-                self.events.push(event(true, "ActionFailed", format!("{}: {message}", action.kind())));
+                self.events.push(event(
+                    true,
+                    "ActionFailed",
+                    format!("{}: {message}", action.kind()),
+                ));
                 None
             }
             OperationState::Interrupted => {
@@ -271,9 +321,20 @@ impl<'a> Move<'a> {
             return None;
         }
         let class = ErrorClass::parse(&failure.class);
-        let text = format!("the next attempt after {} failures: {}", failure.count, failure.message);
-        let waiting = if class.needs_person() { Waiting::Mend } else { Waiting::Outside };
-        Some(Wait { waiting, text, until: Some(retry) })
+        let text = format!(
+            "the next attempt after {} failures: {}",
+            failure.count, failure.message
+        );
+        let waiting = if class.needs_person() {
+            Waiting::Mend
+        } else {
+            Waiting::Outside
+        };
+        Some(Wait {
+            waiting,
+            text,
+            until: Some(retry),
+        })
     }
 
     fn submit(&mut self, action: Action) -> Effect {
@@ -287,13 +348,23 @@ impl<'a> Move<'a> {
             stored_time: Time(now),
         });
         self.status.epoch = Some(to_i64(mark.epoch));
-        tasks::set(&mut self.status, kind.as_str(), TaskState::Running, None, now);
+        tasks::set(
+            &mut self.status,
+            kind.as_str(),
+            TaskState::Running,
+            None,
+            now,
+        );
         let downtime = self.status.downtime.get_or_insert_default();
         match kind {
-            ActionKind::StopSource | ActionKind::CompleteFailover if downtime.stop_ordered_time.is_none() => {
+            ActionKind::StopSource | ActionKind::CompleteFailover
+                if downtime.stop_ordered_time.is_none() =>
+            {
                 downtime.stop_ordered_time = Some(Time(now));
             }
-            ActionKind::StartTarget if downtime.start_ordered_time.is_none() => downtime.start_ordered_time = Some(Time(now)),
+            ActionKind::StartTarget if downtime.start_ordered_time.is_none() => {
+                downtime.start_ordered_time = Some(Time(now));
+            }
             _ => {}
         }
         submission(self.world, action, mark, Some(self.fo.uid))
@@ -301,8 +372,19 @@ impl<'a> Move<'a> {
 
     /// S1, S2: newer than all that either side has taken and than all that may still be on its way.
     fn next_mark(&self, action: &Action) -> Mark {
-        let Fact::Known(VaultView { vm: Fact::Known(vm), .. }) = &self.world.vault else { return Mark::default() };
-        let mut highest = self.status.pending_action.as_ref().map(pending_mark).unwrap_or_default();
+        let Fact::Known(VaultView {
+            vm: Fact::Known(vm),
+            ..
+        }) = &self.world.vault
+        else {
+            return Mark::default();
+        };
+        let mut highest = self
+            .status
+            .pending_action
+            .as_ref()
+            .map(pending_mark)
+            .unwrap_or_default();
         for site in Site::BOTH {
             if let Fact::Known(mark) = vm.marks[site] {
                 highest = highest.max(mark);
@@ -316,9 +398,15 @@ impl<'a> Move<'a> {
             _ => false,
         };
         if moves_right || others {
-            Mark { epoch: highest.epoch + 1, step: 1 }
+            Mark {
+                epoch: highest.epoch + 1,
+                step: 1,
+            }
         } else {
-            Mark { epoch: highest.epoch, step: highest.step + 1 }
+            Mark {
+                epoch: highest.epoch,
+                step: highest.step + 1,
+            }
         }
     }
 
@@ -338,15 +426,24 @@ impl<'a> Move<'a> {
         if self.world.intent.deleting {
             return Some("the ProtectedVirtualMachine is being deleted".into());
         }
-        (self.world.intent.placement == self.from()).then(|| format!("the placement was changed back to {}", self.from()))
+        (self.world.intent.placement == self.from())
+            .then(|| format!("the placement was changed back to {}", self.from()))
     }
 
     fn turn_back(&mut self, why: String, outcome: FailoverOutcome) -> Next {
-        self.events.push(event(outcome == FailoverOutcome::Failed, "TurningBack", format!("going back to {}: {why}", self.from())));
+        self.events.push(event(
+            outcome == FailoverOutcome::Failed,
+            "TurningBack",
+            format!("going back to {}: {why}", self.from()),
+        ));
         self.status.turned_back_because = Some(why);
         self.status.outcome = Some(outcome);
         self.status.failure = None;
-        Next::Enter(if outcome == FailoverOutcome::RolledBack { FailoverPhase::RollingBack } else { FailoverPhase::Cancelling })
+        Next::Enter(if outcome == FailoverOutcome::RolledBack {
+            FailoverPhase::RollingBack
+        } else {
+            FailoverPhase::Cancelling
+        })
     }
 
     // ---- the phases ----------------------------------------------------------------------------------------------
@@ -360,23 +457,38 @@ impl<'a> Move<'a> {
             return Next::Wait(Wait::suspended("the move begins"));
         }
         if let (Some(why), None) = (self.fo.start_held_because, self.fo.spec.start) {
-            return Next::Wait(Wait::person(format!("spec.start: Approved on this Failover, because {why}")));
+            return Next::Wait(Wait::person(format!(
+                "spec.start: Approved on this Failover, because {why}"
+            )));
         }
         self.status.start_time = Some(Time(self.now()));
         Next::Enter(FailoverPhase::Preparing)
     }
 
-    fn preparing(&mut self, view: &VaultView<'_>, vm: &VmObservation, stage: &Stage, can: &DirectionCapabilities) -> Next {
+    fn preparing(
+        &mut self,
+        view: &VaultView<'_>,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
         match stage {
             Stage::Settled { site } if *site == self.from() => {}
             Stage::Settled { site } => {
                 self.status.turned_back_because = Some(format!("the VM already runs in {site}"));
                 return Next::Finish(FailoverOutcome::Cancelled);
             }
-            Stage::TargetStarted { .. } | Stage::Committed { .. } => return Next::Enter(FailoverPhase::AwaitingCommit),
-            Stage::SourceFenced { .. } | Stage::SourceStopped { .. } | Stage::TargetWhole { .. } | Stage::TargetFenced { .. } => {
+            Stage::TargetStarted { .. } | Stage::Committed { .. } => {
+                return Next::Enter(FailoverPhase::AwaitingCommit);
+            }
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. }
+            | Stage::TargetFenced { .. } => {
                 // S6: no answer is inherited from the Failover that began this; before the start, going back is always safe.
-                let why = "it was begun by a Failover that is gone, whose answers are not inherited".to_owned();
+                let why =
+                    "it was begun by a Failover that is gone, whose answers are not inherited"
+                        .to_owned();
                 return self.turn_back(why, FailoverOutcome::Cancelled);
             }
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
@@ -394,7 +506,9 @@ impl<'a> Move<'a> {
             return Next::Wait(wait);
         }
         let replicating = match &vm.protection {
-            Fact::Known(protection) if protection.from == self.from() => protection.last_whole.is_some(),
+            Fact::Known(protection) if protection.from == self.from() => {
+                protection.last_whole.is_some()
+            }
             Fact::Known(_) | Fact::Absent => {
                 return Next::Submit(Action::Protect { from: self.from() });
             }
@@ -415,7 +529,13 @@ impl<'a> Move<'a> {
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
         }
-        tasks::set(&mut self.status, "Prepare", TaskState::Succeeded, None, self.world.now);
+        tasks::set(
+            &mut self.status,
+            "Prepare",
+            TaskState::Succeeded,
+            None,
+            self.world.now,
+        );
         Next::Enter(if can.pause_before_cutover && !self.full() {
             FailoverPhase::Synchronizing
         } else {
@@ -437,24 +557,41 @@ impl<'a> Move<'a> {
         };
         if self.synchronized(protection) {
             self.note_synchronized(protection);
-            tasks::set(&mut self.status, ActionKind::Synchronize.as_str(), TaskState::Succeeded, None, self.world.now);
+            tasks::set(
+                &mut self.status,
+                ActionKind::Synchronize.as_str(),
+                TaskState::Succeeded,
+                None,
+                self.world.now,
+            );
             return Next::Enter(FailoverPhase::AwaitingCutover);
         }
-        if protection.failover.as_deref() != Some(self.fo.uid) || matches!(protection.state, ProtectionState::Paused) {
+        if protection.failover.as_deref() != Some(self.fo.uid)
+            || matches!(protection.state, ProtectionState::Paused)
+        {
             return Next::Submit(Action::Synchronize { from: self.from() });
         }
         self.progress.clone_from(&protection.progress);
         Next::Wait(match &protection.state {
-            ProtectionState::Failing(why) => {
-                Wait::outside(format!("replication to {} to get through; it goes on trying: {why}", self.to()))
+            ProtectionState::Failing(why) => Wait::outside(format!(
+                "replication to {} to get through; it goes on trying: {why}",
+                self.to()
+            )),
+            ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused => {
+                Wait::operation(protection.progress.as_ref().map_or_else(
+                    || format!("{} to receive what differs", self.to()),
+                    |p| p.what.clone(),
+                ))
             }
-            ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused => Wait::operation(
-                protection.progress.as_ref().map_or_else(|| format!("{} to receive what differs", self.to()), |p| p.what.clone()),
-            ),
         })
     }
 
-    fn awaiting_cutover(&mut self, view: &VaultView<'_>, vm: &VmObservation, stage: &Stage) -> Next {
+    fn awaiting_cutover(
+        &mut self,
+        view: &VaultView<'_>,
+        vm: &VmObservation,
+        stage: &Stage,
+    ) -> Next {
         if !self.still_at_source(stage) {
             return Next::Enter(FailoverPhase::CuttingOver);
         }
@@ -478,7 +615,9 @@ impl<'a> Move<'a> {
         }
         if !self.full() {
             match &vm.protection {
-                Fact::Known(protection) if self.synchronized(protection) => self.note_synchronized(protection),
+                Fact::Known(protection) if self.synchronized(protection) => {
+                    self.note_synchronized(protection);
+                }
                 _ => return Next::Enter(FailoverPhase::Synchronizing),
             }
         }
@@ -486,20 +625,42 @@ impl<'a> Move<'a> {
         Next::Enter(FailoverPhase::CuttingOver)
     }
 
-    fn cutting_over(&mut self, vm: &VmObservation, stage: &Stage, can: &DirectionCapabilities) -> Next {
+    fn cutting_over(
+        &mut self,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
         match stage {
-            Stage::TargetStarted { .. } | Stage::Committed { .. } => return Next::Enter(FailoverPhase::AwaitingCommit),
-            Stage::Settled { site } if *site == self.to() => return Next::Enter(FailoverPhase::AwaitingReverseReplication),
+            Stage::TargetStarted { .. } | Stage::Committed { .. } => {
+                return Next::Enter(FailoverPhase::AwaitingCommit);
+            }
+            Stage::Settled { site } if *site == self.to() => {
+                return Next::Enter(FailoverPhase::AwaitingReverseReplication);
+            }
             Stage::TargetFenced { .. } => {
                 return self.turn_back("the target was barred".into(), FailoverOutcome::Cancelled);
             }
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
                 return Next::Wait(Wait::mend("the registers of the VM are gone"));
             }
-            Stage::Settled { .. } | Stage::SourceFenced { .. } | Stage::SourceStopped { .. } | Stage::TargetWhole { .. } => {}
+            Stage::Settled { .. }
+            | Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => {}
         }
-        if self.status.failure.as_ref().is_some_and(|failure| failure.class == ErrorClass::Unresponsive.as_str()) {
-            let why = self.status.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
+        if self
+            .status
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.class == ErrorClass::Unresponsive.as_str())
+        {
+            let why = self
+                .status
+                .failure
+                .as_ref()
+                .map(|failure| failure.message.clone())
+                .unwrap_or_default();
             return self.turn_back(why, FailoverOutcome::Failed);
         }
         if let Some(why) = self.going_back() {
@@ -540,15 +701,24 @@ impl<'a> Move<'a> {
         }
     }
 
-    fn awaiting_commit(&mut self, vm: &VmObservation, stage: &Stage, can: &DirectionCapabilities) -> Next {
+    fn awaiting_commit(
+        &mut self,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
         let as_left = match stage {
             Stage::TargetStarted { as_left, .. } => *as_left,
             Stage::Committed { .. } => return Next::Enter(FailoverPhase::Committing),
-            Stage::Settled { site } if *site == self.to() => return Next::Enter(FailoverPhase::AwaitingReverseReplication),
+            Stage::Settled { site } if *site == self.to() => {
+                return Next::Enter(FailoverPhase::AwaitingReverseReplication);
+            }
             Stage::Settled { .. } | Stage::TargetFenced { .. } => {
                 return self.turn_back("the target was barred".into(), FailoverOutcome::RolledBack);
             }
-            Stage::SourceFenced { .. } | Stage::SourceStopped { .. } | Stage::TargetWhole { .. } => {
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => {
                 return Next::Enter(FailoverPhase::CuttingOver);
             }
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
@@ -559,7 +729,11 @@ impl<'a> Move<'a> {
         let back = self.fo.spec.commit == Some(Verdict::Rollback);
         let flipped = !self.world.intent.deleting && self.world.intent.placement == self.from();
         if (back || flipped) && self.fo.spec.commit != Some(Verdict::Approved) {
-            let why = if back { "spec.commit: Rollback was answered".to_owned() } else { format!("the placement was changed back to {}", self.from()) };
+            let why = if back {
+                "spec.commit: Rollback was answered".to_owned()
+            } else {
+                format!("the placement was changed back to {}", self.from())
+            };
             if can.rollback {
                 return self.turn_back(why, FailoverOutcome::RolledBack);
             }
@@ -572,14 +746,18 @@ impl<'a> Move<'a> {
             return Next::Wait(Wait::suspended("the move goes on to commit"));
         }
         let late_cancel = self.fo.spec.cancel == Some(true) || self.fo.deleting;
-        let asks = self.world.intent.commit == Approval::Manual || late_cancel || self.status.turned_back_because.is_some();
+        let asks = self.world.intent.commit == Approval::Manual
+            || late_cancel
+            || self.status.turned_back_because.is_some();
         if asks && self.fo.spec.commit.is_none() {
             let why = if late_cancel || self.status.turned_back_because.is_some() {
                 "the wish to go back came after the VM had been started at the target"
             } else {
                 "spec.commit.approval of the VM is Manual"
             };
-            return Next::Wait(Wait::person(format!("spec.commit: Approved or Rollback on this Failover ({why})")));
+            return Next::Wait(Wait::person(format!(
+                "spec.commit: Approved or Rollback on this Failover ({why})"
+            )));
         }
         if !as_left {
             return Next::Wait(Wait::mend(format!(
@@ -607,7 +785,9 @@ impl<'a> Move<'a> {
                 self.status.uncommitted = None;
                 Next::Enter(FailoverPhase::AwaitingReverseReplication)
             }
-            other => Next::Wait(Wait::mend(format!("the commit cannot go on from where the VM stands now: {other:?}"))),
+            other => Next::Wait(Wait::mend(format!(
+                "the commit cannot go on from where the VM stands now: {other:?}"
+            ))),
         }
     }
 
@@ -616,13 +796,21 @@ impl<'a> Move<'a> {
             return Next::Finish(FailoverOutcome::Succeeded);
         }
         if can.protects_after_commit.is_err() {
-            tasks::set(&mut self.status, ActionKind::ReverseReplicate.as_str(), TaskState::Skipped, can.protects_after_commit.clone().err(), self.world.now);
+            tasks::set(
+                &mut self.status,
+                ActionKind::ReverseReplicate.as_str(),
+                TaskState::Skipped,
+                can.protects_after_commit.clone().err(),
+                self.world.now,
+            );
             return Next::Finish(FailoverOutcome::Succeeded);
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("reverse replication begins"));
         }
-        if self.world.intent.reverse_replication == Approval::Manual && self.fo.spec.reverse_replicate.is_none() {
+        if self.world.intent.reverse_replication == Approval::Manual
+            && self.fo.spec.reverse_replicate.is_none()
+        {
             return Next::Wait(Wait::person(
                 "spec.reverseReplicate: Approved on this Failover (spec.reverseReplication of the VM is Manual); the VM is not protected until then",
             ));
@@ -644,23 +832,39 @@ impl<'a> Move<'a> {
         if !mine || matches!(protection.state, ProtectionState::Paused) {
             return Next::Submit(Action::ReverseReplicate { from });
         }
-        if let Some(whole) = protection.last_whole.as_ref().filter(|whole| whole.failover.as_deref() == Some(self.fo.uid)) {
+        if let Some(whole) = protection
+            .last_whole
+            .as_ref()
+            .filter(|whole| whole.failover.as_deref() == Some(self.fo.uid))
+        {
             let transfer = self.status.transfer.get_or_insert_default();
             transfer.reverse_bytes = Some(to_i64(whole.bytes_on_wire));
             transfer.reverse_changed_bytes = Some(to_i64(whole.bytes_changed));
-            tasks::set(&mut self.status, ActionKind::ReverseReplicate.as_str(), TaskState::Succeeded, None, self.world.now);
+            tasks::set(
+                &mut self.status,
+                ActionKind::ReverseReplicate.as_str(),
+                TaskState::Succeeded,
+                None,
+                self.world.now,
+            );
             return Next::Finish(FailoverOutcome::Succeeded);
         }
         self.progress.clone_from(&protection.progress);
         Next::Wait(match &protection.state {
-            ProtectionState::Failing(why) => {
-                Wait::outside(format!("reverse replication to {} to get through; it goes on trying: {why}", self.from()))
-            }
+            ProtectionState::Failing(why) => Wait::outside(format!(
+                "reverse replication to {} to get through; it goes on trying: {why}",
+                self.from()
+            )),
             _ => Wait::operation(format!("{} to receive what changed", self.from())),
         })
     }
 
-    fn cancelling(&mut self, vm: &VmObservation, stage: &Stage, can: &DirectionCapabilities) -> Next {
+    fn cancelling(
+        &mut self,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
         let from = self.from();
         match stage {
             Stage::Settled { site } if *site == from => match &vm.protection {
@@ -675,12 +879,15 @@ impl<'a> Move<'a> {
                     Next::Finish(self.status.outcome.unwrap_or(FailoverOutcome::Cancelled))
                 }
             },
-            Stage::SourceFenced { .. } | Stage::SourceStopped { .. } | Stage::TargetWhole { .. } => {
-                Next::Submit(Action::FenceTarget { to: self.to() })
-            }
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
             Stage::TargetFenced { .. } => match running(vm, from) {
                 // The guest may be half way down: it is started again once it is known to have stopped, or is left running.
-                Some(operation) => Next::Wait(Wait::operation(format!("{} to end before the VM is resumed", doing(operation.kind)))),
+                Some(operation) => Next::Wait(Wait::operation(format!(
+                    "{} to end before the VM is resumed",
+                    doing(operation.kind)
+                ))),
                 None => Next::Submit(Action::ResumeSource { from }),
             },
             Stage::TargetStarted { .. } if can.rollback && self.fo.spec.cancel != Some(true) => {
@@ -688,7 +895,9 @@ impl<'a> Move<'a> {
                 Next::Enter(FailoverPhase::RollingBack)
             }
             // The start was faster than the wish to go back: a person says what becomes of it.
-            Stage::TargetStarted { .. } | Stage::Committed { .. } => Next::Enter(FailoverPhase::AwaitingCommit),
+            Stage::TargetStarted { .. } | Stage::Committed { .. } => {
+                Next::Enter(FailoverPhase::AwaitingCommit)
+            }
             Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
                 Next::Wait(Wait::mend("the registers of the VM are gone"))
@@ -699,9 +908,10 @@ impl<'a> Move<'a> {
     fn rolling_back(&mut self, stage: &Stage) -> Next {
         let from = self.from();
         match stage {
-            Stage::TargetStarted { .. } | Stage::SourceFenced { .. } | Stage::SourceStopped { .. } | Stage::TargetWhole { .. } => {
-                Next::Submit(Action::FenceTarget { to: self.to() })
-            }
+            Stage::TargetStarted { .. }
+            | Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
             Stage::TargetFenced { .. } => Next::Submit(Action::ResumeSource { from }),
             Stage::Settled { site } if *site == from => {
                 self.status.uncommitted = None;
@@ -723,7 +933,10 @@ impl<'a> Move<'a> {
     }
 
     fn data_sync(&self) -> DataSync {
-        self.status.data_sync.as_ref().map_or(DataSync::DeltaBeforeFailover, |choice| choice.chosen)
+        self.status
+            .data_sync
+            .as_ref()
+            .map_or(DataSync::DeltaBeforeFailover, |choice| choice.chosen)
     }
 
     fn still_at_source(&self, stage: &Stage) -> bool {
@@ -733,7 +946,10 @@ impl<'a> Move<'a> {
     /// S17: a pass that began after this move's own order has become whole: it covered the whole disk.
     fn synchronized(&self, protection: &Protection) -> bool {
         protection.from == self.from()
-            && protection.last_whole.as_ref().is_some_and(|whole| whole.failover.as_deref() == Some(self.fo.uid))
+            && protection
+                .last_whole
+                .as_ref()
+                .is_some_and(|whole| whole.failover.as_deref() == Some(self.fo.uid))
     }
 
     // ---- the record ----------------------------------------------------------------------------------------------
@@ -756,7 +972,15 @@ impl<'a> Move<'a> {
         self.status.pending_action = None;
         self.status.failure = None;
         self.progress = None;
-        tasks::close_open(&mut self.status, if outcome == FailoverOutcome::Succeeded { TaskState::Succeeded } else { TaskState::Skipped }, now);
+        tasks::close_open(
+            &mut self.status,
+            if outcome == FailoverOutcome::Succeeded {
+                TaskState::Succeeded
+            } else {
+                TaskState::Skipped
+            },
+            now,
+        );
     }
 
     /// What the move's passes sent while the VM ran; written when it is synchronised and again when cutover begins.
@@ -769,8 +993,12 @@ impl<'a> Move<'a> {
     }
 
     fn count_bytes(&mut self, operation: &Operation) {
-        if matches!(operation.kind, ActionKind::FinalSync | ActionKind::CompleteFailover) {
-            if let (Some(wire), Some(changed)) = (operation.bytes_on_wire, operation.bytes_changed) {
+        if matches!(
+            operation.kind,
+            ActionKind::FinalSync | ActionKind::CompleteFailover
+        ) {
+            if let (Some(wire), Some(changed)) = (operation.bytes_on_wire, operation.bytes_changed)
+            {
                 let transfer: &mut TransferStatus = self.status.transfer.get_or_insert_default();
                 transfer.final_bytes += to_i64(wire);
                 transfer.changed_bytes += to_i64(changed);
@@ -779,7 +1007,11 @@ impl<'a> Move<'a> {
     }
 
     fn predict(&mut self, vm: &VmObservation) {
-        let rate = vm.protection.known().and_then(|protection| protection.last_whole.as_ref()).and_then(|whole| whole.bytes_per_second);
+        let rate = vm
+            .protection
+            .known()
+            .and_then(|protection| protection.last_whole.as_ref())
+            .and_then(|whole| whole.bytes_per_second);
         let prediction = downtime::predict(&downtime::Basis {
             measured: self.world.status.measured_downtime.as_ref(),
             bytes: if self.full() { None } else { vm.pending_delta },
@@ -803,30 +1035,44 @@ impl<'a> Move<'a> {
         let downtime = self.status.downtime.get_or_insert_default();
         if downtime.started_time.is_none() {
             downtime.started_time = Some(Time(now));
-            downtime.actual_milliseconds =
-                downtime.stop_ordered_time.as_ref().map(|stop| super::milliseconds_between(stop, &Time(now)));
+            downtime.actual_milliseconds = downtime
+                .stop_ordered_time
+                .as_ref()
+                .map(|stop| super::milliseconds_between(stop, &Time(now)));
         }
         let since = downtime.started_time.clone().unwrap_or(Time(now));
         let fresh = self.status.uncommitted.as_ref().is_some_and(|before| {
-            before.bytes.is_some() && now.duration_since(before.observed_time.0).as_secs() < UNCOMMITTED_INTERVAL_SECONDS
+            before.bytes.is_some()
+                && now.duration_since(before.observed_time.0).as_secs()
+                    < UNCOMMITTED_INTERVAL_SECONDS
         });
         if !fresh {
             let bytes = vm.written_since_start.known().map(|bytes| to_i64(*bytes));
-            self.status.uncommitted = Some(UncommittedStatus { bytes, since, observed_time: Time(now) });
+            self.status.uncommitted = Some(UncommittedStatus {
+                bytes,
+                since,
+                observed_time: Time(now),
+            });
         }
     }
 
     /// A Failover that has ended: the VM's status lets go of it.
     fn close(self) -> Decision {
         let outcome = self.status.outcome.unwrap_or(FailoverOutcome::Failed);
-        report::closed(self.world, last_failover(self.world, self.fo, outcome), &self.status)
+        report::closed(
+            self.world,
+            last_failover(self.world, self.fo, outcome),
+            &self.status,
+        )
     }
 
     fn publish(mut self, effect: Option<Effect>, wait: Option<Wait>) -> Decision {
         let now = self.now();
         let phase = self.phase();
         if phase != self.fo.status.phase.unwrap_or(FailoverPhase::AwaitingStart) {
-            let text = wait.as_ref().map_or_else(String::new, |wait| format!("; waits for {}", wait.text));
+            let text = wait
+                .as_ref()
+                .map_or_else(String::new, |wait| format!("; waits for {}", wait.text));
             self.events.push(event(
                 matches!(phase, FailoverPhase::Failed),
                 "PhaseChanged",
@@ -835,14 +1081,32 @@ impl<'a> Move<'a> {
         }
         self.status.waiting_for = wait.as_ref().map(|wait| wait.text.clone());
         self.status.progress = self.progress_status();
-        self.status.conditions = report::failover_conditions(&self.status, &self.fo.status.conditions, wait.as_ref(), self.fo.generation, now);
+        self.status.conditions = report::failover_conditions(
+            &self.status,
+            &self.fo.status.conditions,
+            wait.as_ref(),
+            self.fo.generation,
+            now,
+        );
         let pace = match phase {
-            FailoverPhase::CuttingOver | FailoverPhase::Committing | FailoverPhase::Cancelling | FailoverPhase::RollingBack => Pace::Urgent,
+            FailoverPhase::CuttingOver
+            | FailoverPhase::Committing
+            | FailoverPhase::Cancelling
+            | FailoverPhase::RollingBack => Pace::Urgent,
             _ => super::pace_of(wait.as_ref(), effect.is_some() || wait.is_some()),
         };
-        let wake_after = wait.as_ref().map(|wait| wait.until.map_or(LOOK_AGAIN, |then| until(now, then)));
+        let wake_after = wait
+            .as_ref()
+            .map(|wait| wait.until.map_or(LOOK_AGAIN, |then| until(now, then)));
         let status = report::moving(self.world, self.fo, &self.status, wait.as_ref());
-        Decision { effect, status, failover: Some(self.status), wake_after, pace, events: self.events }
+        Decision {
+            effect,
+            status,
+            failover: Some(self.status),
+            wake_after,
+            pace,
+            events: self.events,
+        }
     }
 
     fn progress_status(&self) -> Option<ProgressStatus> {
@@ -854,16 +1118,25 @@ impl<'a> Move<'a> {
                 return Some(before.clone());
             }
         }
-        let left = progress.bytes_total.map(|total| total.saturating_sub(progress.bytes_done));
+        let left = progress
+            .bytes_total
+            .map(|total| total.saturating_sub(progress.bytes_done));
         let eta = match (left, progress.bytes_per_second) {
             (Some(left), Some(rate)) if rate > 0 => {
                 let seconds = i64::try_from(left / rate).ok()?;
-                self.now().checked_add(jiff::SignedDuration::from_secs(seconds)).ok().map(Time)
+                self.now()
+                    .checked_add(jiff::SignedDuration::from_secs(seconds))
+                    .ok()
+                    .map(Time)
             }
             _ => None,
         };
         let summary = match progress.bytes_total {
-            Some(total) if total > 0 => format!("{}% of {} MiB", progress.bytes_done.saturating_mul(100) / total, total >> 20),
+            Some(total) if total > 0 => format!(
+                "{}% of {} MiB",
+                progress.bytes_done.saturating_mul(100) / total,
+                total >> 20
+            ),
             _ => format!("{} MiB", progress.bytes_done >> 20),
         };
         Some(ProgressStatus {
@@ -878,7 +1151,9 @@ impl<'a> Move<'a> {
 }
 
 fn running(vm: &VmObservation, site: Site) -> Option<&Operation> {
-    vm.operations.iter().find(|operation| operation.site == site && operation.state == OperationState::Running)
+    vm.operations
+        .iter()
+        .find(|operation| operation.site == site && operation.state == OperationState::Running)
 }
 
 fn doing(kind: ActionKind) -> String {
@@ -902,10 +1177,14 @@ fn doing(kind: ActionKind) -> String {
 }
 
 fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
-    Site::BOTH.into_iter().find_map(|site| match &view.sites[site] {
-        super::super::observation::Connection::Connected => None,
-        super::super::observation::Connection::Disconnected(why) => Some(Wait::outside(format!("{site} to be connected: {why}"))),
-    })
+    Site::BOTH
+        .into_iter()
+        .find_map(|site| match &view.sites[site] {
+            super::super::observation::Connection::Connected => None,
+            super::super::observation::Connection::Disconnected(why) => {
+                Some(Wait::outside(format!("{site} to be connected: {why}")))
+            }
+        })
 }
 
 fn obstacles(vm: &VmObservation) -> Option<Wait> {

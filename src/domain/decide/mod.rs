@@ -23,7 +23,9 @@ use super::action::{Mark, Submission};
 use super::decision::{Decision, Effect, Event, Pace};
 use super::failure::ErrorClass;
 use super::world::{CurrentFailover, World};
-use crate::api::{FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus};
+use crate::api::{
+    FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
+};
 use wait::{Wait, Waiting};
 
 /// Decides. Total and deterministic: the same world gives the same decision.
@@ -38,7 +40,13 @@ pub fn decide(world: &World<'_>) -> Decision {
 /// What an answer that is not an acceptance does to the record of a move: a refusal is counted and the action decided anew after a
 /// while; an answer that never came leaves the pending action standing, since it may have taken effect.
 #[must_use]
-pub fn record_refusal(status: &FailoverStatus, class: ErrorClass, message: &str, ambiguous: bool, now: Timestamp) -> FailoverStatus {
+pub fn record_refusal(
+    status: &FailoverStatus,
+    class: ErrorClass,
+    message: &str,
+    ambiguous: bool,
+    now: Timestamp,
+) -> FailoverStatus {
     let mut status = status.clone();
     if !ambiguous {
         status.pending_action = None;
@@ -47,7 +55,12 @@ pub fn record_refusal(status: &FailoverStatus, class: ErrorClass, message: &str,
     status
 }
 
-fn next_failure(before: Option<&FailureStatus>, class: ErrorClass, message: &str, now: Timestamp) -> FailureStatus {
+fn next_failure(
+    before: Option<&FailureStatus>,
+    class: ErrorClass,
+    message: &str,
+    now: Timestamp,
+) -> FailureStatus {
     let count = before.map_or(1, |failure| failure.count.saturating_add(1));
     let delay = class.retry_delay(u64::try_from(count).unwrap_or(1));
     FailureStatus {
@@ -60,7 +73,10 @@ fn next_failure(before: Option<&FailureStatus>, class: ErrorClass, message: &str
 }
 
 fn pending_mark(pending: &PendingActionStatus) -> Mark {
-    Mark { epoch: u64::try_from(pending.epoch).unwrap_or(0), step: u64::try_from(pending.step).unwrap_or(0) }
+    Mark {
+        epoch: u64::try_from(pending.epoch).unwrap_or(0),
+        step: u64::try_from(pending.step).unwrap_or(0),
+    }
 }
 
 fn to_i64(value: u64) -> i64 {
@@ -68,21 +84,38 @@ fn to_i64(value: u64) -> i64 {
 }
 
 fn milliseconds_between(from: &Time, to: &Time) -> i64 {
-    i64::try_from(to.0.duration_since(from.0).as_millis()).unwrap_or(i64::MAX).max(0)
+    i64::try_from(to.0.duration_since(from.0).as_millis())
+        .unwrap_or(i64::MAX)
+        .max(0)
 }
 
 /// How long to sleep when only news matters but a wait can be overlooked.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
 fn until(now: Timestamp, then: Timestamp) -> SignedDuration {
-    then.duration_since(now).max(SignedDuration::from_millis(50))
+    then.duration_since(now)
+        .max(SignedDuration::from_millis(50))
 }
 
-fn submission(world: &World<'_>, action: super::action::Action, mark: Mark, failover: Option<&str>) -> Effect {
-    Effect::Submit(Submission { action, mark, claim: world.claim.clone(), failover: failover.map(ToOwned::to_owned) })
+fn submission(
+    world: &World<'_>,
+    action: super::action::Action,
+    mark: Mark,
+    failover: Option<&str>,
+) -> Effect {
+    Effect::Submit(Submission {
+        action,
+        mark,
+        claim: world.claim.clone(),
+        failover: failover.map(ToOwned::to_owned),
+    })
 }
 
-fn last_failover(world: &World<'_>, view: super::world::FailoverView<'_>, outcome: FailoverOutcome) -> LastFailoverStatus {
+fn last_failover(
+    world: &World<'_>,
+    view: super::world::FailoverView<'_>,
+    outcome: FailoverOutcome,
+) -> LastFailoverStatus {
     LastFailoverStatus {
         name: view.name.into(),
         uid: view.uid.into(),
@@ -94,7 +127,11 @@ fn last_failover(world: &World<'_>, view: super::world::FailoverView<'_>, outcom
 }
 
 fn event(warning: bool, reason: &'static str, message: impl Into<String>) -> Event {
-    Event { warning, reason, message: message.into() }
+    Event {
+        warning,
+        reason,
+        message: message.into(),
+    }
 }
 
 fn pace_of(wait: Option<&Wait>, moving: bool) -> Pace {

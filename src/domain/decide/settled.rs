@@ -20,21 +20,54 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn new(phase: VirtualMachinePhase, reason: Reason, waiting: Option<Waiting>, message: impl Into<String>) -> Self {
+    fn new(
+        phase: VirtualMachinePhase,
+        reason: Reason,
+        waiting: Option<Waiting>,
+        message: impl Into<String>,
+    ) -> Self {
         let moving = matches!(waiting, Some(Waiting::Operation | Waiting::Outside));
-        Self { effect: None, phase, standing: Standing { reason, message: message.into(), waiting, moving }, events: Vec::new() }
+        Self {
+            effect: None,
+            phase,
+            standing: Standing {
+                reason,
+                message: message.into(),
+                waiting,
+                moving,
+            },
+            events: Vec::new(),
+        }
     }
 
     fn stalled(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(VirtualMachinePhase::Stalled, reason, Some(Waiting::Mend), message)
+        Self::new(
+            VirtualMachinePhase::Stalled,
+            reason,
+            Some(Waiting::Mend),
+            message,
+        )
     }
 
     fn outside(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(VirtualMachinePhase::Pending, reason, Some(Waiting::Outside), message)
+        Self::new(
+            VirtualMachinePhase::Pending,
+            reason,
+            Some(Waiting::Outside),
+            message,
+        )
     }
 
-    fn doing(phase: VirtualMachinePhase, reason: Reason, effect: Effect, message: impl Into<String>) -> Self {
-        Self { effect: Some(effect), ..Self::new(phase, reason, Some(Waiting::Operation), message) }
+    fn doing(
+        phase: VirtualMachinePhase,
+        reason: Reason,
+        effect: Effect,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            effect: Some(effect),
+            ..Self::new(phase, reason, Some(Waiting::Operation), message)
+        }
     }
 }
 
@@ -55,18 +88,31 @@ pub fn decide(world: &World<'_>) -> Decision {
     status.phase = Some(outcome.phase);
     say(world, &mut status, &outcome.standing);
     let wake_after = match (&outcome.effect, outcome.standing.waiting) {
-        (Some(_), _) | (None, Some(Waiting::Operation | Waiting::Outside | Waiting::Mend)) => Some(LOOK_AGAIN),
+        (Some(_), _) | (None, Some(Waiting::Operation | Waiting::Outside | Waiting::Mend)) => {
+            Some(LOOK_AGAIN)
+        }
         (None, _) => None,
     };
-    Decision { effect: outcome.effect, status, failover: None, wake_after, pace: steady, events: outcome.events }
+    Decision {
+        effect: outcome.effect,
+        status,
+        failover: None,
+        wake_after,
+        pace: steady,
+        events: outcome.events,
+    }
 }
 
 /// A VM seen for the first time is taken on where it runs; if that is not the placement asked, its first move waits for a person.
 fn hold_first_move(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) {
     if world.status.active_site.is_none() && status.next_start_held_because.is_none() {
-        if let Some(site) = status.active_site.filter(|site| *site != world.intent.placement) {
-            status.next_start_held_because =
-                Some(format!("the VM was first seen in {site}, and a rebuilt cluster must not move a fleet by surprise"));
+        if let Some(site) = status
+            .active_site
+            .filter(|site| *site != world.intent.placement)
+        {
+            status.next_start_held_because = Some(format!(
+                "the VM was first seen in {site}, and a rebuilt cluster must not move a fleet by surprise"
+            ));
         }
     }
 }
@@ -75,14 +121,24 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     let intent = world.intent;
     let view = match &world.vault {
         Fact::Known(view) => view,
-        Fact::Absent if intent.deleting => return release("the vault is gone; nothing of the VM is touched"),
+        Fact::Absent if intent.deleting => {
+            return release("the vault is gone; nothing of the VM is touched");
+        }
         Fact::Absent => {
             return Outcome::stalled(
                 Reason::VaultNotFound,
-                format!("spec.vaultRef.name: RecoveryVault {} does not exist in this namespace; apply it", intent.vault),
+                format!(
+                    "spec.vaultRef.name: RecoveryVault {} does not exist in this namespace; apply it",
+                    intent.vault
+                ),
             );
         }
-        Fact::Unknown(why) => return Outcome::outside(Reason::VaultNotObserved, format!("waits for the first look at the vault: {why}")),
+        Fact::Unknown(why) => {
+            return Outcome::outside(
+                Reason::VaultNotObserved,
+                format!("waits for the first look at the vault: {why}"),
+            );
+        }
     };
     if let Some(owner) = world.earlier_owner {
         if intent.deleting {
@@ -90,7 +146,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         }
         return Outcome::stalled(
             Reason::DuplicateClaim,
-            format!("{owner} claims the same VM and came first; this resource acts on nothing: delete one of the two"),
+            format!(
+                "{owner} claims the same VM and came first; this resource acts on nothing: delete one of the two"
+            ),
         );
     }
     let vm = match &view.vm {
@@ -99,13 +157,23 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         Fact::Absent => {
             return Outcome::stalled(
                 Reason::VirtualMachineNotFound,
-                format!("spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host", intent.vm_name),
+                format!(
+                    "spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host",
+                    intent.vm_name
+                ),
             );
         }
         Fact::Unknown(why) if intent.deleting => {
-            return Outcome::new(VirtualMachinePhase::Detaching, Reason::Detaching, Some(Waiting::Outside), format!("waits to let go of the VM: {why}"));
+            return Outcome::new(
+                VirtualMachinePhase::Detaching,
+                Reason::Detaching,
+                Some(Waiting::Outside),
+                format!("waits to let go of the VM: {why}"),
+            );
         }
-        Fact::Unknown(why) => return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}")),
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}"));
+        }
     };
     if let Fact::Known(claim) = &vm.claim {
         if *claim != world.claim {
@@ -126,13 +194,22 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     }
     let stage = match &vm.stage {
         Fact::Known(stage) => stage,
-        Fact::Unknown(why) => return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}")),
-        Fact::Absent => return Outcome::stalled(Reason::RegistersContradict, "no site knows who may run the VM"),
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
+        }
+        Fact::Absent => {
+            return Outcome::stalled(
+                Reason::RegistersContradict,
+                "no site knows who may run the VM",
+            );
+        }
     };
     match stage {
         Stage::Contradiction { seen } => Outcome::stalled(
             Reason::RegistersContradict,
-            format!("the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"),
+            format!(
+                "the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"
+            ),
         ),
         Stage::Unclaimed { .. } if intent.deleting => release("the VM was never taken on"),
         Stage::Unclaimed { site } => adopt(world, view, vm, *site),
@@ -141,13 +218,24 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         | Stage::SourceStopped { from, .. }
         | Stage::TargetWhole { from }
         | Stage::TargetFenced { from } => recover(world, status, *from),
-        Stage::TargetStarted { to, .. } | Stage::Committed { to } => recover(world, status, to.other()),
+        Stage::TargetStarted { to, .. } | Stage::Committed { to } => {
+            recover(world, status, to.other())
+        }
     }
 }
 
 fn release(why: &str) -> Outcome {
-    let mut outcome = Outcome::doing(VirtualMachinePhase::Detaching, Reason::Detaching, Effect::ReleaseVm, why);
-    outcome.events.push(event(false, "Released", format!("the resource is let go: {why}")));
+    let mut outcome = Outcome::doing(
+        VirtualMachinePhase::Detaching,
+        Reason::Detaching,
+        Effect::ReleaseVm,
+        why,
+    );
+    outcome.events.push(event(
+        false,
+        "Released",
+        format!("the resource is let go: {why}"),
+    ));
     outcome
 }
 
@@ -155,11 +243,20 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
     if let Some(outcome) = not_ready(view, vm) {
         return outcome;
     }
-    let takeover = vm.claim.known().filter(|claim| **claim != world.claim).cloned();
+    let takeover = vm
+        .claim
+        .known()
+        .filter(|claim| **claim != world.claim)
+        .cloned();
     Outcome::doing(
         VirtualMachinePhase::Pending,
         Reason::Adopting,
-        submission(world, Action::Adopt { at: site, takeover }, next_mark(vm), None),
+        submission(
+            world,
+            Action::Adopt { at: site, takeover },
+            next_mark(vm),
+            None,
+        ),
         format!("the VM is taken on in {site}, where it is"),
     )
 }
@@ -196,7 +293,10 @@ fn settled(
                 VirtualMachinePhase::Suspended,
                 Reason::Suspended,
                 Some(Waiting::Suspended),
-                format!("spec.suspend is true: the move from {site} to {} is begun when it is set to false", intent.placement),
+                format!(
+                    "spec.suspend is true: the move from {site} to {} is begun when it is set to false",
+                    intent.placement
+                ),
             );
         }
         return begin(world, status, site, intent.placement);
@@ -204,9 +304,18 @@ fn settled(
     protect(world, view, vm, site)
 }
 
-fn begin(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site, to: Site) -> Outcome {
+fn begin(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    from: Site,
+    to: Site,
+) -> Outcome {
     let number = world.status.failover_counter.unwrap_or(0) + 1;
-    let data_sync = if to == Site::OnPremises { world.intent.data_sync } else { DataSyncRequest::Auto };
+    let data_sync = if to == Site::OnPremises {
+        world.intent.data_sync
+    } else {
+        DataSyncRequest::Auto
+    };
     let mut outcome = Outcome::doing(
         VirtualMachinePhase::FailingOver,
         Reason::FailingOver,
@@ -219,38 +328,66 @@ fn begin(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site, 
         }),
         format!("a move from {from} to {to} is begun"),
     );
-    outcome.events.push(event(false, "FailoverCreated", format!("the placement asks for {to} and the VM is in {from}")));
+    outcome.events.push(event(
+        false,
+        "FailoverCreated",
+        format!("the placement asks for {to} and the VM is in {from}"),
+    ));
     outcome
 }
 
 /// A move whose Failover is gone: a new one brings the VM to a safe end (safety rule S6).
 fn recover(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
-    let status = ProtectedVirtualMachineStatus { next_start_held_because: None, ..status.clone() };
+    let status = ProtectedVirtualMachineStatus {
+        next_start_held_because: None,
+        ..status.clone()
+    };
     let mut outcome = begin(world, &status, from, from.other());
-    outcome.events.push(event(true, "FailoverMissing", "the Failover of a move under way is gone; a new one brings the VM to a safe end"));
+    outcome.events.push(event(
+        true,
+        "FailoverMissing",
+        "the Failover of a move under way is gone; a new one brings the VM to a safe end",
+    ));
     outcome
 }
 
 fn not_ready(view: &VaultView<'_>, vm: &VmObservation) -> Option<Outcome> {
     if !vm.obstacles.is_empty() {
-        return Some(Outcome::stalled(Reason::VirtualMachineNotReady, vm.obstacles.join("; ")));
+        return Some(Outcome::stalled(
+            Reason::VirtualMachineNotReady,
+            vm.obstacles.join("; "),
+        ));
     }
-    Site::BOTH.into_iter().find_map(|site| match &view.sites[site] {
-        super::super::observation::Connection::Connected => None,
-        super::super::observation::Connection::Disconnected(why) => {
-            Some(Outcome::outside(Reason::SiteDisconnected, format!("waits for {site} to be connected: {why}")))
-        }
-    })
+    Site::BOTH
+        .into_iter()
+        .find_map(|site| match &view.sites[site] {
+            super::super::observation::Connection::Connected => None,
+            super::super::observation::Connection::Disconnected(why) => Some(Outcome::outside(
+                Reason::SiteDisconnected,
+                format!("waits for {site} to be connected: {why}"),
+            )),
+        })
 }
 
 fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site) -> Outcome {
     let to = site.other();
     if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
-        return Outcome::new(VirtualMachinePhase::Unprotected, Reason::ServiceDoesNotProtectFromAzure, None, why.clone());
+        return Outcome::new(
+            VirtualMachinePhase::Unprotected,
+            Reason::ServiceDoesNotProtectFromAzure,
+            None,
+            why.clone(),
+        );
     }
     let state = match &vm.protection {
-        Fact::Known(protection) if protection.from == site && !matches!(protection.state, ProtectionState::Paused) => &protection.state,
-        Fact::Unknown(why) => return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}")),
+        Fact::Known(protection)
+            if protection.from == site && !matches!(protection.state, ProtectionState::Paused) =>
+        {
+            &protection.state
+        }
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
+        }
         Fact::Known(_) | Fact::Absent => {
             if world.intent.suspend {
                 return Outcome::new(
@@ -271,31 +408,64 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
             );
         }
     };
-    let whole = vm.protection.known().and_then(|protection| protection.last_whole.as_ref()).is_some();
+    let whole = vm
+        .protection
+        .known()
+        .and_then(|protection| protection.last_whole.as_ref())
+        .is_some();
     match state {
-        ProtectionState::Failing(why) => {
-            Outcome::new(VirtualMachinePhase::Unprotected, Reason::ReplicationFailing, Some(Waiting::Outside), format!("replication to {to} goes on trying: {why}"))
+        ProtectionState::Failing(why) => Outcome::new(
+            VirtualMachinePhase::Unprotected,
+            Reason::ReplicationFailing,
+            Some(Waiting::Outside),
+            format!("replication to {to} goes on trying: {why}"),
+        ),
+        ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused
+            if !whole =>
+        {
+            Outcome::new(
+                VirtualMachinePhase::Protecting,
+                Reason::Seeding,
+                Some(Waiting::Operation),
+                format!("the first replica is being made in {to}"),
+            )
         }
-        ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused if !whole => {
-            Outcome::new(VirtualMachinePhase::Protecting, Reason::Seeding, Some(Waiting::Operation), format!("the first replica is being made in {to}"))
-        }
-        _ if world.intent.suspend => {
-            Outcome::new(VirtualMachinePhase::Suspended, Reason::Suspended, Some(Waiting::Suspended), format!("runs in {site} and is protected; spec.suspend is true"))
-        }
-        _ => Outcome::new(VirtualMachinePhase::Protected, Reason::AsDeclared, None, format!("runs in {site} and is protected towards {to}")),
+        _ if world.intent.suspend => Outcome::new(
+            VirtualMachinePhase::Suspended,
+            Reason::Suspended,
+            Some(Waiting::Suspended),
+            format!("runs in {site} and is protected; spec.suspend is true"),
+        ),
+        _ => Outcome::new(
+            VirtualMachinePhase::Protected,
+            Reason::AsDeclared,
+            None,
+            format!("runs in {site} and is protected towards {to}"),
+        ),
     }
 }
 
 /// Newer than all that either side has taken (safety rule S2).
 fn next_mark(vm: &VmObservation) -> Mark {
-    let highest = Site::BOTH.into_iter().filter_map(|site| vm.marks[site].known().copied()).max().unwrap_or_default();
-    Mark { epoch: highest.epoch, step: highest.step + 1 }
+    let highest = Site::BOTH
+        .into_iter()
+        .filter_map(|site| vm.marks[site].known().copied())
+        .max()
+        .unwrap_or_default();
+    Mark {
+        epoch: highest.epoch,
+        step: highest.step + 1,
+    }
 }
 
 fn housekeeping(world: &World<'_>) -> Option<Effect> {
     if let Some(held) = world.history.iter().find(|finished| finished.finalizer) {
-        return Some(Effect::ReleaseFailover { name: held.name.clone() });
+        return Some(Effect::ReleaseFailover {
+            name: held.name.clone(),
+        });
     }
     let keep = usize::try_from(world.intent.history_limit).unwrap_or(usize::MAX);
-    (world.history.len() > keep).then(|| Effect::DeleteFailover { name: world.history[0].name.clone() })
+    (world.history.len() > keep).then(|| Effect::DeleteFailover {
+        name: world.history[0].name.clone(),
+    })
 }

@@ -31,7 +31,11 @@ pub enum Waiting {
 impl Wait {
     /// For an answer.
     pub fn person(text: impl Into<String>) -> Self {
-        Self { waiting: Waiting::Person, text: text.into(), until: None }
+        Self {
+            waiting: Waiting::Person,
+            text: text.into(),
+            until: None,
+        }
     }
 
     /// For `suspend` to be lifted.
@@ -45,16 +49,28 @@ impl Wait {
 
     /// For an operation to end.
     pub fn operation(text: impl Into<String>) -> Self {
-        Self { waiting: Waiting::Operation, text: text.into(), until: None }
+        Self {
+            waiting: Waiting::Operation,
+            text: text.into(),
+            until: None,
+        }
     }
 
     /// For something outside.
     pub fn outside(text: impl Into<String>) -> Self {
-        Self { waiting: Waiting::Outside, text: text.into(), until: None }
+        Self {
+            waiting: Waiting::Outside,
+            text: text.into(),
+            until: None,
+        }
     }
 
     /// For a person to mend something.
     pub fn mend(text: impl Into<String>) -> Self {
-        Self { waiting: Waiting::Mend, text: text.into(), until: None }
+        Self {
+            waiting: Waiting::Mend,
+            text: text.into(),
+            until: None,
+        }
     }
 }
