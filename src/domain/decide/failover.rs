@@ -505,15 +505,12 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        let replicating = match &vm.protection {
-            Fact::Known(protection) if protection.from == self.from() => {
-                protection.last_whole.is_some()
-            }
-            Fact::Known(_) | Fact::Absent => {
-                return Next::Submit(Action::Protect { from: self.from() });
-            }
+        let protection = match &vm.protection {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Known(protection) if protection.from == self.from() => Some(protection),
+            Fact::Known(_) | Fact::Absent => None,
         };
+        let replicating = protection.is_some_and(|protection| protection.last_whole.is_some());
         if self.status.data_sync.is_none() {
             let basis = data_sync::Basis {
                 asked: self.fo.spec.data_sync,
@@ -528,6 +525,10 @@ impl Move<'_> {
                 Ok(choice) => self.status.data_sync = Some(choice),
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
+        }
+        // A full download needs a place to go to, and that there is room for it must be known before the VM is stopped.
+        if self.full() && protection.is_none() && vm.replica_present != Fact::Known(true) {
+            return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
             &mut self.status,
@@ -1014,7 +1015,11 @@ impl Move<'_> {
             .and_then(|whole| whole.bytes_per_second);
         let prediction = downtime::predict(&downtime::Basis {
             measured: self.world.status.measured_downtime.as_ref(),
-            bytes: if self.full() { None } else { vm.pending_delta },
+            bytes: if self.full() {
+                vm.disk_bytes
+            } else {
+                vm.pending_delta
+            },
             bytes_per_second: rate,
         });
         let downtime = self.status.downtime.get_or_insert_default();
