@@ -182,7 +182,7 @@ impl Move<'_> {
             FailoverPhase::Preparing => self.preparing(view, vm, stage, can),
             FailoverPhase::Synchronizing if self.full() => self.cutting_over(vm, stage, can),
             FailoverPhase::Synchronizing => self.synchronizing(vm, stage),
-            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage),
+            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
             FailoverPhase::Committing => self.committing(stage),
@@ -592,6 +592,7 @@ impl Move<'_> {
         view: &VaultView<'_>,
         vm: &VmObservation,
         stage: &Stage,
+        can: &DirectionCapabilities,
     ) -> Next {
         if !self.still_at_source(stage) {
             return Next::Enter(FailoverPhase::CuttingOver);
@@ -614,7 +615,7 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        if !self.full() {
+        if can.pause_before_cutover && !self.full() {
             match &vm.protection {
                 Fact::Known(protection) if self.synchronized(protection) => {
                     self.note_synchronized(protection);
