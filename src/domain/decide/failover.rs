@@ -74,7 +74,7 @@ pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
     }
     this.status.observed_generation = fo.generation;
     let (effect, wait) = this.run();
-    this.publish(effect, wait)
+    this.publish(effect, wait.as_ref())
 }
 
 impl Move<'_> {
@@ -1072,7 +1072,7 @@ impl Move<'_> {
         )
     }
 
-    fn publish(mut self, effect: Option<Effect>, wait: Option<Wait>) -> Decision {
+    fn publish(mut self, effect: Option<Effect>, wait: Option<&Wait>) -> Decision {
         let now = self.now();
         let phase = self.phase();
         if phase != self.fo.status.phase.unwrap_or(FailoverPhase::AwaitingStart) {
@@ -1085,12 +1085,12 @@ impl Move<'_> {
                 format!("{} to {}: {phase:?}{text}", self.from(), self.to()),
             ));
         }
-        self.status.waiting_for = wait.as_ref().map(|wait| wait.text.clone());
+        self.status.waiting_for = wait.map(|wait| wait.text.clone());
         self.status.progress = self.progress_status();
         self.status.conditions = report::failover_conditions(
             &self.status,
             &self.fo.status.conditions,
-            wait.as_ref(),
+            wait,
             self.fo.generation,
             now,
         );
@@ -1099,12 +1099,12 @@ impl Move<'_> {
             | FailoverPhase::Committing
             | FailoverPhase::Cancelling
             | FailoverPhase::RollingBack => Pace::Urgent,
-            _ => super::pace_of(wait.as_ref(), effect.is_some() || wait.is_some()),
+            _ => super::pace_of(wait, effect.is_some() || wait.is_some()),
         };
         let wake_after = wait
             .as_ref()
             .map(|wait| wait.until.map_or(LOOK_AGAIN, |then| until(now, then)));
-        let status = report::moving(self.world, self.fo, &self.status, wait.as_ref());
+        let status = report::moving(self.world, self.fo, &self.status, wait);
         Decision {
             effect,
             status,
