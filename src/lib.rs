@@ -14,5 +14,6 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;
+pub mod dataplane;
 pub mod domain;
 pub mod driver;

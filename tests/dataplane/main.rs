@@ -1,0 +1,4 @@
+//! The data plane from end to end: two sides, real sockets, real or simulated files.
+
+mod passes;
+mod support;
