@@ -46,14 +46,19 @@ impl Geometry {
     /// Bytes in block `index`; zero past the end.
     #[must_use]
     pub fn block_len(self, index: u64) -> u64 {
-        self.size.saturating_sub(index.saturating_mul(BLOCK)).min(BLOCK)
+        self.size
+            .saturating_sub(index.saturating_mul(BLOCK))
+            .min(BLOCK)
     }
 
     /// Bytes in the run of `count` blocks from `first`, cut at the end of the disk.
     #[must_use]
     pub fn run_len(self, first: u64, count: u64) -> u64 {
         let start = first.saturating_mul(BLOCK).min(self.size);
-        let end = first.saturating_add(count).saturating_mul(BLOCK).min(self.size);
+        let end = first
+            .saturating_add(count)
+            .saturating_mul(BLOCK)
+            .min(self.size);
         end - start
     }
 
@@ -72,7 +77,8 @@ impl Geometry {
     #[must_use]
     pub fn whole_run(self, offset: u64, len: u64) -> Option<Range<u64>> {
         let end = offset.checked_add(len)?;
-        let straight = offset.is_multiple_of(BLOCK) && (end.is_multiple_of(BLOCK) || end == self.size);
+        let straight =
+            offset.is_multiple_of(BLOCK) && (end.is_multiple_of(BLOCK) || end == self.size);
         (len > 0 && end <= self.size && straight).then(|| offset / BLOCK..end.div_ceil(BLOCK))
     }
 }
@@ -90,7 +96,11 @@ impl BlockSet {
     #[must_use]
     pub fn new(blocks: u64) -> Self {
         let words = usize::try_from(blocks.div_ceil(64)).unwrap_or(usize::MAX);
-        Self { words: vec![0; words], blocks, count: 0 }
+        Self {
+            words: vec![0; words],
+            blocks,
+            count: 0,
+        }
     }
 
     /// How many blocks are in the set.
@@ -116,7 +126,10 @@ impl BlockSet {
         if index >= self.blocks || self.contains(index) {
             return false;
         }
-        if let Some(word) = usize::try_from(index / 64).ok().and_then(|at| self.words.get_mut(at)) {
+        if let Some(word) = usize::try_from(index / 64)
+            .ok()
+            .and_then(|at| self.words.get_mut(at))
+        {
             *word |= Self::bit(index);
             self.count += 1;
         }
@@ -155,7 +168,11 @@ impl BlockSet {
     }
 
     fn word(&self, index: u64) -> u64 {
-        usize::try_from(index / 64).ok().and_then(|at| self.words.get(at)).copied().unwrap_or(0)
+        usize::try_from(index / 64)
+            .ok()
+            .and_then(|at| self.words.get(at))
+            .copied()
+            .unwrap_or(0)
     }
 
     fn bit(index: u64) -> u64 {
@@ -172,7 +189,15 @@ mod tests {
     #[test]
     fn the_last_block_may_be_short() {
         let odd = Geometry::new(BLOCK + SECTOR).unwrap();
-        assert_eq!((odd.blocks(), odd.block_len(0), odd.block_len(1), odd.block_len(2)), (2, BLOCK, SECTOR, 0));
+        assert_eq!(
+            (
+                odd.blocks(),
+                odd.block_len(0),
+                odd.block_len(1),
+                odd.block_len(2)
+            ),
+            (2, BLOCK, SECTOR, 0)
+        );
         assert_eq!(odd.run_len(0, 9), BLOCK + SECTOR);
         assert_eq!(Geometry::new(SECTOR).unwrap().blocks(), 1);
         assert_eq!(Geometry::new(0).unwrap().blocks(), 0);
@@ -185,7 +210,14 @@ mod tests {
         let disk = Geometry::new(3 * BLOCK + SECTOR).unwrap();
         assert_eq!(disk.whole_run(BLOCK, 2 * BLOCK), Some(1..3));
         assert_eq!(disk.whole_run(3 * BLOCK, SECTOR), Some(3..4));
-        for (offset, len) in [(1, BLOCK), (0, SECTOR), (0, 0), (3 * BLOCK, BLOCK), (u64::MAX, 1), (0, u64::MAX)] {
+        for (offset, len) in [
+            (1, BLOCK),
+            (0, SECTOR),
+            (0, 0),
+            (3 * BLOCK, BLOCK),
+            (u64::MAX, 1),
+            (0, u64::MAX),
+        ] {
             assert_eq!(disk.whole_run(offset, len), None, "{offset}+{len}");
         }
     }

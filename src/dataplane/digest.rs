@@ -84,13 +84,23 @@ impl BlockHash {
     /// Hashes one block.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        if is_zero(bytes) { Self::zero(bytes.len() as u64) } else { Self { digest: Digest::of(bytes), zero: false } }
+        if is_zero(bytes) {
+            Self::zero(bytes.len() as u64)
+        } else {
+            Self {
+                digest: Digest::of(bytes),
+                zero: false,
+            }
+        }
     }
 
     /// The hash of a block of `len` zero bytes.
     #[must_use]
     pub fn zero(len: u64) -> Self {
-        Self { digest: zero_digest(len), zero: true }
+        Self {
+            digest: zero_digest(len),
+            zero: true,
+        }
     }
 }
 
@@ -99,7 +109,11 @@ impl BlockHash {
 pub fn zero_digest(len: u64) -> Digest {
     static WHOLE: OnceLock<Digest> = OnceLock::new();
     let make = |len: u64| Digest::of(&vec![0; usize::try_from(len.min(BLOCK)).unwrap_or(0)]);
-    if len == BLOCK { *WHOLE.get_or_init(|| make(BLOCK)) } else { make(len) }
+    if len == BLOCK {
+        *WHOLE.get_or_init(|| make(BLOCK))
+    } else {
+        make(len)
+    }
 }
 
 /// Whether all bytes are zero.
@@ -114,7 +128,11 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 /// Hashes the blocks that lie in `bytes`, which begins at a block and ends at one or at the end of the disk.
 pub fn hash_blocks(bytes: &[u8], into: &mut Vec<BlockHash>) {
-    into.extend(bytes.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)).map(BlockHash::of));
+    into.extend(
+        bytes
+            .chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX))
+            .map(BlockHash::of),
+    );
 }
 
 /// Builds the root of one disk from its digests in order: a digest over the disk's id, its size and every entry.
@@ -134,7 +152,12 @@ impl RootHasher {
         hasher.update(&(id.len() as u64).to_le_bytes());
         hasher.update(id.as_bytes());
         hasher.update(&geometry.size().to_le_bytes());
-        Self { hasher, blocks: geometry.blocks(), seen: 0, complete: true }
+        Self {
+            hasher,
+            blocks: geometry.blocks(),
+            seen: 0,
+            complete: true,
+        }
     }
 
     /// Adds the next entries of the table, as they lie in its file.
@@ -149,7 +172,8 @@ impl RootHasher {
     /// The root; `None` when an entry was unknown, or there were too few or too many.
     #[must_use]
     pub fn finish(self) -> Option<Digest> {
-        (self.complete && self.seen == self.blocks).then(|| Digest(*self.hasher.finalize().as_bytes()))
+        (self.complete && self.seen == self.blocks)
+            .then(|| Digest(*self.hasher.finalize().as_bytes()))
     }
 }
 
@@ -161,7 +185,13 @@ mod tests {
     fn zero_is_seen_and_known() {
         for len in [1usize, 511, 512, 65536] {
             let mut bytes = vec![0; len];
-            assert_eq!(BlockHash::of(&bytes), BlockHash { digest: Digest(*blake3::hash(&bytes).as_bytes()), zero: true });
+            assert_eq!(
+                BlockHash::of(&bytes),
+                BlockHash {
+                    digest: Digest(*blake3::hash(&bytes).as_bytes()),
+                    zero: true
+                }
+            );
             for at in [0, len / 2, len - 1] {
                 bytes[at] = 1;
                 assert!(!BlockHash::of(&bytes).zero, "{len} {at}");
@@ -181,9 +211,15 @@ mod tests {
         };
         let whole = root("vda", two, &entries).unwrap();
         assert_ne!(Some(whole), root("vdb", two, &entries));
-        assert_ne!(Some(whole), root("vda", Geometry::new(2 * BLOCK - 512).unwrap(), &entries));
+        assert_ne!(
+            Some(whole),
+            root("vda", Geometry::new(2 * BLOCK - 512).unwrap(), &entries)
+        );
         assert_eq!(root("vda", two, &entries[..32]), None);
-        assert_eq!(root("vda", two, &[entries[..32].to_vec(), vec![0; 32]].concat()), None);
+        assert_eq!(
+            root("vda", two, &[entries[..32].to_vec(), vec![0; 32]].concat()),
+            None
+        );
         let text = serde_json::to_string(&whole).unwrap();
         assert_eq!(serde_json::from_str::<Digest>(&text).unwrap(), whole);
     }

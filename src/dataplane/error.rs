@@ -72,7 +72,11 @@ pub(crate) trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn context(self, what: &'static str, path: &std::path::Path) -> Result<T, SetError> {
-        self.map_err(|source| SetError::Io { what, path: path.to_owned(), source })
+        self.map_err(|source| SetError::Io {
+            what,
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 
@@ -86,7 +90,10 @@ impl SetError {
 
 /// Whether an error is want of space or quota.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// Why a pass failed. After each of them the target is whole: old, new, or one undo away from old.
@@ -150,7 +157,11 @@ impl PassError {
     pub fn side(&self) -> Option<Side> {
         match self {
             Self::Cancelled | Self::SourceRead { .. } | Self::SourceState(_) => Some(Side::Source),
-            Self::Refused(_) | Self::NoSpace { .. } | Self::TargetIo(_) | Self::Corrupt(_) | Self::Barred(_) => Some(Side::Target),
+            Self::Refused(_)
+            | Self::NoSpace { .. }
+            | Self::TargetIo(_)
+            | Self::Corrupt(_)
+            | Self::Barred(_) => Some(Side::Target),
             Self::Protocol { side, .. } => Some(*side),
             Self::Disconnected(_) | Self::Tls(_) => None,
         }
@@ -180,10 +191,17 @@ impl From<Failure> for PassError {
         use super::wire::FailureKind;
         let message = failure.message;
         match failure.kind {
-            FailureKind::NoSpace => Self::NoSpace { needed: 0, available: 0, message },
+            FailureKind::NoSpace => Self::NoSpace {
+                needed: 0,
+                available: 0,
+                message,
+            },
             FailureKind::TargetIo => Self::TargetIo(message),
             FailureKind::Corrupt => Self::Corrupt(message),
-            FailureKind::Protocol => Self::Protocol { side: Side::Source, message },
+            FailureKind::Protocol => Self::Protocol {
+                side: Side::Source,
+                message,
+            },
             FailureKind::Barred => Self::Barred(message),
         }
     }
@@ -193,7 +211,11 @@ impl From<Refusal> for PassError {
     fn from(refusal: Refusal) -> Self {
         use super::wire::RefusalKind;
         if refusal.kind == RefusalKind::NoSpace {
-            Self::NoSpace { needed: refusal.needed, available: refusal.available, message: refusal.message }
+            Self::NoSpace {
+                needed: refusal.needed,
+                available: refusal.available,
+                message: refusal.message,
+            }
         } else {
             Self::Refused(refusal)
         }

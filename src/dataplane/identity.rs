@@ -25,7 +25,11 @@ impl DiskId {
     pub fn new(text: impl Into<String>) -> Result<Self, BadDiskId> {
         let text = text.into();
         let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-        if text.is_empty() || text.len() > Self::MAX || text.starts_with('.') || !text.bytes().all(plain) {
+        if text.is_empty()
+            || text.len() > Self::MAX
+            || text.starts_with('.')
+            || !text.bytes().all(plain)
+        {
             return Err(BadDiskId);
         }
         Ok(Self(text))
@@ -59,7 +63,9 @@ impl From<DiskId> for String {
 
 /// A text that is no disk id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a disk id is 1 to 64 letters, digits, dots, underscores or dashes and does not begin with a dot")]
+#[error(
+    "a disk id is 1 to 64 letters, digits, dots, underscores or dashes and does not begin with a dot"
+)]
 pub struct BadDiskId;
 
 /// The roots of all disks of a VM at one point in time: its manifest.

@@ -81,7 +81,11 @@ impl Header {
             return None;
         }
         let header: Self = serde_json::from_slice(body).ok()?;
-        header.disks.iter().all(|disk| Geometry::new(disk.size).is_some()).then_some(header)
+        header
+            .disks
+            .iter()
+            .all(|disk| Geometry::new(disk.size).is_some())
+            .then_some(header)
     }
 
     fn key(&self) -> [u8; 32] {
@@ -138,7 +142,10 @@ impl Codec {
     /// The codec of the journal with this header.
     #[must_use]
     pub fn new(header: &Header) -> Self {
-        Self { key: header.key(), sizes: header.disks.iter().map(|disk| disk.size).collect() }
+        Self {
+            key: header.key(),
+            sizes: header.disks.iter().map(|disk| disk.size).collect(),
+        }
     }
 
     /// Appends a record.
@@ -182,13 +189,19 @@ impl Codec {
                 len > 0 && offset.checked_add(len)? <= size && (kind == Kind::Zero || len <= BLOCK)
             }
         };
-        (found == sequence && fits).then_some(Head { kind, disk, offset, len })
+        (found == sequence && fits).then_some(Head {
+            kind,
+            disk,
+            offset,
+            len,
+        })
     }
 
     /// Whether a head and its payload are whole.
     #[must_use]
     pub fn check(&self, bytes: &[u8; HEAD], payload: &[u8]) -> bool {
-        blake3::Hash::from_bytes(self.sum(&bytes[..32], payload)) == blake3::Hash::from_slice(&bytes[32..]).unwrap_or_else(|_| [0; 32].into())
+        blake3::Hash::from_bytes(self.sum(&bytes[..32], payload))
+            == blake3::Hash::from_slice(&bytes[32..]).unwrap_or_else(|_| [0; 32].into())
     }
 
     fn sum(&self, head: &[u8], payload: &[u8]) -> [u8; 32] {
@@ -241,5 +254,7 @@ pub fn recover(partial: bool, readable: bool, committed: Option<Point>) -> Recov
 pub fn space(blocks: u64, syncs: u64) -> u64 {
     let records = blocks.saturating_mul(BLOCK + HEAD as u64);
     // The header, a commit record, and the pad that ends each batch.
-    records.saturating_add(3 * RECORDS).saturating_add(syncs.saturating_add(1).saturating_mul(ALIGN))
+    records
+        .saturating_add(3 * RECORDS)
+        .saturating_add(syncs.saturating_add(1).saturating_mul(ALIGN))
 }

@@ -16,7 +16,9 @@ impl Bucket {
     /// A full bucket.
     #[must_use]
     pub fn new() -> Self {
-        Self { free_at: Duration::ZERO }
+        Self {
+            free_at: Duration::ZERO,
+        }
     }
 
     /// Takes `bytes` at `now` under a cap of `per_second` bytes a second (0: none) and says how long to wait before sending them.
@@ -27,7 +29,9 @@ impl Bucket {
         }
         let start = self.free_at.max(now.saturating_sub(Self::BURST));
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(per_second);
-        self.free_at = start.saturating_add(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
+        self.free_at = start.saturating_add(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ));
         start.saturating_sub(now)
     }
 }
@@ -58,16 +62,25 @@ impl Rate {
             self.last = Some((now, done));
             return;
         };
-        let Some(step) = now.checked_sub(then).filter(|step| *step >= Self::STEP) else { return };
+        let Some(step) = now.checked_sub(then).filter(|step| *step >= Self::STEP) else {
+            return;
+        };
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let newest = done.saturating_sub(before) as f64 / step.as_secs_f64();
-        self.per_second = Some(self.per_second.map_or(newest, |old| old + Self::WEIGHT * (newest - old)));
+        self.per_second = Some(
+            self.per_second
+                .map_or(newest, |old| old + Self::WEIGHT * (newest - old)),
+        );
         self.last = Some((now, done));
     }
 
     /// Bytes a second; `None` before there is one.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative; a rate for people")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "never negative; a rate for people"
+    )]
     pub fn per_second(&self) -> Option<u64> {
         self.per_second.map(|rate| rate as u64)
     }
@@ -75,7 +88,9 @@ impl Rate {
     /// Seconds until `left` bytes are done; `None` when nothing moves.
     #[must_use]
     pub fn eta_seconds(&self, left: u64) -> Option<u64> {
-        self.per_second().filter(|rate| *rate > 0).map(|rate| left.div_ceil(rate))
+        self.per_second()
+            .filter(|rate| *rate > 0)
+            .map(|rate| left.div_ceil(rate))
     }
 }
 
@@ -117,7 +132,10 @@ mod tests {
         assert_eq!(rate.eta_seconds(10), None);
         rate.note(Duration::from_secs(1), 0);
         rate.note(Duration::from_secs(2), 1000);
-        assert_eq!((rate.per_second(), rate.eta_seconds(2500)), (Some(1000), Some(3)));
+        assert_eq!(
+            (rate.per_second(), rate.eta_seconds(2500)),
+            (Some(1000), Some(3))
+        );
         rate.note(Duration::from_secs(3), 1000);
         assert_eq!(rate.per_second(), Some(700));
     }

@@ -14,7 +14,10 @@ use std::ops::Range;
 use super::blocks::{FRAME_PAYLOAD, Geometry};
 use super::digest::Digest;
 use super::identity::Roots;
-use super::wire::{Data, Failure, FailureKind, Frame, Hello, MAX_DIGESTS, MAX_DISKS, MAX_POINT, Refusal, RefusalKind, Welcome};
+use super::wire::{
+    Data, Failure, FailureKind, Frame, Hello, MAX_DIGESTS, MAX_DISKS, MAX_POINT, Refusal,
+    RefusalKind, Welcome,
+};
 
 /// What has happened.
 #[derive(Debug)]
@@ -127,7 +130,12 @@ impl Receiver {
     /// A machine for one connection.
     #[must_use]
     pub fn new() -> Self {
-        Self { state: State::Greeting, disks: Vec::new(), planned: 0, received: 0 }
+        Self {
+            state: State::Greeting,
+            disks: Vec::new(),
+            planned: 0,
+            received: 0,
+        }
     }
 
     /// Whether the session has ended.
@@ -139,7 +147,10 @@ impl Receiver {
     /// Bytes in a run of blocks of a disk; at most a frame's payload for a [`Command::Write`].
     #[must_use]
     pub fn run_len(&self, disk: usize, blocks: &Range<u64>) -> usize {
-        let len = self.disks.get(disk).map_or(0, |disk| disk.geometry.run_len(blocks.start, blocks.end - blocks.start));
+        let len = self.disks.get(disk).map_or(0, |disk| {
+            disk.geometry
+                .run_len(blocks.start, blocks.end - blocks.start)
+        });
         usize::try_from(len).unwrap_or(0)
     }
 
@@ -153,8 +164,19 @@ impl Receiver {
                 vec![Command::Send(Frame::Welcome(welcome))]
             }
             (Event::Refused(refusal), State::Admitting | State::Reserving) => self.refuse(refusal),
-            (Event::Digested { disk, first, digests }, State::Digesting) if digests.len() <= MAX_DIGESTS => {
-                vec![Command::Send(Frame::Digests { disk: u16::try_from(disk).unwrap_or(u16::MAX), first, digests })]
+            (
+                Event::Digested {
+                    disk,
+                    first,
+                    digests,
+                },
+                State::Digesting,
+            ) if digests.len() <= MAX_DIGESTS => {
+                vec![Command::Send(Frame::Digests {
+                    disk: u16::try_from(disk).unwrap_or(u16::MAX),
+                    first,
+                    digests,
+                })]
             }
             (Event::DigestsDone, State::Digesting) => {
                 self.state = State::Ready;
@@ -164,7 +186,9 @@ impl Receiver {
                 self.state = State::Receiving;
                 vec![Command::Send(Frame::PlanOk)]
             }
-            (Event::Durable(blocks), State::Receiving | State::Finishing) => vec![Command::Send(Frame::Durable { blocks })],
+            (Event::Durable(blocks), State::Receiving | State::Finishing) => {
+                vec![Command::Send(Frame::Durable { blocks })]
+            }
             (Event::Whole(roots), State::Finishing) => {
                 self.state = State::Over;
                 vec![Command::Send(Frame::Whole { roots }), Command::Close]
@@ -178,9 +202,13 @@ impl Receiver {
         match (frame, self.state) {
             (Frame::Hello(hello), State::Greeting) => self.hello(hello),
             (Frame::Compare { disk, spans }, State::Ready) => {
-                let Some(known) = self.disks.get(usize::from(disk)) else { return self.broken("a disk that was not named") };
+                let Some(known) = self.disks.get(usize::from(disk)) else {
+                    return self.broken("a disk that was not named");
+                };
                 let straight = spans.windows(2).all(|pair| pair[0].end <= pair[1].start)
-                    && spans.iter().all(|span| span.start < span.end && span.end <= known.geometry.blocks());
+                    && spans
+                        .iter()
+                        .all(|span| span.start < span.end && span.end <= known.geometry.blocks());
                 if !straight || spans.is_empty() {
                     return self.broken("a range that is not on the disk");
                 }
@@ -188,8 +216,9 @@ impl Receiver {
                 vec![Command::Digest(usize::from(disk), spans)]
             }
             (Frame::Plan { blocks, bytes }, State::Ready) => {
-                let (most_blocks, most_bytes) =
-                    self.disks.iter().fold((0, 0), |(b, s), disk| (b + disk.geometry.blocks(), s + disk.geometry.size()));
+                let (most_blocks, most_bytes) = self.disks.iter().fold((0, 0), |(b, s), disk| {
+                    (b + disk.geometry.blocks(), s + disk.geometry.size())
+                });
                 if blocks > most_blocks || bytes > most_bytes {
                     return self.broken("a plan larger than the disks");
                 }
@@ -198,10 +227,15 @@ impl Receiver {
                 vec![Command::Reserve { blocks, bytes }]
             }
             (Frame::Data(data), State::Receiving) => self.data(data),
-            (Frame::Zero { disk, offset, len }, State::Receiving) => match self.run(disk, offset, len) {
-                Some(blocks) => vec![Command::Zero { disk: usize::from(disk), blocks }],
-                None => self.broken("zeros that do not fit the plan or the disk"),
-            },
+            (Frame::Zero { disk, offset, len }, State::Receiving) => {
+                match self.run(disk, offset, len) {
+                    Some(blocks) => vec![Command::Zero {
+                        disk: usize::from(disk),
+                        blocks,
+                    }],
+                    None => self.broken("zeros that do not fit the plan or the disk"),
+                }
+            }
             (Frame::Finish { roots, point }, State::Receiving) => {
                 if roots.len() != self.disks.len() || point.len() > MAX_POINT {
                     return self.broken("a manifest that does not name every disk");
@@ -220,15 +254,26 @@ impl Receiver {
         let mut ids = BTreeSet::new();
         let fits = !hello.disks.is_empty()
             && hello.disks.len() <= MAX_DISKS
-            && hello.disks.iter().all(|disk| Geometry::new(disk.size).is_some() && ids.insert(&disk.id));
+            && hello
+                .disks
+                .iter()
+                .all(|disk| Geometry::new(disk.size).is_some() && ids.insert(&disk.id));
         if !fits {
             return self.refuse(Refusal::new(
                 RefusalKind::Shape,
                 "the disks must be 1 to 64, each with a name of its own and a size that is a multiple of 512 bytes, 64 TiB at most",
             ));
         }
-        self.disks =
-            hello.disks.iter().filter_map(|disk| Some(Disk { geometry: Geometry::new(disk.size)?, next: 0 })).collect();
+        self.disks = hello
+            .disks
+            .iter()
+            .filter_map(|disk| {
+                Some(Disk {
+                    geometry: Geometry::new(disk.size)?,
+                    next: 0,
+                })
+            })
+            .collect();
         self.state = State::Admitting;
         vec![Command::Admit(hello)]
     }
@@ -236,8 +281,15 @@ impl Receiver {
     fn data(&mut self, data: Data) -> Vec<Command> {
         let len = u64::from(data.len);
         match self.run(data.disk, data.offset, len) {
-            Some(blocks) if len <= FRAME_PAYLOAD && blocks.end - blocks.start == data.digests.len() as u64 => {
-                vec![Command::Write { disk: usize::from(data.disk), blocks, digests: data.digests }]
+            Some(blocks)
+                if len <= FRAME_PAYLOAD
+                    && blocks.end - blocks.start == data.digests.len() as u64 =>
+            {
+                vec![Command::Write {
+                    disk: usize::from(data.disk),
+                    blocks,
+                    digests: data.digests,
+                }]
             }
             _ => self.broken("data that does not fit the plan or the disk"),
         }
@@ -246,7 +298,10 @@ impl Receiver {
     /// Checks a run and counts it against the plan, for which the journal was reserved.
     fn run(&mut self, disk: u16, offset: u64, len: u64) -> Option<Range<u64>> {
         let disk = self.disks.get_mut(usize::from(disk))?;
-        let blocks = disk.geometry.whole_run(offset, len).filter(|blocks| blocks.start >= disk.next)?;
+        let blocks = disk
+            .geometry
+            .whole_run(offset, len)
+            .filter(|blocks| blocks.start >= disk.next)?;
         self.received += blocks.end - blocks.start;
         disk.next = blocks.end;
         (self.received <= self.planned).then_some(blocks)
@@ -258,7 +313,10 @@ impl Receiver {
     }
 
     fn broken(&mut self, what: &str) -> Vec<Command> {
-        self.fail(Failure::new(FailureKind::Protocol, format!("the sender sent {what}")))
+        self.fail(Failure::new(
+            FailureKind::Protocol,
+            format!("the sender sent {what}"),
+        ))
     }
 
     fn fail(&mut self, failure: Failure) -> Vec<Command> {

@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::blocks::{BlockSet, FRAME_BLOCKS, Geometry};
 use super::digest::{BlockHash, Digest};
 use super::identity::{DiskId, Mode, Roots, UsedCandidates, WhyAll};
-use super::wire::{Data, DiskHello, Failure, Frame, Hello, MAX_DIGESTS, MAX_SPANS, Refusal, Welcome};
+use super::wire::{
+    Data, DiskHello, Failure, Frame, Hello, MAX_DIGESTS, MAX_SPANS, Refusal, Welcome,
+};
 
 /// Blocks that one [`Command::Hash`] takes at most when a full copy resumes.
 const REHASH: u64 = 256;
@@ -142,13 +144,27 @@ pub struct Totals {
 enum State {
     Start,
     Greeting,
-    Comparing { disk: usize, next: u64, asked: std::collections::VecDeque<Range<u64>>, theirs: Option<(Range<u64>, Vec<Digest>)> },
+    Comparing {
+        disk: usize,
+        next: u64,
+        asked: std::collections::VecDeque<Range<u64>>,
+        theirs: Option<(Range<u64>, Vec<Digest>)>,
+    },
     Measuring,
     Planning,
-    Rehashing { disk: usize, next: u64 },
-    Sending { disk: usize, next: u64, reading: Option<Range<u64>> },
+    Rehashing {
+        disk: usize,
+        next: u64,
+    },
+    Sending {
+        disk: usize,
+        next: u64,
+        reading: Option<Range<u64>>,
+    },
     Rooting,
-    Finishing { roots: Roots },
+    Finishing {
+        roots: Roots,
+    },
     Over,
 }
 
@@ -172,7 +188,11 @@ impl Sender {
     /// A machine for one pass.
     #[must_use]
     pub fn new(spec: SenderSpec) -> Self {
-        let differs = spec.disks.iter().map(|disk| BlockSet::new(disk.geometry.blocks())).collect();
+        let differs = spec
+            .disks
+            .iter()
+            .map(|disk| BlockSet::new(disk.geometry.blocks()))
+            .collect();
         Self {
             spec,
             state: State::Start,
@@ -196,13 +216,19 @@ impl Sender {
     /// Whether the machine compares, sends, or waits for the verdict.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        matches!(self.state, State::Sending { .. } | State::Rehashing { .. } | State::Planning | State::Measuring)
+        matches!(
+            self.state,
+            State::Sending { .. } | State::Rehashing { .. } | State::Planning | State::Measuring
+        )
     }
 
     /// Whether all is sent and the receiver verifies.
     #[must_use]
     pub fn is_finishing(&self) -> bool {
-        matches!(self.state, State::Rooting | State::Finishing { .. } | State::Over)
+        matches!(
+            self.state,
+            State::Rooting | State::Finishing { .. } | State::Over
+        )
     }
 
     /// Takes an event and says what to do. After [`Command::Done`] or [`Command::Fail`] nothing more is done.
@@ -213,8 +239,13 @@ impl Sender {
             Event::Hashed(hashes) => self.hashed(&hashes),
             Event::Measured(bytes) => self.measured(bytes),
             Event::Roots(roots) if matches!(self.state, State::Rooting) => {
-                self.state = State::Finishing { roots: roots.clone() };
-                vec![Command::Send(Frame::Finish { roots, point: self.spec.point.clone() })]
+                self.state = State::Finishing {
+                    roots: roots.clone(),
+                };
+                vec![Command::Send(Frame::Finish {
+                    roots,
+                    point: self.spec.point.clone(),
+                })]
             }
             Event::Connected | Event::Roots(_) => self.broken("an event came in the wrong state"),
         }
@@ -222,21 +253,64 @@ impl Sender {
 
     fn greet(&mut self) -> Vec<Command> {
         self.state = State::Greeting;
-        let disks = self.spec.disks.iter().map(|disk| DiskHello { id: disk.id.clone(), size: disk.geometry.size() }).collect();
-        let SenderSpec { vm, epoch, step, pass, mode, .. } = self.spec;
-        vec![Command::Send(Frame::Hello(Hello { vm, epoch, step, pass, mode, disks }))]
+        let disks = self
+            .spec
+            .disks
+            .iter()
+            .map(|disk| DiskHello {
+                id: disk.id.clone(),
+                size: disk.geometry.size(),
+            })
+            .collect();
+        let SenderSpec {
+            vm,
+            epoch,
+            step,
+            pass,
+            mode,
+            ..
+        } = self.spec;
+        vec![Command::Send(Frame::Hello(Hello {
+            vm,
+            epoch,
+            step,
+            pass,
+            mode,
+            disks,
+        }))]
     }
 
     fn frame(&mut self, frame: Frame) -> Vec<Command> {
         match (frame, &mut self.state) {
             (_, State::Over) => Vec::new(),
-            (Frame::Refuse(refusal), State::Greeting | State::Planning) => self.fail(SendError::Refused(refusal)),
+            (Frame::Refuse(refusal), State::Greeting | State::Planning) => {
+                self.fail(SendError::Refused(refusal))
+            }
             (Frame::Failed(failure), _) => self.fail(SendError::Target(failure)),
             (Frame::Welcome(welcome), State::Greeting) => self.welcome(welcome),
-            (Frame::Digests { disk, first, digests }, State::Comparing { disk: ours, asked, theirs, .. }) => {
+            (
+                Frame::Digests {
+                    disk,
+                    first,
+                    digests,
+                },
+                State::Comparing {
+                    disk: ours,
+                    asked,
+                    theirs,
+                    ..
+                },
+            ) => {
                 let blocks = first..first.saturating_add(digests.len() as u64);
-                let expected = asked.front().is_some_and(|span| span.start == first && blocks.end <= span.end);
-                if usize::from(disk) != *ours || !expected || theirs.is_some() || digests.is_empty() || digests.len() > MAX_DIGESTS {
+                let expected = asked
+                    .front()
+                    .is_some_and(|span| span.start == first && blocks.end <= span.end);
+                if usize::from(disk) != *ours
+                    || !expected
+                    || theirs.is_some()
+                    || digests.is_empty()
+                    || digests.len() > MAX_DIGESTS
+                {
                     return self.broken("the receiver sent digests that were not asked for");
                 }
                 *theirs = Some((blocks.clone(), digests));
@@ -246,7 +320,10 @@ impl Sender {
                 self.state = State::Rehashing { disk: 0, next: 0 };
                 self.rehash()
             }
-            (Frame::Durable { blocks }, State::Sending { .. } | State::Rooting | State::Finishing { .. }) => {
+            (
+                Frame::Durable { blocks },
+                State::Sending { .. } | State::Rooting | State::Finishing { .. },
+            ) => {
                 if blocks < self.totals.durable_blocks || blocks > self.sent_blocks {
                     return self.broken("the receiver confirmed blocks that were not sent");
                 }
@@ -260,11 +337,19 @@ impl Sender {
                 self.state = State::Over;
                 let resumed = self.resumed();
                 let (used, blocks, bytes) = (self.used, self.sent_blocks, self.totals.sent);
-                vec![Command::Done(Sent { roots, used, blocks, bytes, resumed })]
+                vec![Command::Done(Sent {
+                    roots,
+                    used,
+                    blocks,
+                    bytes,
+                    resumed,
+                })]
             }
             (other, _) => {
                 let name = other.name();
-                self.broken(&format!("the receiver sent {name} where it does not belong"))
+                self.broken(&format!(
+                    "the receiver sent {name} where it does not belong"
+                ))
             }
         }
     }
@@ -278,35 +363,64 @@ impl Sender {
         self.partial = welcome.partial;
         if self.spec.mode == Mode::NewFiles {
             self.used = UsedCandidates::All(WhyAll::FullCopy);
-            for (differs, (disk, arrived)) in self.differs.iter_mut().zip(self.spec.disks.iter().zip(&mut self.arrived)) {
+            for (differs, (disk, arrived)) in self
+                .differs
+                .iter_mut()
+                .zip(self.spec.disks.iter().zip(&mut self.arrived))
+            {
                 *arrived = (*arrived).min(disk.geometry.size());
-                let from = if *arrived == disk.geometry.size() { disk.geometry.blocks() } else { *arrived / super::blocks::BLOCK };
+                let from = if *arrived == disk.geometry.size() {
+                    disk.geometry.blocks()
+                } else {
+                    *arrived / super::blocks::BLOCK
+                };
                 differs.insert_range(from..disk.geometry.blocks());
             }
             self.state = State::Measuring;
-            return vec![Command::Begin(self.used), Command::Measure(self.arrived.clone())];
+            return vec![
+                Command::Begin(self.used),
+                Command::Measure(self.arrived.clone()),
+            ];
         }
         self.used = match &self.spec.candidates {
             SenderCandidates::All(why) => UsedCandidates::All(*why),
             // A bitmap counts only from the very base that it was begun at (S13); a pass that was whole already only lost its answer.
-            SenderCandidates::Ranges(base) if welcome.done || welcome.base.as_ref() == Some(base) => UsedCandidates::Ranges,
+            SenderCandidates::Ranges(base)
+                if welcome.done || welcome.base.as_ref() == Some(base) =>
+            {
+                UsedCandidates::Ranges
+            }
             SenderCandidates::Ranges(_) => UsedCandidates::All(WhyAll::TargetBase),
         };
         let begin = Command::Begin(self.used);
         let mut commands = vec![begin];
         if self.used == UsedCandidates::Ranges && !welcome.partial && !welcome.done {
-            self.differs = self.spec.disks.iter().map(|disk| disk.ranges.clone()).collect();
+            self.differs = self
+                .spec
+                .disks
+                .iter()
+                .map(|disk| disk.ranges.clone())
+                .collect();
             commands.extend(self.plan(None));
         } else {
-            self.totals.to_compare = (0..self.spec.disks.len()).map(|disk| self.candidate_bytes(disk)).sum();
-            self.state = State::Comparing { disk: 0, next: 0, asked: std::collections::VecDeque::new(), theirs: None };
+            self.totals.to_compare = (0..self.spec.disks.len())
+                .map(|disk| self.candidate_bytes(disk))
+                .sum();
+            self.state = State::Comparing {
+                disk: 0,
+                next: 0,
+                asked: std::collections::VecDeque::new(),
+                theirs: None,
+            };
             commands.extend(self.compare());
         }
         commands
     }
 
     fn candidate_bytes(&self, disk: usize) -> u64 {
-        let Some(spec) = self.spec.disks.get(disk) else { return 0 };
+        let Some(spec) = self.spec.disks.get(disk) else {
+            return 0;
+        };
         match self.used {
             UsedCandidates::All(_) => spec.geometry.size(),
             UsedCandidates::Ranges => bytes_of(&spec.ranges, spec.geometry),
@@ -315,12 +429,19 @@ impl Sender {
 
     /// Asks for the next digests, or plans when all are compared.
     fn compare(&mut self) -> Vec<Command> {
-        let State::Comparing { disk, next, asked, .. } = &mut self.state else { return Vec::new() };
+        let State::Comparing {
+            disk, next, asked, ..
+        } = &mut self.state
+        else {
+            return Vec::new();
+        };
         while let Some(spec) = self.spec.disks.get(*disk) {
             let mut spans = Vec::new();
             while spans.len() < MAX_SPANS {
                 let span = match self.used {
-                    UsedCandidates::All(_) => (*next < spec.geometry.blocks()).then(|| *next..spec.geometry.blocks()),
+                    UsedCandidates::All(_) => {
+                        (*next < spec.geometry.blocks()).then(|| *next..spec.geometry.blocks())
+                    }
                     UsedCandidates::Ranges => spec.ranges.next_run(*next, u64::MAX),
                 };
                 let Some(span) = span else { break };
@@ -339,7 +460,14 @@ impl Sender {
 
     fn plan(&mut self, measured: Option<u64>) -> Vec<Command> {
         let blocks = self.differs.iter().map(BlockSet::count).sum();
-        let bytes = measured.unwrap_or_else(|| self.spec.disks.iter().zip(&self.differs).map(|(disk, set)| bytes_of(set, disk.geometry)).sum());
+        let bytes = measured.unwrap_or_else(|| {
+            self.spec
+                .disks
+                .iter()
+                .zip(&self.differs)
+                .map(|(disk, set)| bytes_of(set, disk.geometry))
+                .sum()
+        });
         self.totals.to_send = bytes;
         self.planned_blocks = blocks;
         self.state = State::Planning;
@@ -355,20 +483,35 @@ impl Sender {
 
     /// A full copy that resumes hashes what has arrived: the source's own table needs it, the wire does not.
     fn rehash(&mut self) -> Vec<Command> {
-        let State::Rehashing { disk, next } = &mut self.state else { return Vec::new() };
+        let State::Rehashing { disk, next } = &mut self.state else {
+            return Vec::new();
+        };
         while self.spec.mode == Mode::NewFiles && *disk < self.spec.disks.len() {
-            let end = self.differs[*disk].next_run(0, 1).map_or(self.differs[*disk].blocks(), |run| run.start);
+            let end = self.differs[*disk]
+                .next_run(0, 1)
+                .map_or(self.differs[*disk].blocks(), |run| run.start);
             if *next < end {
                 return vec![Command::Hash(*disk, *next..end.min(*next + REHASH))];
             }
             (*disk, *next) = (*disk + 1, 0);
         }
-        self.state = State::Sending { disk: 0, next: 0, reading: None };
+        self.state = State::Sending {
+            disk: 0,
+            next: 0,
+            reading: None,
+        };
         self.read()
     }
 
     fn read(&mut self) -> Vec<Command> {
-        let State::Sending { disk, next, reading } = &mut self.state else { return Vec::new() };
+        let State::Sending {
+            disk,
+            next,
+            reading,
+        } = &mut self.state
+        else {
+            return Vec::new();
+        };
         while let Some(differs) = self.differs.get(*disk) {
             if let Some(run) = differs.next_run(*next, FRAME_BLOCKS) {
                 *next = run.end;
@@ -385,8 +528,15 @@ impl Sender {
 
     fn hashed(&mut self, hashes: &[BlockHash]) -> Vec<Command> {
         match &mut self.state {
-            State::Comparing { disk, asked, theirs, .. } => {
-                let Some((blocks, digests)) = theirs.take() else { return self.broken("hashes without a question") };
+            State::Comparing {
+                disk,
+                asked,
+                theirs,
+                ..
+            } => {
+                let Some((blocks, digests)) = theirs.take() else {
+                    return self.broken("hashes without a question");
+                };
                 if hashes.len() != digests.len() {
                     return self.broken("hashes of another length than asked");
                 }
@@ -395,14 +545,20 @@ impl Sender {
                         self.differs[*disk].insert(index);
                     }
                 }
-                self.totals.compared += self.spec.disks[*disk].geometry.run_len(blocks.start, blocks.end - blocks.start);
+                self.totals.compared += self.spec.disks[*disk]
+                    .geometry
+                    .run_len(blocks.start, blocks.end - blocks.start);
                 if let Some(span) = asked.front_mut() {
                     span.start = blocks.end;
                 }
                 if asked.front().is_some_and(|span| span.start >= span.end) {
                     asked.pop_front();
                 }
-                if asked.is_empty() { self.compare() } else { Vec::new() }
+                if asked.is_empty() {
+                    self.compare()
+                } else {
+                    Vec::new()
+                }
             }
             State::Rehashing { next, .. } => {
                 *next += hashes.len() as u64;
@@ -410,7 +566,10 @@ impl Sender {
             }
             State::Sending { disk, reading, .. } => {
                 let disk = *disk;
-                let Some(blocks) = reading.take().filter(|blocks| blocks.end - blocks.start == hashes.len() as u64) else {
+                let Some(blocks) = reading
+                    .take()
+                    .filter(|blocks| blocks.end - blocks.start == hashes.len() as u64)
+                else {
                     return self.broken("hashes of another length than asked");
                 };
                 let mut commands = self.send(disk, &blocks, hashes);
@@ -436,7 +595,9 @@ impl Sender {
                 if self.spec.mode == Mode::InPlace {
                     self.totals.sent += len;
                     match &mut self.zeros {
-                        Some((same, pending)) if *same == disk && pending.end == run.start => pending.end = run.end,
+                        Some((same, pending)) if *same == disk && pending.end == run.start => {
+                            pending.end = run.end
+                        }
                         _ => {
                             commands.extend(self.flush_zeros());
                             self.zeros = Some((disk, run));
@@ -462,18 +623,30 @@ impl Sender {
     }
 
     fn flush_zeros(&mut self) -> Vec<Command> {
-        let Some((disk, run)) = self.zeros.take() else { return Vec::new() };
+        let Some((disk, run)) = self.zeros.take() else {
+            return Vec::new();
+        };
         self.sent_blocks += run.end - run.start;
-        let len = self.spec.disks[disk].geometry.run_len(run.start, run.end - run.start);
+        let len = self.spec.disks[disk]
+            .geometry
+            .run_len(run.start, run.end - run.start);
         let disk = u16::try_from(disk).unwrap_or(u16::MAX);
-        vec![Command::Send(Frame::Zero { disk, offset: run.start * super::blocks::BLOCK, len })]
+        vec![Command::Send(Frame::Zero {
+            disk,
+            offset: run.start * super::blocks::BLOCK,
+            len,
+        })]
     }
 
     fn resumed(&self) -> u64 {
         let arrived = self.arrived.iter().sum();
         match (self.spec.mode, self.partial) {
             (Mode::NewFiles, _) => arrived,
-            (Mode::InPlace, true) => self.totals.to_compare.saturating_sub(self.totals.to_send).min(arrived),
+            (Mode::InPlace, true) => self
+                .totals
+                .to_compare
+                .saturating_sub(self.totals.to_send)
+                .min(arrived),
             (Mode::InPlace, false) => 0,
         }
     }
@@ -493,7 +666,13 @@ impl Sender {
 
 /// Bytes of the blocks in a set.
 fn bytes_of(set: &BlockSet, geometry: Geometry) -> u64 {
-    let Some(last) = geometry.blocks().checked_sub(1) else { return 0 };
+    let Some(last) = geometry.blocks().checked_sub(1) else {
+        return 0;
+    };
     let whole = set.count() * super::blocks::BLOCK;
-    if set.contains(last) { whole - (super::blocks::BLOCK - geometry.block_len(last)) } else { whole }
+    if set.contains(last) {
+        whole - (super::blocks::BLOCK - geometry.block_len(last))
+    } else {
+        whole
+    }
 }

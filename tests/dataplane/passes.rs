@@ -27,10 +27,23 @@ fn a_compare_pass_sends_only_what_differs() {
     let outcome = outcome.unwrap();
     assert!(matches!(served, Served::Whole(roots) if roots == outcome.roots));
     assert_eq!(target.read("vda"), new);
-    assert_eq!((outcome.blocks_changed, outcome.bytes_changed), (5, 5 * KIB64 as u64));
-    assert!(outcome.bytes_sent < 3 * KIB64 as u64 + 2000, "{}", outcome.bytes_sent);
-    assert!(matches!(target.set().content(), Content::Whole { exact: true, .. }));
+    assert_eq!(
+        (outcome.blocks_changed, outcome.bytes_changed),
+        (5, 5 * KIB64 as u64)
+    );
+    assert!(
+        outcome.bytes_sent < 3 * KIB64 as u64 + 2000,
+        "{}",
+        outcome.bytes_sent
+    );
+    assert!(matches!(
+        target.set().content(),
+        Content::Whole { exact: true, .. }
+    ));
     assert!(!target.path("state/journal").exists());
     target.reopen().unwrap();
-    assert!(matches!(target.set().content(), Content::Whole { exact: true, .. }));
+    assert!(matches!(
+        target.set().content(),
+        Content::Whole { exact: true, .. }
+    ));
 }

@@ -46,12 +46,21 @@ impl Site {
         Self::at(Arc::new(HostFs), dir.path().to_owned(), Some(dir), disks)
     }
 
-    pub fn at(fs: Arc<dyn Fs>, root: PathBuf, dir: Option<tempfile::TempDir>, disks: &[(&str, &[u8])]) -> Self {
+    pub fn at(
+        fs: Arc<dyn Fs>,
+        root: PathBuf,
+        dir: Option<tempfile::TempDir>,
+        disks: &[(&str, &[u8])],
+    ) -> Self {
         for (name, content) in disks {
             fs.create_dirs(&root).unwrap();
             let file = fs.open(&root.join(name), Open::CreateNew).unwrap();
             file.set_size(content.len() as u64).unwrap();
-            for (at, block) in content.chunks(4096).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
+            for (at, block) in content
+                .chunks(4096)
+                .enumerate()
+                .filter(|(_, block)| block.iter().any(|byte| *byte != 0))
+            {
                 file.write_at(at as u64 * 4096, block).unwrap();
             }
             file.sync().unwrap();
@@ -59,7 +68,14 @@ impl Site {
         }
         let names: Vec<String> = disks.iter().map(|(name, _)| (*name).to_owned()).collect();
         let set = open_set(&fs, &root, &names).unwrap();
-        Self { fs, root, gate: Gate::new(), set: Arc::new(Mutex::new(set)), names, _dir: dir }
+        Self {
+            fs,
+            root,
+            gate: Gate::new(),
+            set: Arc::new(Mutex::new(set)),
+            names,
+            _dir: dir,
+        }
     }
 
     pub fn set(&self) -> MutexGuard<'_, VolumeSet> {
@@ -83,7 +99,11 @@ impl Site {
     }
 
     pub fn resize(&self, name: &str, size: u64) {
-        self.fs.open(&self.path(name), Open::Write).unwrap().set_size(size).unwrap();
+        self.fs
+            .open(&self.path(name), Open::Write)
+            .unwrap()
+            .set_size(size)
+            .unwrap();
     }
 
     /// What a new process would see.
@@ -97,8 +117,15 @@ impl Site {
     }
 
     pub fn sources(&self) -> Vec<PassDisk> {
-        let source = |name: &String| FileSource::open_with(self.fs.as_ref(), &self.path(name)).unwrap();
-        self.names.iter().map(|name| PassDisk { id: id(name), source: Box::new(source(name)) }).collect()
+        let source =
+            |name: &String| FileSource::open_with(self.fs.as_ref(), &self.path(name)).unwrap();
+        self.names
+            .iter()
+            .map(|name| PassDisk {
+                id: id(name),
+                source: Box::new(source(name)),
+            })
+            .collect()
     }
 
     pub fn names(&self) -> &[String] {
@@ -106,8 +133,19 @@ impl Site {
     }
 }
 
-fn open_set(fs: &Arc<dyn Fs>, root: &std::path::Path, names: &[String]) -> Result<VolumeSet, SetError> {
-    let specs: Vec<_> = names.iter().map(|name| DiskSpec { id: id(name), path: root.join(name), size: 0 }).collect();
+fn open_set(
+    fs: &Arc<dyn Fs>,
+    root: &std::path::Path,
+    names: &[String],
+) -> Result<VolumeSet, SetError> {
+    let specs: Vec<_> = names
+        .iter()
+        .map(|name| DiskSpec {
+            id: id(name),
+            path: root.join(name),
+            size: 0,
+        })
+        .collect();
     VolumeSet::open_with(Arc::clone(fs), &root.join("state"), VM, &specs)
 }
 
@@ -122,8 +160,14 @@ impl Admission for AdmitAll {
         if hello.vm != VM {
             return Err(Refusal::new(RefusalKind::UnknownVm, "no such VM"));
         }
-        let session = self.gate.open_session(hello.epoch).map_err(|error| Refusal::new(RefusalKind::Fenced, error.to_string()))?;
-        Ok(Admitted { set: Arc::clone(&self.set), session })
+        let session = self
+            .gate
+            .open_session(hello.epoch)
+            .map_err(|error| Refusal::new(RefusalKind::Fenced, error.to_string()))?;
+        Ok(Admitted {
+            set: Arc::clone(&self.set),
+            session,
+        })
     }
 }
 
@@ -131,7 +175,10 @@ impl Admission for AdmitAll {
 pub fn serve_one(site: &Site, options: ServeOptions) -> (SocketAddr, JoinHandle<Served>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let admission = AdmitAll { set: Arc::clone(&site.set), gate: Arc::clone(&site.gate) };
+    let admission = AdmitAll {
+        set: Arc::clone(&site.set),
+        gate: Arc::clone(&site.gate),
+    };
     let serving = std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         drop(listener);
@@ -141,7 +188,14 @@ pub fn serve_one(site: &Site, options: ServeOptions) -> (SocketAddr, JoinHandle<
 }
 
 pub fn spec(pass: u128, mode: Mode, candidates: Candidates) -> PassSpec {
-    PassSpec { epoch: 1, step: 1, pass: Uuid::from_u128(pass), mode, point: format!("point {pass}"), candidates }
+    PassSpec {
+        epoch: 1,
+        step: 1,
+        pass: Uuid::from_u128(pass),
+        mode,
+        point: format!("point {pass}"),
+        candidates,
+    }
 }
 
 pub fn ranges(base: &Roots, list: &[(&str, std::ops::Range<u64>)]) -> Candidates {
@@ -149,23 +203,51 @@ pub fn ranges(base: &Roots, list: &[(&str, std::ops::Range<u64>)]) -> Candidates
     for (name, range) in list {
         ranges.entry(id(name)).or_default().push(range.clone());
     }
-    Candidates::Ranges { base: base.clone(), ranges }
+    Candidates::Ranges {
+        base: base.clone(),
+        ranges,
+    }
 }
 
 /// One pass over loopback.
-pub fn pass(source: &Site, target: &Site, spec: PassSpec) -> (Result<PassOutcome, PassError>, Served) {
+pub fn pass(
+    source: &Site,
+    target: &Site,
+    spec: PassSpec,
+) -> (Result<PassOutcome, PassError>, Served) {
     let (address, serving) = serve_one(target, ServeOptions::default());
-    let outcome = send_pass(&Endpoint::plain(address.to_string()), spec, source.sources(), &mut source.set(), &PassControl::new());
+    let outcome = send_pass(
+        &Endpoint::plain(address.to_string()),
+        spec,
+        source.sources(),
+        &mut source.set(),
+        &PassControl::new(),
+    );
     (outcome, serving.join().unwrap())
 }
 
 /// One pass whose connection breaks after so many bytes from the sender. Says how many passed.
-pub fn cut_pass(source: &Site, target: &Site, spec: PassSpec, after: u64) -> (Result<PassOutcome, PassError>, Served, u64) {
+pub fn cut_pass(
+    source: &Site,
+    target: &Site,
+    spec: PassSpec,
+    after: u64,
+) -> (Result<PassOutcome, PassError>, Served, u64) {
     let (address, serving) = serve_one(target, ServeOptions::default());
     let (through, cutter, passed) = cut_after(address, after);
-    let outcome = send_pass(&Endpoint::plain(through.to_string()), spec, source.sources(), &mut source.set(), &PassControl::new());
+    let outcome = send_pass(
+        &Endpoint::plain(through.to_string()),
+        spec,
+        source.sources(),
+        &mut source.set(),
+        &PassControl::new(),
+    );
     cutter.join().unwrap();
-    (outcome, serving.join().unwrap(), passed.load(Ordering::SeqCst))
+    (
+        outcome,
+        serving.join().unwrap(),
+        passed.load(Ordering::SeqCst),
+    )
 }
 
 /// Stands between: lets `after` bytes go to the target, then ends both connections.

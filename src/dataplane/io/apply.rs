@@ -48,7 +48,11 @@ struct Item {
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { data: vec![0; usize::try_from(BATCH).unwrap_or(0)], used: 0, items: Vec::new() }
+        Self {
+            data: vec![0; usize::try_from(BATCH).unwrap_or(0)],
+            used: 0,
+            items: Vec::new(),
+        }
     }
 
     /// The place for the bytes of the next run; `None` when the batch is full.
@@ -57,14 +61,30 @@ impl Batch {
     }
 
     /// Adds a run of data whose bytes were put into its [`Batch::place`].
-    pub(crate) fn data(&mut self, disk: usize, blocks: Range<u64>, digests: Vec<Digest>, len: usize) {
-        self.items.push(Item { disk, blocks, at: Some(self.used), digests });
+    pub(crate) fn data(
+        &mut self,
+        disk: usize,
+        blocks: Range<u64>,
+        digests: Vec<Digest>,
+        len: usize,
+    ) {
+        self.items.push(Item {
+            disk,
+            blocks,
+            at: Some(self.used),
+            digests,
+        });
         self.used += len;
     }
 
     /// Adds a run of zeros.
     pub(crate) fn zeros(&mut self, disk: usize, blocks: Range<u64>) {
-        self.items.push(Item { disk, blocks, at: None, digests: Vec::new() });
+        self.items.push(Item {
+            disk,
+            blocks,
+            at: None,
+            digests: Vec::new(),
+        });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -92,10 +112,15 @@ impl JournalStage<'_> {
     /// S10: the first pre-image of every block of the batch, durably. Only after this may the batch be written.
     pub(crate) fn cover(&mut self, batch: &Batch) -> Result<(), StageError> {
         for item in &batch.items {
-            self.target.cover(item.disk, &item.blocks).map_err(|error| StageError::io("reading or journaling what was there", &error))?;
+            self.target
+                .cover(item.disk, &item.blocks)
+                .map_err(|error| StageError::io("reading or journaling what was there", &error))?;
         }
         match &mut self.target.journal {
-            Some(journal) => journal.sync().map_err(|error| StageError { journal_sync: true, ..StageError::io("syncing the journal", &error) }),
+            Some(journal) => journal.sync().map_err(|error| StageError {
+                journal_sync: true,
+                ..StageError::io("syncing the journal", &error)
+            }),
             None => Ok(()),
         }
     }
@@ -142,32 +167,57 @@ impl WriteStage {
                 dirty: false,
             })
             .collect();
-        Self { disks, session, pending: Vec::new(), pending_bytes: 0, pending_blocks: 0, durable: 0 }
+        Self {
+            disks,
+            session,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            pending_blocks: 0,
+            durable: 0,
+        }
     }
 
     /// Writes a batch that is covered.
     pub(crate) fn write(&mut self, batch: &mut Batch) -> Result<(), StageError> {
         for item in batch.items.drain(..) {
-            let Some(disk) = self.disks.get_mut(item.disk) else { continue };
-            let len = disk.geometry.run_len(item.blocks.start, item.blocks.end - item.blocks.start);
+            let Some(disk) = self.disks.get_mut(item.disk) else {
+                continue;
+            };
+            let len = disk
+                .geometry
+                .run_len(item.blocks.start, item.blocks.end - item.blocks.start);
             let offset = item.blocks.start * BLOCK;
-            let failed = |error: &std::io::Error| StageError::io(&format!("writing disk {}", disk.id), error);
+            let failed = |error: &std::io::Error| {
+                StageError::io(&format!("writing disk {}", disk.id), error)
+            };
             // S9: the session's number is checked at every write, under the lock that closing takes.
-            let entered = self.session.enter().map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))?;
+            let entered = self
+                .session
+                .enter()
+                .map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))?;
             disk.dirty = true;
             match item.at {
                 Some(at) => {
                     let bytes = &batch.data[at..at + usize::try_from(len).unwrap_or(0)];
-                    disk.disk.write_at(offset, bytes).map_err(|error| failed(&error))?;
+                    disk.disk
+                        .write_at(offset, bytes)
+                        .map_err(|error| failed(&error))?;
                     self.pending_bytes += len;
                 }
                 // S16: zeros are content.
-                None => disk.disk.zero(offset, len).map_err(|error| failed(&error))?,
+                None => disk
+                    .disk
+                    .zero(offset, len)
+                    .map_err(|error| failed(&error))?,
             }
             drop(entered);
             disk.disk.start_writeback(offset, len);
             self.pending_blocks += item.blocks.end - item.blocks.start;
-            self.pending.push(Pending { disk: item.disk, blocks: item.blocks, digests: item.digests });
+            self.pending.push(Pending {
+                disk: item.disk,
+                blocks: item.blocks,
+                digests: item.digests,
+            });
         }
         Ok(())
     }
@@ -184,32 +234,57 @@ impl WriteStage {
             return Ok(None);
         }
         for disk in self.disks.iter_mut().filter(|disk| disk.dirty) {
-            disk.disk.sync().map_err(|error| StageError { disk_sync: true, ..StageError::io(&format!("syncing disk {}", disk.id), &error) })?;
+            disk.disk.sync().map_err(|error| StageError {
+                disk_sync: true,
+                ..StageError::io(&format!("syncing disk {}", disk.id), &error)
+            })?;
         }
         let mut hashes = Vec::new();
         for pending in self.pending.drain(..) {
             let disk = &self.disks[pending.disk];
-            let failed = |error: &std::io::Error| StageError::io(&format!("reading disk {} back", disk.id), error);
-            let mut source = Padded { disk: disk.disk.as_ref(), size: disk.geometry.size() };
+            let failed = |error: &std::io::Error| {
+                StageError::io(&format!("reading disk {} back", disk.id), error)
+            };
+            let mut source = Padded {
+                disk: disk.disk.as_ref(),
+                size: disk.geometry.size(),
+            };
             let mut window = Window::new(disk.geometry);
             for run in super::table::chunks(pending.blocks.clone()) {
                 hashes.clear();
-                window.hash(&mut source, &run, &mut hashes).map_err(|error| failed(&error))?;
-                let promised = |block: u64| match usize::try_from(block - pending.blocks.start).ok().and_then(|at| pending.digests.get(at)) {
+                window
+                    .hash(&mut source, &run, &mut hashes)
+                    .map_err(|error| failed(&error))?;
+                let promised = |block: u64| match usize::try_from(block - pending.blocks.start)
+                    .ok()
+                    .and_then(|at| pending.digests.get(at))
+                {
                     Some(digest) => *digest,
                     None => BlockHash::zero(disk.geometry.block_len(block)).digest,
                 };
-                if let Some((block, _)) = run.clone().zip(&hashes).find(|(block, hash)| hash.digest != promised(*block)) {
-                    let text = format!("disk {}: what was read back at byte {} is not what was sent", disk.id, block * BLOCK);
+                if let Some((block, _)) = run
+                    .clone()
+                    .zip(&hashes)
+                    .find(|(block, hash)| hash.digest != promised(*block))
+                {
+                    let text = format!(
+                        "disk {}: what was read back at byte {} is not what was sent",
+                        disk.id,
+                        block * BLOCK
+                    );
                     return Err(StageError::new(FailureKind::Corrupt, text));
                 }
                 let digests: Vec<_> = hashes.iter().map(|hash| hash.digest).collect();
-                disk.table.write(run.start, &digests).map_err(|error| failed(&error))?;
+                disk.table
+                    .write(run.start, &digests)
+                    .map_err(|error| failed(&error))?;
             }
         }
         for disk in self.disks.iter_mut().filter(|disk| disk.dirty) {
             disk.dirty = false;
-            disk.table.sync().map_err(|error| StageError::io(&format!("syncing the table of disk {}", disk.id), &error))?;
+            disk.table.sync().map_err(|error| {
+                StageError::io(&format!("syncing the table of disk {}", disk.id), &error)
+            })?;
         }
         self.durable += std::mem::take(&mut self.pending_blocks);
         self.pending_bytes = 0;
@@ -229,11 +304,19 @@ pub(crate) struct StageError {
 
 impl StageError {
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { failure: Failure::new(kind, message), journal_sync: false, disk_sync: false }
+        Self {
+            failure: Failure::new(kind, message),
+            journal_sync: false,
+            disk_sync: false,
+        }
     }
 
     pub(crate) fn io(what: &str, error: &std::io::Error) -> Self {
-        let kind = if is_no_space(error) { FailureKind::NoSpace } else { FailureKind::TargetIo };
+        let kind = if is_no_space(error) {
+            FailureKind::NoSpace
+        } else {
+            FailureKind::TargetIo
+        };
         Self::new(kind, format!("{what}: {error}"))
     }
 }

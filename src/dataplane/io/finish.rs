@@ -10,24 +10,49 @@ use crate::dataplane::wire::FailureKind;
 
 impl VolumeSet {
     /// Compares what is on the disks with the manifest of the sender; only equal roots make the content whole (S17).
-    pub(crate) fn finish(&mut self, target: &mut Target, promised: Roots, point: String) -> Result<Roots, StageError> {
+    pub(crate) fn finish(
+        &mut self,
+        target: &mut Target,
+        promised: Roots,
+        point: String,
+    ) -> Result<Roots, StageError> {
         let failed = |error: &std::io::Error| StageError::io("verifying", error);
         for disk in &target.disks {
-            let mut source = Padded { disk: disk.disk.as_ref(), size: disk.geometry.size() };
-            disk.table.learn_all(&mut source).map_err(|error| failed(&error))?;
+            let mut source = Padded {
+                disk: disk.disk.as_ref(),
+                size: disk.geometry.size(),
+            };
+            disk.table
+                .learn_all(&mut source)
+                .map_err(|error| failed(&error))?;
             // A session that had nothing to write may follow one that had: its writes are synced here at the latest.
-            disk.disk.sync().map_err(|error| StageError { disk_sync: true, ..failed(&error) })?;
+            disk.disk.sync().map_err(|error| StageError {
+                disk_sync: true,
+                ..failed(&error)
+            })?;
             disk.table.sync().map_err(|error| failed(&error))?;
         }
         let found = roots(&target.disks).map_err(|error| failed(&error))?;
         if found != promised {
-            let others: Vec<_> = promised.iter().filter(|(id, root)| found.get(id) != Some(root)).map(|(id, _)| id.as_str()).collect();
+            let others: Vec<_> = promised
+                .iter()
+                .filter(|(id, root)| found.get(id) != Some(root))
+                .map(|(id, _)| id.as_str())
+                .collect();
             self.distrust();
-            let text = format!("the digests of disk {} are not those of the source", others.join(", "));
+            let text = format!(
+                "the digests of disk {} are not those of the source",
+                others.join(", ")
+            );
             return Err(StageError::new(FailureKind::Corrupt, text));
         }
-        let whole = Point { roots: found.clone(), point, pass: target.pass };
-        self.record_finish(target, whole).map_err(|error| state_error(&error))?;
+        let whole = Point {
+            roots: found.clone(),
+            point,
+            pass: target.pass,
+        };
+        self.record_finish(target, whole)
+            .map_err(|error| state_error(&error))?;
         Ok(found)
     }
 
@@ -40,9 +65,16 @@ impl VolumeSet {
         }
         if let Some(mut journal) = target.journal.take() {
             // From this record on, recovery goes forward.
-            journal.commit(&whole).map_err(|source| SetError::Io { what: "commit", path: self.journal_path(), source })?;
+            journal.commit(&whole).map_err(|source| SetError::Io {
+                what: "commit",
+                path: self.journal_path(),
+                source,
+            })?;
         }
-        self.record_whole(Content::Whole { point: whole, exact: true })?;
+        self.record_whole(Content::Whole {
+            point: whole,
+            exact: true,
+        })?;
         self.drop_journal()
     }
 
@@ -65,7 +97,9 @@ impl VolumeSet {
 
     /// Notes what a failed session leaves: after a failed sync nothing that the cache shows may be believed (S12).
     pub(crate) fn note_failure(&mut self, target: &Target, error: &StageError) {
-        if error.journal_sync && let Some(journal) = &target.journal {
+        if error.journal_sync
+            && let Some(journal) = &target.journal
+        {
             self.journal_limit = Some(journal.synced());
         }
         if !error.disk_sync {
@@ -88,6 +122,10 @@ impl VolumeSet {
 }
 
 fn state_error(error: &SetError) -> StageError {
-    let kind = if error.is_no_space() { FailureKind::NoSpace } else { FailureKind::TargetIo };
+    let kind = if error.is_no_space() {
+        FailureKind::NoSpace
+    } else {
+        FailureKind::TargetIo
+    };
     StageError::new(kind, error.to_string())
 }

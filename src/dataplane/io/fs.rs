@@ -151,7 +151,11 @@ pub fn read_padded(disk: &dyn Disk, offset: u64, buf: &mut [u8]) -> io::Result<(
 /// # Errors
 /// Those of [`Disk::read_at`], and an unexpected end.
 pub fn read_exact(disk: &dyn Disk, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-    if disk.read_at(offset, buf)? < buf.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    if disk.read_at(offset, buf)? < buf.len() {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(())
+    }
 }
 
 /// The file system of this host.
@@ -174,9 +178,15 @@ impl Fs for HostFs {
         let file = options.open(path)?;
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "neither a file nor a block device",
+            ));
         }
-        Ok(Arc::new(HostDisk { device: kind.is_block_device(), file }))
+        Ok(Arc::new(HostDisk {
+            device: kind.is_block_device(),
+            file,
+        }))
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
@@ -209,12 +219,20 @@ impl Fs for HostFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         File::open(path)?.sync_all()
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
         let stat = rustix::fs::statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
@@ -224,7 +242,10 @@ impl Fs for HostFs {
         if (now.uid(), now.gid()) != (wanted.uid(), wanted.gid()) {
             std::os::unix::fs::chown(path, Some(wanted.uid()), Some(wanted.gid()))?;
         }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(wanted.mode() & 0o7777))
+        std::fs::set_permissions(
+            path,
+            std::fs::Permissions::from_mode(wanted.mode() & 0o7777),
+        )
     }
 }
 
@@ -237,7 +258,11 @@ struct HostDisk {
 impl Disk for HostDisk {
     fn size(&self) -> io::Result<u64> {
         // For a device its metadata has no size, but its end can be sought.
-        if self.device { Ok(rustix::fs::seek(&self.file, SeekFrom::End(0))?) } else { Ok(self.file.metadata()?.len()) }
+        if self.device {
+            Ok(rustix::fs::seek(&self.file, SeekFrom::End(0))?)
+        } else {
+            Ok(self.file.metadata()?.len())
+        }
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -259,9 +284,15 @@ impl Disk for HostDisk {
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         // On a device a punched hole may only be advice to it; ZERO_RANGE makes it zero or fails.
-        let how = if self.device { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE } | FallocateFlags::KEEP_SIZE;
+        let how = if self.device {
+            FallocateFlags::ZERO_RANGE
+        } else {
+            FallocateFlags::PUNCH_HOLE
+        } | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&self.file, how, offset, len) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => self.write_zeros(offset, len),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                self.write_zeros(offset, len)
+            }
             other => Ok(other?),
         }
     }
@@ -284,7 +315,12 @@ impl Disk for HostDisk {
 
     fn start_writeback(&self, offset: u64, len: u64) {
         // Linux begins to write dirty pages out when they are said not to be needed; pages that are dirty stay. Only a hint.
-        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(len), Advice::DontNeed);
+        let _ = rustix::fs::fadvise(
+            &self.file,
+            offset,
+            std::num::NonZeroU64::new(len),
+            Advice::DontNeed,
+        );
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
@@ -297,10 +333,14 @@ impl Disk for HostDisk {
         }
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Err(rustix::io::Errno::NXIO) => return Ok(None),
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(Some(offset..size)),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                return Ok(Some(offset..size));
+            }
             other => other?,
         };
-        Ok(Some(start..rustix::fs::seek(&self.file, SeekFrom::Hole(start))?))
+        Ok(Some(
+            start..rustix::fs::seek(&self.file, SeekFrom::Hole(start))?,
+        ))
     }
 
     fn is_device(&self) -> bool {
@@ -308,7 +348,11 @@ impl Disk for HostDisk {
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
-        let how = if exclusive { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
+        let how = if exclusive {
+            FlockOperation::NonBlockingLockExclusive
+        } else {
+            FlockOperation::NonBlockingLockShared
+        };
         match rustix::fs::flock(&self.file, how) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
@@ -321,7 +365,11 @@ impl Disk for HostDisk {
             return Ok(None);
         }
         let data = self.file.metadata()?;
-        Ok(Some(Stamp { inode: data.ino(), seconds: data.mtime(), nanos: data.mtime_nsec() }))
+        Ok(Some(Stamp {
+            inode: data.ino(),
+            seconds: data.mtime(),
+            nanos: data.mtime_nsec(),
+        }))
     }
 }
 
@@ -330,7 +378,9 @@ impl HostDisk {
         let zeros = vec![0; 256 * 1024];
         let mut done = 0;
         while done < len {
-            let step = usize::try_from(len - done).unwrap_or(usize::MAX).min(zeros.len());
+            let step = usize::try_from(len - done)
+                .unwrap_or(usize::MAX)
+                .min(zeros.len());
             self.write_at(offset + done, &zeros[..step])?;
             done += step as u64;
         }

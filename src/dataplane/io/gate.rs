@@ -46,7 +46,11 @@ impl Gate {
         let number = state.number;
         drop(state);
         self.kick_out();
-        Ok(Session { gate: Arc::clone(self), epoch, number })
+        Ok(Session {
+            gate: Arc::clone(self),
+            epoch,
+            number,
+        })
     }
 
     /// Bars every session, and new ones until [`Gate::reopen`]. When it returns, no write is under way and none can begin.
@@ -91,7 +95,9 @@ impl Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Gate")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,7 +129,11 @@ impl Session {
     pub fn enter(&self) -> Result<Entered<'_>, Barred> {
         let state = self.gate.read();
         // S9: the number is checked at every write, under the lock that closing takes.
-        if state.closed || state.number != self.number || state.epoch != self.epoch { Err(Barred) } else { Ok(Entered { _state: state }) }
+        if state.closed || state.number != self.number || state.epoch != self.epoch {
+            Err(Barred)
+        } else {
+            Ok(Entered { _state: state })
+        }
     }
 
     /// What to do when the session is barred: end its connection. Done at once when it is barred already.
@@ -140,7 +150,10 @@ impl Session {
     /// Forgets what [`Session::on_barred`] was told.
     pub fn forget(&self) {
         let mut kicks = self.gate.kicks();
-        if kicks.as_ref().is_some_and(|(number, _)| *number == self.number) {
+        if kicks
+            .as_ref()
+            .is_some_and(|(number, _)| *number == self.number)
+        {
             *kicks = None;
         }
     }

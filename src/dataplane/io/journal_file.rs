@@ -40,11 +40,17 @@ impl JournalFile {
     /// Makes a journal with room for `space` bytes, durably: the file, its room and its name (S10).
     pub(crate) fn create(fs: &dyn Fs, path: &Path, header: Header, space: u64) -> io::Result<Self> {
         let Some(bytes) = header.encode() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many disks for one journal"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "too many disks for one journal",
+            ));
         };
         fs.remove(path)?;
         let file = fs.open(path, Open::CreateNew)?;
-        let made = file.reserve(space).and_then(|()| file.write_at(0, &bytes)).and_then(|()| file.sync());
+        let made = file
+            .reserve(space)
+            .and_then(|()| file.write_at(0, &bytes))
+            .and_then(|()| file.sync());
         let made = made.and_then(|()| path.parent().map_or(Ok(()), |dir| fs.sync_dir(dir)));
         if let Err(error) = made {
             // Without room there is no journal; nothing has been written under it.
@@ -52,7 +58,15 @@ impl JournalFile {
             return Err(error);
         }
         let codec = Codec::new(&header);
-        Ok(Self { file, header, codec, end: RECORDS, synced: RECORDS, sequence: 0, buffer: Vec::new() })
+        Ok(Self {
+            file,
+            header,
+            codec,
+            end: RECORDS,
+            synced: RECORDS,
+            sequence: 0,
+            buffer: Vec::new(),
+        })
     }
 
     /// Opens the journal for more records after those that count, with room for `space` bytes more.
@@ -64,7 +78,15 @@ impl JournalFile {
         file.reserve(end + space)?;
         file.sync()?;
         let codec = Codec::new(&scan.header);
-        Ok(Self { file, header: scan.header, codec, end, synced: end, sequence: scan.sequence, buffer: Vec::new() })
+        Ok(Self {
+            file,
+            header: scan.header,
+            codec,
+            end,
+            synced: end,
+            sequence: scan.sequence,
+            buffer: Vec::new(),
+        })
     }
 
     pub(crate) fn header(&self) -> &Header {
@@ -72,12 +94,28 @@ impl JournalFile {
     }
 
     /// Adds the pre-image of at most one block.
-    pub(crate) fn append(&mut self, kind: Kind, disk: u16, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        kind: Kind,
+        disk: u16,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         let payload = if kind == Kind::Zero { &[] } else { bytes };
-        let head = Head { kind, disk, offset, len: bytes.len() as u64 };
-        self.codec.encode(self.sequence, &head, payload, &mut self.buffer);
+        let head = Head {
+            kind,
+            disk,
+            offset,
+            len: bytes.len() as u64,
+        };
+        self.codec
+            .encode(self.sequence, &head, payload, &mut self.buffer);
         self.sequence += 1;
-        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= BUFFER {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -130,18 +168,40 @@ impl JournalFile {
         let file = fs.open(path, Open::Read)?;
         let mut bytes = vec![0; usize::try_from(RECORDS).unwrap_or(0)];
         let read = file.read_at(0, &mut bytes)?;
-        let Some(header) = Header::decode(&bytes[..read]) else { return Ok(None) };
+        let Some(header) = Header::decode(&bytes[..read]) else {
+            return Ok(None);
+        };
         let codec = Codec::new(&header);
-        let mut scan = Scan { header, end: RECORDS, sequence: 0, committed: None };
+        let mut scan = Scan {
+            header,
+            end: RECORDS,
+            sequence: 0,
+            committed: None,
+        };
         let mut payload = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
         let size = file.size()?.min(limit.unwrap_or(u64::MAX));
         while scan.committed.is_none() {
             // The next record follows at once, or after the pad that ends a batch.
-            let found = match read_record(file.as_ref(), &codec, scan.sequence, scan.end, size, &mut payload)? {
+            let found = match read_record(
+                file.as_ref(),
+                &codec,
+                scan.sequence,
+                scan.end,
+                size,
+                &mut payload,
+            )? {
                 Some(head) => Some((scan.end, head)),
                 None => {
                     let next = scan.end.next_multiple_of(ALIGN);
-                    read_record(file.as_ref(), &codec, scan.sequence, next, size, &mut payload)?.map(|head| (next, head))
+                    read_record(
+                        file.as_ref(),
+                        &codec,
+                        scan.sequence,
+                        next,
+                        size,
+                        &mut payload,
+                    )?
+                    .map(|head| (next, head))
                 }
             };
             let Some((at, head)) = found else { break };
@@ -158,14 +218,25 @@ impl JournalFile {
     }
 }
 
-fn read_record(file: &dyn Disk, codec: &Codec, sequence: u64, at: u64, size: u64, payload: &mut [u8]) -> io::Result<Option<Head>> {
+fn read_record(
+    file: &dyn Disk,
+    codec: &Codec,
+    sequence: u64,
+    at: u64,
+    size: u64,
+    payload: &mut [u8],
+) -> io::Result<Option<Head>> {
     let mut bytes = [0; HEAD];
     if at + HEAD as u64 > size || file.read_at(at, &mut bytes)? < HEAD {
         return Ok(None);
     }
-    let Some(head) = codec.head(sequence, &bytes) else { return Ok(None) };
+    let Some(head) = codec.head(sequence, &bytes) else {
+        return Ok(None);
+    };
     let body = &mut payload[..usize::try_from(head.payload()).unwrap_or(0)];
-    if at + HEAD as u64 + head.payload() > size || file.read_at(at + HEAD as u64, body)? < body.len() {
+    if at + HEAD as u64 + head.payload() > size
+        || file.read_at(at + HEAD as u64, body)? < body.len()
+    {
         return Ok(None);
     }
     Ok(codec.check(&bytes, body).then_some(head))

@@ -46,7 +46,14 @@ pub(crate) struct DiskRecord {
 
 impl Record {
     pub(crate) fn new(vm: Uuid, disks: Vec<DiskRecord>) -> Self {
-        Self { version: VERSION, vm, disks, content: Content::Unknown, sealed: None, swap: None }
+        Self {
+            version: VERSION,
+            vm,
+            disks,
+            content: Content::Unknown,
+            sealed: None,
+            swap: None,
+        }
     }
 
     /// Reads the file; `None` when there is none yet.
@@ -58,8 +65,12 @@ impl Record {
         let size = file.size().context("read", path)?.min(MAX);
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         let read = file.read_at(0, &mut bytes).context("read", path)?;
-        let damaged = |why: String| SetError::Damaged { path: path.to_owned(), why };
-        let record: Self = serde_json::from_slice(&bytes[..read]).map_err(|error| damaged(error.to_string()))?;
+        let damaged = |why: String| SetError::Damaged {
+            path: path.to_owned(),
+            why,
+        };
+        let record: Self =
+            serde_json::from_slice(&bytes[..read]).map_err(|error| damaged(error.to_string()))?;
         if record.version != VERSION {
             return Err(damaged(format!("version {} is not known", record.version)));
         }
@@ -68,7 +79,10 @@ impl Record {
 
     /// Writes the file so that after a crash it is the old or the new one, and after this returns the new one.
     pub(crate) fn store(&self, fs: &dyn Fs, path: &Path) -> Result<(), SetError> {
-        let bytes = serde_json::to_vec_pretty(self).map_err(|error| SetError::Damaged { path: path.to_owned(), why: error.to_string() })?;
+        let bytes = serde_json::to_vec_pretty(self).map_err(|error| SetError::Damaged {
+            path: path.to_owned(),
+            why: error.to_string(),
+        })?;
         let next = path.with_extension("json.next");
         let write = || -> io::Result<()> {
             fs.remove(&next)?;

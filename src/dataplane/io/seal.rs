@@ -35,19 +35,28 @@ impl VolumeSet {
 
     /// Swaps the new files in, wherever a crash has left it, and seals.
     pub(super) fn finish_swap(&mut self) -> Result<(), SetError> {
-        let Some(point) = self.record.swap.clone() else { return Ok(()) };
+        let Some(point) = self.record.swap.clone() else {
+            return Ok(());
+        };
         for disk in self.record.disks.clone() {
             let incoming = incoming_path(&disk.path);
             if self.fs.exists(&incoming).context("look for", &incoming)? {
                 if self.fs.exists(&disk.path).context("look for", &disk.path)? {
-                    self.fs.own_like(&incoming, &disk.path).context("give owner to", &incoming)?;
+                    self.fs
+                        .own_like(&incoming, &disk.path)
+                        .context("give owner to", &incoming)?;
                 }
-                self.fs.rename(&incoming, &disk.path).context("rename", &incoming)?;
+                self.fs
+                    .rename(&incoming, &disk.path)
+                    .context("rename", &incoming)?;
             }
             // Also when the rename was done before a crash: its durability is not known.
             let dir = parent(&disk.path);
             self.fs.sync_dir(dir).context("sync", dir)?;
-            let (from, to) = (self.table_path(&disk.id, "incoming"), self.table_path(&disk.id, "digests"));
+            let (from, to) = (
+                self.table_path(&disk.id, "incoming"),
+                self.table_path(&disk.id, "digests"),
+            );
             if self.fs.exists(&from).context("look for", &from)? {
                 self.fs.rename(&from, &to).context("rename", &from)?;
             }
@@ -61,7 +70,10 @@ impl VolumeSet {
     fn mark_sealed(&mut self, point: Point) -> Result<(), SetError> {
         self.record.sealed = Some(point.roots.clone());
         // Whoever starts the VM writes: from now on the tables are a bitmap's base and do not stand for the disks.
-        self.record.content = Content::Whole { point, exact: false };
+        self.record.content = Content::Whole {
+            point,
+            exact: false,
+        };
         self.record.disks.iter_mut().for_each(|disk| {
             disk.stamp = None;
             disk.fresh = false;

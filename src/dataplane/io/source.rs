@@ -54,7 +54,10 @@ impl FileSource {
         let disk = fs.open(path, Open::Read)?;
         let size = disk.size()?;
         if Geometry::new(size).is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{size} bytes are no multiple of 512, or above 64 TiB")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{size} bytes are no multiple of 512, or above 64 TiB"),
+            ));
         }
         Ok(Self { disk, size })
     }
@@ -104,13 +107,19 @@ pub(crate) struct Window {
 
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Window").field("geometry", &self.geometry).finish_non_exhaustive()
+        f.debug_struct("Window")
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
     }
 }
 
 impl Window {
     pub(crate) fn new(geometry: Geometry) -> Self {
-        Self { geometry, buf: Vec::new(), extent: None }
+        Self {
+            geometry,
+            buf: Vec::new(),
+            extent: None,
+        }
     }
 
     /// The bytes of the last [`Window::read`].
@@ -119,12 +128,23 @@ impl Window {
     }
 
     /// Reads at most four blocks and hashes them; [`Window::bytes`] then has them all, zeros included.
-    pub(crate) fn read(&mut self, source: &mut dyn BlockSource, blocks: &Range<u64>, hashes: &mut Vec<BlockHash>) -> io::Result<()> {
-        let len = self.geometry.run_len(blocks.start, (blocks.end - blocks.start).min(FRAME_BLOCKS));
+    pub(crate) fn read(
+        &mut self,
+        source: &mut dyn BlockSource,
+        blocks: &Range<u64>,
+        hashes: &mut Vec<BlockHash>,
+    ) -> io::Result<()> {
+        let len = self
+            .geometry
+            .run_len(blocks.start, (blocks.end - blocks.start).min(FRAME_BLOCKS));
         if self.in_hole(source, &(blocks.start * BLOCK..blocks.start * BLOCK + len))? {
             self.buf.clear();
             self.buf.resize(index(len), 0);
-            hashes.extend(blocks.clone().map(|block| BlockHash::zero(self.geometry.block_len(block))));
+            hashes.extend(
+                blocks
+                    .clone()
+                    .map(|block| BlockHash::zero(self.geometry.block_len(block))),
+            );
             return Ok(());
         }
         self.buf.resize(index(len), 0);
@@ -134,13 +154,20 @@ impl Window {
     }
 
     /// Hashes any number of blocks.
-    pub(crate) fn hash(&mut self, source: &mut dyn BlockSource, blocks: &Range<u64>, hashes: &mut Vec<BlockHash>) -> io::Result<()> {
+    pub(crate) fn hash(
+        &mut self,
+        source: &mut dyn BlockSource,
+        blocks: &Range<u64>,
+        hashes: &mut Vec<BlockHash>,
+    ) -> io::Result<()> {
         let mut first = blocks.start;
         while first < blocks.end {
             let end = blocks.end.min(first + FRAME_BLOCKS);
             let len = self.geometry.run_len(first, end - first);
             if self.in_hole(source, &(first * BLOCK..first * BLOCK + len))? {
-                hashes.extend((first..end).map(|block| BlockHash::zero(self.geometry.block_len(block))));
+                hashes.extend(
+                    (first..end).map(|block| BlockHash::zero(self.geometry.block_len(block))),
+                );
             } else {
                 self.read(source, &(first..end), hashes)?;
             }
@@ -169,7 +196,9 @@ pub(crate) fn allocated(source: &mut dyn BlockSource, from: u64) -> io::Result<u
     let (mut at, mut sum) = (from, 0);
     let size = source.size();
     while at < size {
-        let Some(data) = source.next_data(at)? else { break };
+        let Some(data) = source.next_data(at)? else {
+            break;
+        };
         sum += data.end.min(size).saturating_sub(data.start.max(at));
         at = data.end.max(at + 1);
     }

@@ -56,7 +56,10 @@ impl Table {
 
     /// The same table for another thread.
     pub(crate) fn share(&self) -> Self {
-        Self { file: Arc::clone(&self.file), geometry: self.geometry }
+        Self {
+            file: Arc::clone(&self.file),
+            geometry: self.geometry,
+        }
     }
 
     /// Copies every entry of another table of the same geometry.
@@ -72,11 +75,19 @@ impl Table {
     pub(crate) fn read(&self, blocks: &Range<u64>) -> io::Result<Vec<Digest>> {
         let mut bytes = Vec::new();
         self.read_raw(blocks, &mut bytes)?;
-        Ok(bytes.as_chunks().0.iter().map(|entry| Digest::from_bytes(*entry)).collect())
+        Ok(bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|entry| Digest::from_bytes(*entry))
+            .collect())
     }
 
     pub(crate) fn write(&self, first: u64, digests: &[Digest]) -> io::Result<()> {
-        let bytes: Vec<u8> = digests.iter().flat_map(|digest| *digest.as_bytes()).collect();
+        let bytes: Vec<u8> = digests
+            .iter()
+            .flat_map(|digest| *digest.as_bytes())
+            .collect();
         self.file.write_at(first * ENTRY, &bytes)
     }
 
@@ -84,7 +95,10 @@ impl Table {
         let mut first = blocks.start;
         while first < blocks.end {
             let end = blocks.end.min(first + CHUNK);
-            self.write(first, &vec![Digest::UNKNOWN; usize::try_from(end - first).unwrap_or(0)])?;
+            self.write(
+                first,
+                &vec![Digest::UNKNOWN; usize::try_from(end - first).unwrap_or(0)],
+            )?;
             first = end;
         }
         Ok(())
@@ -119,15 +133,27 @@ impl Table {
     }
 
     /// Reads and hashes the blocks of a range whose entries are unknown, and gives the entries of all of it.
-    pub(crate) fn learn(&self, blocks: &Range<u64>, source: &mut dyn BlockSource, window: &mut Window) -> io::Result<Vec<Digest>> {
+    pub(crate) fn learn(
+        &self,
+        blocks: &Range<u64>,
+        source: &mut dyn BlockSource,
+        window: &mut Window,
+    ) -> io::Result<Vec<Digest>> {
         let mut digests = self.read(blocks)?;
         let mut hashes = Vec::new();
         let mut at = 0;
         while let Some(skip) = digests[at..].iter().position(|digest| !digest.is_known()) {
             let start = at + skip;
-            let end = digests[start..].iter().position(Digest::is_known).map_or(digests.len(), |known| start + known);
+            let end = digests[start..]
+                .iter()
+                .position(Digest::is_known)
+                .map_or(digests.len(), |known| start + known);
             hashes.clear();
-            window.hash(source, &(blocks.start + start as u64..blocks.start + end as u64), &mut hashes)?;
+            window.hash(
+                source,
+                &(blocks.start + start as u64..blocks.start + end as u64),
+                &mut hashes,
+            )?;
             for (digest, hash) in digests[start..end].iter_mut().zip(&hashes) {
                 *digest = hash.digest;
             }
@@ -152,7 +178,10 @@ impl Table {
     }
 
     fn read_raw(&self, blocks: &Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
-        bytes.resize(usize::try_from((blocks.end - blocks.start) * ENTRY).unwrap_or(0), 0);
+        bytes.resize(
+            usize::try_from((blocks.end - blocks.start) * ENTRY).unwrap_or(0),
+            0,
+        );
         read_exact(self.file.as_ref(), blocks.start * ENTRY, bytes)
     }
 }

@@ -66,12 +66,26 @@ impl VolumeSet {
 
     /// S14: the sender's disks must be this VM's disks.
     fn check_shape(&self, hello: &Hello) -> Result<(), SetError> {
-        let missing = hello.disks.iter().find(|disk| self.disk_record(&disk.id).is_none());
+        let missing = hello
+            .disks
+            .iter()
+            .find(|disk| self.disk_record(&disk.id).is_none());
         if let Some(disk) = missing {
-            return Err(SetError::Shape(format!("disk {} has no counterpart at the target", disk.id)));
+            return Err(SetError::Shape(format!(
+                "disk {} has no counterpart at the target",
+                disk.id
+            )));
         }
-        if let Some(disk) = self.record.disks.iter().find(|disk| !hello.disks.iter().any(|named| named.id == disk.id)) {
-            return Err(SetError::Shape(format!("disk {} of the target is not at the source", disk.id)));
+        if let Some(disk) = self
+            .record
+            .disks
+            .iter()
+            .find(|disk| !hello.disks.iter().any(|named| named.id == disk.id))
+        {
+            return Err(SetError::Shape(format!(
+                "disk {} of the target is not at the source",
+                disk.id
+            )));
         }
         Ok(())
     }
@@ -81,11 +95,19 @@ impl VolumeSet {
         let exact = matches!(self.record.content, Content::Whole { exact: true, .. });
         let mut touched = false;
         for record in &self.record.disks {
-            if !(exact || record.fresh) || !self.fs.exists(&record.path).context("look for", &record.path)? {
+            if !(exact || record.fresh)
+                || !self
+                    .fs
+                    .exists(&record.path)
+                    .context("look for", &record.path)?
+            {
                 touched |= exact;
                 continue;
             }
-            let disk = self.fs.open(&record.path, Open::Read).context("open", &record.path)?;
+            let disk = self
+                .fs
+                .open(&record.path, Open::Read)
+                .context("open", &record.path)?;
             let same_size = disk.size().context("read", &record.path)? == record.size;
             let stamp = disk.stamp().context("read", &record.path)?;
             touched |= !same_size || (record.stamp.is_some() && record.stamp != stamp);
@@ -98,12 +120,19 @@ impl VolumeSet {
             self.leave_new_files(base)?;
         }
         let (base, offered, trusted) = match &self.record.content {
-            Content::Whole { point, exact: true } => (Some(point.clone()), Some(point.clone()), true),
-            Content::Partial { base, distrust, .. } => (base.clone(), base.clone().filter(|_| !distrust), true),
-            Content::Whole { exact: false, .. } | Content::Unknown | Content::NewFiles { .. } => (None, None, false),
+            Content::Whole { point, exact: true } => {
+                (Some(point.clone()), Some(point.clone()), true)
+            }
+            Content::Partial { base, distrust, .. } => {
+                (base.clone(), base.clone().filter(|_| !distrust), true)
+            }
+            Content::Whole { exact: false, .. } | Content::Unknown | Content::NewFiles { .. } => {
+                (None, None, false)
+            }
         };
         let done = matches!(&self.record.content, Content::Whole { point, exact: true } if point.pass == hello.pass);
-        let resend = self.resend || matches!(self.record.content, Content::Partial { resend: true, .. });
+        let resend =
+            self.resend || matches!(self.record.content, Content::Partial { resend: true, .. });
         let mut disks = Vec::new();
         for wanted in &hello.disks {
             disks.push(self.open_in_place(&wanted.id, wanted.size, trusted, resend)?);
@@ -125,23 +154,52 @@ impl VolumeSet {
             base: offered.filter(|_| same).map(|point| point.roots),
             partial: scan.is_some(),
             done: done && same,
-            arrived: disks.iter().map(|disk| disk.covered.count() * BLOCK).collect(),
+            arrived: disks
+                .iter()
+                .map(|disk| disk.covered.count() * BLOCK)
+                .collect(),
         };
-        Ok((Target { mode: Mode::InPlace, pass: hello.pass, disks, scan, base, journal: None }, welcome))
+        Ok((
+            Target {
+                mode: Mode::InPlace,
+                pass: hello.pass,
+                disks,
+                scan,
+                base,
+                journal: None,
+            },
+            welcome,
+        ))
     }
 
-    fn open_in_place(&self, id: &DiskId, size: u64, trusted: bool, resend: bool) -> Result<TargetDisk, SetError> {
+    fn open_in_place(
+        &self,
+        id: &DiskId,
+        size: u64,
+        trusted: bool,
+        resend: bool,
+    ) -> Result<TargetDisk, SetError> {
         let shape = |what: &str| SetError::Shape(format!("disk {id}: {what}"));
         let record = self.disk_record(id).ok_or_else(|| shape("not recorded"))?;
-        if !self.fs.exists(&record.path).context("look for", &record.path)? {
-            return Err(shape(&format!("{} is not there; it has to be created first", record.path.display())));
+        if !self
+            .fs
+            .exists(&record.path)
+            .context("look for", &record.path)?
+        {
+            return Err(shape(&format!(
+                "{} is not there; it has to be created first",
+                record.path.display()
+            )));
         }
         let disk = self.locked(&record.path, false)?;
         let geometry = Geometry::new(size).ok_or_else(|| shape("no disk has such a size"))?;
         let now = disk.size().context("read", &record.path)?;
-        let before = Geometry::new(now).ok_or_else(|| shape(&format!("{now} bytes at the target are no multiple of 512")))?;
+        let before = Geometry::new(now)
+            .ok_or_else(|| shape(&format!("{now} bytes at the target are no multiple of 512")))?;
         if disk.is_device() && geometry != before {
-            return Err(shape(&format!("the device at the target has {now} bytes, the source {size}, and a device cannot be resized")));
+            return Err(shape(&format!(
+                "the device at the target has {now} bytes, the source {size}, and a device cannot be resized"
+            )));
         }
         let path = self.table_path(id, "digests");
         let table = if trusted {
@@ -165,7 +223,8 @@ impl VolumeSet {
     /// Reads the open journal: which blocks it covers, how large the disks were. Their entries are never trusted (S12).
     fn find_covered(&self, disks: &mut [TargetDisk]) -> Result<Option<Scan>, SetError> {
         let path = self.journal_path();
-        let scan = JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |_, _| Ok(())).context("read", &path)?;
+        let scan = JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |_, _| Ok(()))
+            .context("read", &path)?;
         let Some(scan) = scan else { return Ok(None) };
         let mut places = Vec::new();
         for before in &scan.header.disks {
@@ -177,17 +236,30 @@ impl VolumeSet {
                 disk.fresh = before.fresh;
                 disk.covered = BlockSet::new(geometry.blocks());
                 if before.fresh {
-                    disk.table = Table::create(self.fs.as_ref(), &self.table_path(&disk.id, "digests"), disk.geometry).context("create", &path)?;
+                    disk.table = Table::create(
+                        self.fs.as_ref(),
+                        &self.table_path(&disk.id, "digests"),
+                        disk.geometry,
+                    )
+                    .context("create", &path)?;
                 }
             }
             places.push(at);
         }
         JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |head, _| {
-            if let Some(disk) = places.get(usize::from(head.disk)).copied().flatten().and_then(|at| disks.get_mut(at)) {
-                let blocks = disk.before.blocks_of(&(head.offset..head.offset + head.len));
+            if let Some(disk) = places
+                .get(usize::from(head.disk))
+                .copied()
+                .flatten()
+                .and_then(|at| disks.get_mut(at))
+            {
+                let blocks = disk
+                    .before
+                    .blocks_of(&(head.offset..head.offset + head.len));
                 disk.covered.insert_range(blocks.clone());
                 if !disk.resizing {
-                    disk.table.forget(&(blocks.start..blocks.end.min(disk.geometry.blocks())))?;
+                    disk.table
+                        .forget(&(blocks.start..blocks.end.min(disk.geometry.blocks())))?;
                 }
             }
             Ok(())
@@ -199,7 +271,10 @@ impl VolumeSet {
     fn tables_match(&self, disks: &[TargetDisk], point: Option<&Point>) -> Result<bool, SetError> {
         let Some(point) = point else { return Ok(true) };
         for disk in disks {
-            let root = disk.table.root(&disk.id).context("read", &self.table_path(&disk.id, "digests"))?;
+            let root = disk
+                .table
+                .root(&disk.id)
+                .context("read", &self.table_path(&disk.id, "digests"))?;
             if root.as_ref() != point.roots.get(&disk.id) {
                 return Ok(false);
             }
@@ -212,26 +287,44 @@ impl VolumeSet {
             // The old files have to be whole while the new ones grow.
             self.undo()?;
         }
-        let same = |set: &Self| hello.disks.iter().all(|wanted| set.disk_record(&wanted.id).is_some_and(|disk| disk.size == wanted.size));
+        let same = |set: &Self| {
+            hello.disks.iter().all(|wanted| {
+                set.disk_record(&wanted.id)
+                    .is_some_and(|disk| disk.size == wanted.size)
+            })
+        };
         let mut done = false;
         match self.record.content.clone() {
-            Content::NewFiles { pass, whole, .. } if pass == hello.pass && same(self) => done = whole.is_some(),
+            Content::NewFiles { pass, whole, .. } if pass == hello.pass && same(self) => {
+                done = whole.is_some()
+            }
             Content::NewFiles { base, .. } => {
                 self.leave_new_files(base)?;
                 self.make_new_files(hello)?;
             }
-            Content::Unknown | Content::Whole { .. } | Content::Partial { .. } => self.make_new_files(hello)?,
+            Content::Unknown | Content::Whole { .. } | Content::Partial { .. } => {
+                self.make_new_files(hello)?
+            }
         }
         let mut disks = Vec::new();
         let mut arrived = Vec::new();
         for wanted in &hello.disks {
-            let record = self.disk_record(&wanted.id).ok_or_else(|| SetError::Shape(format!("disk {} is not recorded", wanted.id)))?;
+            let record = self
+                .disk_record(&wanted.id)
+                .ok_or_else(|| SetError::Shape(format!("disk {} is not recorded", wanted.id)))?;
             let disk = self.locked(&incoming_path(&record.path), false)?;
-            let geometry = Geometry::new(wanted.size).ok_or_else(|| SetError::Shape(format!("disk {} has no possible size", wanted.id)))?;
+            let geometry = Geometry::new(wanted.size).ok_or_else(|| {
+                SetError::Shape(format!("disk {} has no possible size", wanted.id))
+            })?;
             let path = self.table_path(&wanted.id, "incoming");
-            let table = Table::open_or_create(self.fs.as_ref(), &path, geometry).context("open", &path)?;
+            let table =
+                Table::open_or_create(self.fs.as_ref(), &path, geometry).context("open", &path)?;
             // S12: an entry stands only for what was synced and read back, and data comes in order.
-            let end = if done { geometry.blocks() } else { table.known_end().context("read", &path)? };
+            let end = if done {
+                geometry.blocks()
+            } else {
+                table.known_end().context("read", &path)?
+            };
             arrived.push(geometry.run_len(0, end));
             disks.push(TargetDisk {
                 id: wanted.id.clone(),
@@ -245,17 +338,47 @@ impl VolumeSet {
                 resizing: false,
             });
         }
-        let welcome = Welcome { session: 0, base: None, partial: false, done, arrived };
-        Ok((Target { mode: Mode::NewFiles, pass: hello.pass, disks, scan: None, base: None, journal: None }, welcome))
+        let welcome = Welcome {
+            session: 0,
+            base: None,
+            partial: false,
+            done,
+            arrived,
+        };
+        Ok((
+            Target {
+                mode: Mode::NewFiles,
+                pass: hello.pass,
+                disks,
+                scan: None,
+                base: None,
+                journal: None,
+            },
+            welcome,
+        ))
     }
 
     /// Makes empty new files beside the old ones, then records them.
     fn make_new_files(&mut self, hello: &Hello) -> Result<(), SetError> {
         for wanted in &hello.disks {
-            let Some(record) = self.disk_record(&wanted.id) else { continue };
-            let exists = self.fs.exists(&record.path).context("look for", &record.path)?;
-            if exists && self.fs.open(&record.path, Open::Read).context("open", &record.path)?.is_device() {
-                return Err(SetError::Shape(format!("disk {} is a block device: it can only be written in place", wanted.id)));
+            let Some(record) = self.disk_record(&wanted.id) else {
+                continue;
+            };
+            let exists = self
+                .fs
+                .exists(&record.path)
+                .context("look for", &record.path)?;
+            if exists
+                && self
+                    .fs
+                    .open(&record.path, Open::Read)
+                    .context("open", &record.path)?
+                    .is_device()
+            {
+                return Err(SetError::Shape(format!(
+                    "disk {} is a block device: it can only be written in place",
+                    wanted.id
+                )));
             }
             let incoming = incoming_path(&record.path);
             let dir = parent(&incoming);
@@ -268,7 +391,9 @@ impl VolumeSet {
                 self.fs.sync_dir(dir)
             };
             make().context("create", &incoming)?;
-            let geometry = Geometry::new(wanted.size).ok_or_else(|| SetError::Shape(format!("disk {} has no possible size", wanted.id)))?;
+            let geometry = Geometry::new(wanted.size).ok_or_else(|| {
+                SetError::Shape(format!("disk {} has no possible size", wanted.id))
+            })?;
             let path = self.table_path(&wanted.id, "incoming");
             Table::create(self.fs.as_ref(), &path, geometry).context("create", &path)?;
         }
@@ -277,17 +402,31 @@ impl VolumeSet {
             _ => None,
         };
         for wanted in &hello.disks {
-            if let Some(disk) = self.record.disks.iter_mut().find(|disk| disk.id == wanted.id) {
+            if let Some(disk) = self
+                .record
+                .disks
+                .iter_mut()
+                .find(|disk| disk.id == wanted.id)
+            {
                 disk.size = wanted.size;
             }
         }
-        self.record.content = Content::NewFiles { base, pass: hello.pass, whole: None };
+        self.record.content = Content::NewFiles {
+            base,
+            pass: hello.pass,
+            whole: None,
+        };
         self.record.sealed = None;
         self.store()
     }
 
     /// S10: room first, then the journal, durably, then the record that a pass writes, then what it protects.
-    pub(crate) fn reserve(&mut self, target: &mut Target, blocks: u64, bytes: u64) -> Result<(), SetError> {
+    pub(crate) fn reserve(
+        &mut self,
+        target: &mut Target,
+        blocks: u64,
+        bytes: u64,
+    ) -> Result<(), SetError> {
         if target.mode == Mode::NewFiles {
             return self.check_room(bytes);
         }
@@ -295,29 +434,57 @@ impl VolumeSet {
         if blocks == 0 && !resizes && target.scan.is_none() {
             return Ok(());
         }
-        let cut: u64 = target.disks.iter().map(|disk| disk.before.blocks().saturating_sub(disk.geometry.size() / BLOCK)).filter(|_| resizes).sum();
+        let cut: u64 = target
+            .disks
+            .iter()
+            .map(|disk| {
+                disk.before
+                    .blocks()
+                    .saturating_sub(disk.geometry.size() / BLOCK)
+            })
+            .filter(|_| resizes)
+            .sum();
         // A batch carries up to 2 MiB, or one run of zeros of any length that is journaled in windows of as much.
-        let space = journal::space(blocks + cut, (bytes + cut * BLOCK).div_ceil(BATCH) + blocks.min(4096));
+        let space = journal::space(
+            blocks + cut,
+            (bytes + cut * BLOCK).div_ceil(BATCH) + blocks.min(4096),
+        );
         let path = self.journal_path();
         let journal = match target.scan.take() {
-            Some(scan) => JournalFile::reopen(self.fs.as_ref(), &path, scan, space).context("extend", &path)?,
+            Some(scan) => JournalFile::reopen(self.fs.as_ref(), &path, scan, space)
+                .context("extend", &path)?,
             None => {
-                let before = |disk: &TargetDisk| DiskBefore { id: disk.id.clone(), size: disk.before.size(), fresh: disk.fresh };
+                let before = |disk: &TargetDisk| DiskBefore {
+                    id: disk.id.clone(),
+                    size: disk.before.size(),
+                    fresh: disk.fresh,
+                };
                 let header = Header {
                     pass: target.pass,
                     salt: [Uuid::new_v4(), Uuid::new_v4()],
                     disks: target.disks.iter().map(before).collect(),
                 };
-                JournalFile::create(self.fs.as_ref(), &path, header, space).context("reserve", &path)?
+                JournalFile::create(self.fs.as_ref(), &path, header, space)
+                    .context("reserve", &path)?
             }
         };
         let (distrust, resend) = match self.record.content {
-            Content::Partial { distrust, resend, .. } => (distrust, resend || self.resend),
+            Content::Partial {
+                distrust, resend, ..
+            } => (distrust, resend || self.resend),
             _ => (false, false),
         };
-        self.record.content = Content::Partial { base: target.base.clone(), pass: target.pass, distrust, resend };
+        self.record.content = Content::Partial {
+            base: target.base.clone(),
+            pass: target.pass,
+            distrust,
+            resend,
+        };
         self.record.sealed = None;
-        self.record.disks.iter_mut().for_each(|disk| disk.fresh = false);
+        self.record
+            .disks
+            .iter_mut()
+            .for_each(|disk| disk.fresh = false);
         self.store()?;
         target.journal = Some(journal);
         self.resize(target)
@@ -327,7 +494,10 @@ impl VolumeSet {
     pub(crate) fn room_for(&self, blocks: u64, bytes: u64) -> (u64, u64) {
         let (dir, needed) = match (&self.record.content, self.record.disks.first()) {
             (Content::NewFiles { .. }, Some(disk)) => (parent(&disk.path), bytes),
-            _ => (self.dir.as_path(), journal::space(blocks, bytes.div_ceil(BATCH))),
+            _ => (
+                self.dir.as_path(),
+                journal::space(blocks, bytes.div_ceil(BATCH)),
+            ),
         };
         (needed, self.fs.free_bytes(dir).unwrap_or(0))
     }
@@ -338,7 +508,12 @@ impl VolumeSet {
     }
 
     fn check_room(&self, bytes: u64) -> Result<(), SetError> {
-        let mut dirs: Vec<_> = self.record.disks.iter().map(|disk| parent(&disk.path).to_owned()).collect();
+        let mut dirs: Vec<_> = self
+            .record
+            .disks
+            .iter()
+            .map(|disk| parent(&disk.path).to_owned())
+            .collect();
         dirs.sort();
         dirs.dedup();
         let mut free = 0_u64;
@@ -347,7 +522,11 @@ impl VolumeSet {
         }
         if free < bytes {
             let path = dirs.into_iter().next().unwrap_or_default();
-            return Err(SetError::Io { what: "copy into", path, source: std::io::ErrorKind::StorageFull.into() });
+            return Err(SetError::Io {
+                what: "copy into",
+                path,
+                source: std::io::ErrorKind::StorageFull.into(),
+            });
         }
         Ok(())
     }
@@ -361,15 +540,20 @@ impl VolumeSet {
             let first = target.disks[at].geometry.size() / BLOCK;
             let last = target.disks[at].before.blocks();
             for run in chunks(first.min(last)..last) {
-                target.cover(at, &run).context("journal", &self.journal_path())?;
+                target
+                    .cover(at, &run)
+                    .context("journal", &self.journal_path())?;
             }
             if let Some(journal) = &mut target.journal {
                 journal.sync().context("sync", &self.journal_path())?;
             }
             let disk = &mut target.disks[at];
-            disk.disk.set_size(disk.geometry.size()).context("resize", &self.table_path(&disk.id, "digests"))?;
+            disk.disk
+                .set_size(disk.geometry.size())
+                .context("resize", &self.table_path(&disk.id, "digests"))?;
             let path = self.table_path(&disk.id, "digests");
-            disk.table = Table::create(self.fs.as_ref(), &path, disk.geometry).context("create", &path)?;
+            disk.table =
+                Table::create(self.fs.as_ref(), &path, disk.geometry).context("create", &path)?;
             disk.resizing = false;
         }
         Ok(())
@@ -384,8 +568,13 @@ impl Target {
         spans: &[std::ops::Range<u64>],
         mut each: impl FnMut(u64, Vec<Digest>) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
-        let Some(disk) = self.disks.get(at) else { return Ok(()) };
-        let mut source = Padded { disk: disk.disk.as_ref(), size: disk.geometry.size() };
+        let Some(disk) = self.disks.get(at) else {
+            return Ok(());
+        };
+        let mut source = Padded {
+            disk: disk.disk.as_ref(),
+            size: disk.geometry.size(),
+        };
         let mut window = Window::new(disk.geometry);
         for run in spans.iter().cloned().flat_map(chunks) {
             let mut digests = if disk.resizing {
@@ -409,9 +598,19 @@ impl Target {
     }
 
     /// S10: puts the first pre-image of these blocks into the journal, where it is not there yet. Durable only after its sync.
-    pub(crate) fn cover(&mut self, at: usize, blocks: &std::ops::Range<u64>) -> std::io::Result<()> {
-        let Some((disk, journal)) = self.disks.get_mut(at).zip(self.journal.as_mut()) else { return Ok(()) };
-        let place = journal.header().disks.iter().position(|before| before.id == disk.id);
+    pub(crate) fn cover(
+        &mut self,
+        at: usize,
+        blocks: &std::ops::Range<u64>,
+    ) -> std::io::Result<()> {
+        let Some((disk, journal)) = self.disks.get_mut(at).zip(self.journal.as_mut()) else {
+            return Ok(());
+        };
+        let place = journal
+            .header()
+            .disks
+            .iter()
+            .position(|before| before.id == disk.id);
         let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
             return Err(std::io::Error::other("the journal does not know the disk"));
         };
@@ -430,10 +629,19 @@ impl Target {
             while last < end && last - first < 4 && !disk.covered.contains(last) {
                 last += 1;
             }
-            buf.resize(super::source::index(disk.before.run_len(first, last - first)), 0);
+            buf.resize(
+                super::source::index(disk.before.run_len(first, last - first)),
+                0,
+            );
             super::fs::read_padded(disk.disk.as_ref(), first * BLOCK, &mut buf)?;
-            for (block, bytes) in (first..last).zip(buf.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX))) {
-                let kind = if crate::dataplane::digest::is_zero(bytes) { Kind::Zero } else { Kind::Data };
+            for (block, bytes) in
+                (first..last).zip(buf.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)))
+            {
+                let kind = if crate::dataplane::digest::is_zero(bytes) {
+                    Kind::Zero
+                } else {
+                    Kind::Data
+                };
                 journal.append(kind, place, block * BLOCK, bytes)?;
                 disk.covered.insert(block);
             }
@@ -452,14 +660,22 @@ pub(crate) fn refusal(error: &SetError, needed: u64, available: u64) -> Refusal 
         error if error.is_no_space() => RefusalKind::NoSpace,
         _ => RefusalKind::Internal,
     };
-    Refusal { needed, available, ..Refusal::new(kind, error.to_string()) }
+    Refusal {
+        needed,
+        available,
+        ..Refusal::new(kind, error.to_string())
+    }
 }
 
 /// The roots of tables, where every entry is known.
 pub(crate) fn roots(disks: &[TargetDisk]) -> std::io::Result<Roots> {
     let mut roots = Roots::new();
     for disk in disks {
-        roots.extend(disk.table.root(&disk.id)?.map(|root| (disk.id.clone(), root)));
+        roots.extend(
+            disk.table
+                .root(&disk.id)?
+                .map(|root| (disk.id.clone(), root)),
+        );
     }
     Ok(roots)
 }

@@ -64,22 +64,48 @@ impl VolumeSet {
     ///
     /// # Errors
     /// As [`VolumeSet::open`].
-    pub fn open_with(fs: Arc<dyn Fs>, dir: &Path, vm: Uuid, disks: &[DiskSpec]) -> Result<Self, SetError> {
+    pub fn open_with(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        vm: Uuid,
+        disks: &[DiskSpec],
+    ) -> Result<Self, SetError> {
         fs.create_dirs(&dir.join("tables")).context("make", dir)?;
         let lock_path = dir.join("lock");
-        let how = if fs.exists(&lock_path).context("look for", &lock_path)? { Open::Write } else { Open::CreateNew };
+        let how = if fs.exists(&lock_path).context("look for", &lock_path)? {
+            Open::Write
+        } else {
+            Open::CreateNew
+        };
         let lock = fs.open(&lock_path, how).context("open", &lock_path)?;
         if !lock.try_lock(true).context("lock", &lock_path)? {
             return Err(SetError::Busy { path: lock_path });
         }
         let wanted: Vec<_> = disks
             .iter()
-            .map(|spec| DiskRecord { id: spec.id.clone(), path: spec.path.clone(), size: spec.size, fresh: false, stamp: None })
+            .map(|spec| DiskRecord {
+                id: spec.id.clone(),
+                path: spec.path.clone(),
+                size: spec.size,
+                fresh: false,
+                stamp: None,
+            })
             .collect();
-        let record = Record::load(fs.as_ref(), &dir.join("set.json"))?.unwrap_or_else(|| Record::new(vm, wanted.clone()));
-        let mut set = Self { fs, dir: dir.to_owned(), record, journal_limit: None, resend: false, _lock: lock };
+        let record = Record::load(fs.as_ref(), &dir.join("set.json"))?
+            .unwrap_or_else(|| Record::new(vm, wanted.clone()));
+        let mut set = Self {
+            fs,
+            dir: dir.to_owned(),
+            record,
+            journal_limit: None,
+            resend: false,
+            _lock: lock,
+        };
         if set.record.vm != vm {
-            return Err(SetError::Damaged { path: set.record_path(), why: "it belongs to another VM".to_owned() });
+            return Err(SetError::Damaged {
+                path: set.record_path(),
+                why: "it belongs to another VM".to_owned(),
+            });
         }
         set.recover()?;
         set.take_shape(wanted)?;
@@ -101,7 +127,15 @@ impl VolumeSet {
     /// The disks as they are recorded.
     #[must_use]
     pub fn disks(&self) -> Vec<DiskSpec> {
-        self.record.disks.iter().map(|disk| DiskSpec { id: disk.id.clone(), path: disk.path.clone(), size: disk.size }).collect()
+        self.record
+            .disks
+            .iter()
+            .map(|disk| DiskSpec {
+                id: disk.id.clone(),
+                path: disk.path.clone(),
+                size: disk.size,
+            })
+            .collect()
     }
 
     /// Whether a pass has written and can be undone.
@@ -121,8 +155,13 @@ impl VolumeSet {
     /// # Errors
     /// [`SetError::Shape`] for a size that no disk has, or while a pass is open; whatever making a file brings.
     pub fn create_missing(&mut self) -> Result<(), SetError> {
-        if matches!(self.record.content, Content::Partial { .. } | Content::NewFiles { .. }) {
-            return Err(SetError::Shape("a pass is open over these disks: finish or undo it first".to_owned()));
+        if matches!(
+            self.record.content,
+            Content::Partial { .. } | Content::NewFiles { .. }
+        ) {
+            return Err(SetError::Shape(
+                "a pass is open over these disks: finish or undo it first".to_owned(),
+            ));
         }
         let mut made = false;
         for at in 0..self.record.disks.len() {
@@ -131,13 +170,21 @@ impl VolumeSet {
                 continue;
             }
             if Geometry::new(size).is_none() {
-                return Err(SetError::Shape(format!("disk {id}: {size} bytes are no multiple of 512, or above 64 TiB")));
+                return Err(SetError::Shape(format!(
+                    "disk {id}: {size} bytes are no multiple of 512, or above 64 TiB"
+                )));
             }
             let dir = parent(&path);
             self.fs.create_dirs(dir).context("make", dir)?;
             // What is new is first recorded as such when it is durably there.
-            let file = self.fs.open(&path, Open::CreateNew).context("create", &path)?;
-            file.set_size(size).and_then(|()| file.sync()).and_then(|()| self.fs.sync_dir(dir)).context("create", &path)?;
+            let file = self
+                .fs
+                .open(&path, Open::CreateNew)
+                .context("create", &path)?;
+            file.set_size(size)
+                .and_then(|()| file.sync())
+                .and_then(|()| self.fs.sync_dir(dir))
+                .context("create", &path)?;
             self.record.disks[at].fresh = true;
             self.record.disks[at].stamp = file.stamp().context("read", &path)?;
             made = true;
@@ -166,7 +213,10 @@ impl VolumeSet {
             }
             Content::NewFiles { base, .. } => *base = None,
         }
-        self.record.disks.iter_mut().for_each(|disk| disk.fresh = false);
+        self.record
+            .disks
+            .iter_mut()
+            .for_each(|disk| disk.fresh = false);
         self.store()
     }
 
@@ -182,7 +232,10 @@ impl VolumeSet {
         if point.roots != *roots {
             return Err(SetError::OtherRoots);
         }
-        let content = Content::Whole { point: point.clone(), exact: true };
+        let content = Content::Whole {
+            point: point.clone(),
+            exact: true,
+        };
         self.record_whole(content)
     }
 
@@ -191,16 +244,37 @@ impl VolumeSet {
     ///
     /// # Errors
     /// [`SetError::Shape`] when the sources are not the set's disks; whatever reading brings.
-    pub fn manifest_from_read(&mut self, sources: &mut [(DiskId, Box<dyn BlockSource>)], point: &str, pass: Uuid) -> Result<Roots, SetError> {
-        let shape: Vec<_> = sources.iter().map(|(id, source)| (id.clone(), source.size())).collect();
+    pub fn manifest_from_read(
+        &mut self,
+        sources: &mut [(DiskId, Box<dyn BlockSource>)],
+        point: &str,
+        pass: Uuid,
+    ) -> Result<Roots, SetError> {
+        let shape: Vec<_> = sources
+            .iter()
+            .map(|(id, source)| (id.clone(), source.size()))
+            .collect();
         let tables = self.begin_source(&shape, false)?;
         let mut roots = Roots::new();
         for ((id, source), table) in sources.iter_mut().zip(&tables) {
             let path = self.table_path(id, "next");
             table.learn_all(source.as_mut()).context("read", &path)?;
-            roots.extend(table.root(id).context("read", &path)?.map(|root| (id.clone(), root)));
+            roots.extend(
+                table
+                    .root(id)
+                    .context("read", &path)?
+                    .map(|root| (id.clone(), root)),
+            );
         }
-        self.commit_source(tables, &shape, Point { roots: roots.clone(), point: point.to_owned(), pass })?;
+        self.commit_source(
+            tables,
+            &shape,
+            Point {
+                roots: roots.clone(),
+                point: point.to_owned(),
+                pass,
+            },
+        )?;
         Ok(roots)
     }
 
@@ -209,7 +283,12 @@ impl VolumeSet {
     /// # Errors
     /// [`SetError::Busy`] when one is in use.
     pub fn lock_exclusive(&self) -> Result<Lock, SetError> {
-        let disks = self.record.disks.iter().map(|disk| self.locked(&disk.path, true)).collect::<Result<_, _>>()?;
+        let disks = self
+            .record
+            .disks
+            .iter()
+            .map(|disk| self.locked(&disk.path, true))
+            .collect::<Result<_, _>>()?;
         Ok(Lock { _disks: disks })
     }
 
@@ -217,7 +296,9 @@ impl VolumeSet {
         let how = if exclusive { Open::Read } else { Open::Write };
         let disk = self.fs.open(path, how).context("open", path)?;
         if !disk.try_lock(exclusive).context("lock", path)? {
-            return Err(SetError::Busy { path: path.to_owned() });
+            return Err(SetError::Busy {
+                path: path.to_owned(),
+            });
         }
         Ok(disk)
     }
@@ -235,13 +316,21 @@ impl VolumeSet {
         if !self.fs.exists(&journal).context("look for", &journal)? && !self.has_open_journal() {
             return Ok(());
         }
-        let scan = JournalFile::scan(self.fs.as_ref(), &journal, self.journal_limit, |_, _| Ok(())).context("read", &journal)?;
+        let scan = JournalFile::scan(
+            self.fs.as_ref(),
+            &journal,
+            self.journal_limit,
+            |_, _| Ok(()),
+        )
+        .context("read", &journal)?;
         let committed = scan.as_ref().and_then(|scan| scan.committed.clone());
         match journal::recover(self.has_open_journal(), scan.is_some(), committed) {
             Recovery::Keep => return Ok(()),
             Recovery::Drop => {}
             // The commit record was synced after everything was verified.
-            Recovery::RollForward(point) => self.record_whole(Content::Whole { point, exact: true })?,
+            Recovery::RollForward(point) => {
+                self.record_whole(Content::Whole { point, exact: true })?
+            }
             Recovery::Lost => {
                 self.record.content = Content::Unknown;
                 self.store()?;
@@ -252,19 +341,29 @@ impl VolumeSet {
 
     /// S14: takes the disks of the definition. Other disks than recorded are of unknown content.
     fn take_shape(&mut self, wanted: Vec<DiskRecord>) -> Result<(), SetError> {
-        let key = |disks: &[DiskRecord]| disks.iter().map(|disk| (disk.id.clone(), disk.path.clone())).collect::<std::collections::BTreeMap<_, _>>();
+        let key = |disks: &[DiskRecord]| {
+            disks
+                .iter()
+                .map(|disk| (disk.id.clone(), disk.path.clone()))
+                .collect::<std::collections::BTreeMap<_, _>>()
+        };
         if key(&wanted).len() != wanted.len() {
             return Err(SetError::Shape("two disks have one name".to_owned()));
         }
         if key(&wanted) == key(&self.record.disks) {
             return Ok(());
         }
-        if matches!(self.record.content, Content::Partial { .. } | Content::NewFiles { .. }) {
+        if matches!(
+            self.record.content,
+            Content::Partial { .. } | Content::NewFiles { .. }
+        ) {
             return Err(SetError::Shape("the VM's disks have changed while a pass is open over the old ones: undo it with those first".to_owned()));
         }
         let old = std::mem::replace(&mut self.record.disks, wanted);
         for disk in &mut self.record.disks {
-            disk.fresh = old.iter().any(|old| old.id == disk.id && old.path == disk.path && old.fresh);
+            disk.fresh = old
+                .iter()
+                .any(|old| old.id == disk.id && old.path == disk.path && old.fresh);
         }
         self.record.content = Content::Unknown;
         self.record.sealed = None;
@@ -291,7 +390,10 @@ impl VolumeSet {
 
     pub(super) fn drop_journal(&mut self) -> Result<(), SetError> {
         let path = self.journal_path();
-        self.fs.remove(&path).and_then(|()| self.fs.sync_dir(&self.dir)).context("remove", &path)?;
+        self.fs
+            .remove(&path)
+            .and_then(|()| self.fs.sync_dir(&self.dir))
+            .context("remove", &path)?;
         self.journal_limit = None;
         Ok(())
     }
@@ -326,7 +428,12 @@ impl VolumeSet {
         self.dir.join("tables").join(format!("{id}.{kind}"))
     }
 
-    pub(super) fn open_table(&self, id: &DiskId, kind: &str, geometry: Geometry) -> Result<Option<Table>, SetError> {
+    pub(super) fn open_table(
+        &self,
+        id: &DiskId,
+        kind: &str,
+        geometry: Geometry,
+    ) -> Result<Option<Table>, SetError> {
         let path = self.table_path(id, kind);
         Table::open(self.fs.as_ref(), &path, geometry).context("open", &path)
     }
@@ -334,5 +441,7 @@ impl VolumeSet {
 
 /// The folder of a file.
 pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."))
 }

@@ -81,7 +81,11 @@ impl Read for Input {
 }
 
 impl<'a> Conn<'a> {
-    pub(super) fn plain(stream: TcpStream, idle: Duration, stop: Stop<'a>) -> Result<Self, ConnError> {
+    pub(super) fn plain(
+        stream: TcpStream,
+        idle: Duration,
+        stop: Stop<'a>,
+    ) -> Result<Self, ConnError> {
         Self::new(Link::Plain(stream), idle, stop)
     }
 
@@ -96,7 +100,12 @@ impl<'a> Conn<'a> {
         Self::new(Link::Tls(Box::new(tls.into()), stream), idle, stop)?.shake_hands()
     }
 
-    pub(super) fn server(stream: TcpStream, config: Arc<rustls::ServerConfig>, idle: Duration, stop: Stop<'a>) -> Result<Self, ConnError> {
+    pub(super) fn server(
+        stream: TcpStream,
+        config: Arc<rustls::ServerConfig>,
+        idle: Duration,
+        stop: Stop<'a>,
+    ) -> Result<Self, ConnError> {
         let tls = rustls::ServerConnection::new(config).map_err(ConnError::Tls)?;
         Self::new(Link::Tls(Box::new(tls.into()), stream), idle, stop)?.shake_hands()
     }
@@ -109,14 +118,29 @@ impl<'a> Conn<'a> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
-        let input = Input { buf: vec![0; AHEAD], start: 0, end: 0, received: 0, ended: false };
-        Ok(Self { link, stop, idle, input, output: Vec::new(), sent: 0 })
+        let input = Input {
+            buf: vec![0; AHEAD],
+            start: 0,
+            end: 0,
+            received: 0,
+            ended: false,
+        };
+        Ok(Self {
+            link,
+            stop,
+            idle,
+            input,
+            output: Vec::new(),
+            sent: 0,
+        })
     }
 
     fn shake_hands(mut self) -> Result<Self, ConnError> {
         loop {
             self.write_tls()?;
-            let Link::Tls(tls, _) = &self.link else { return Ok(self) };
+            let Link::Tls(tls, _) = &self.link else {
+                return Ok(self);
+            };
             if !tls.is_handshaking() {
                 return Ok(self);
             }
@@ -128,7 +152,10 @@ impl<'a> Conn<'a> {
     pub(super) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
         match &self.link {
             Link::Plain(_) => Vec::new(),
-            Link::Tls(tls, _) => tls.peer_certificates().map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect()).unwrap_or_default(),
+            Link::Tls(tls, _) => tls
+                .peer_certificates()
+                .map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect())
+                .unwrap_or_default(),
         }
     }
 
@@ -164,7 +191,10 @@ impl<'a> Conn<'a> {
         let total = head.len() + payload.len();
         let mut done = 0;
         while done < total {
-            let parts = [io::IoSlice::new(head.get(done..).unwrap_or(&[])), io::IoSlice::new(&payload[done.saturating_sub(head.len())..])];
+            let parts = [
+                io::IoSlice::new(head.get(done..).unwrap_or(&[])),
+                io::IoSlice::new(&payload[done.saturating_sub(head.len())..]),
+            ];
             match &mut self.link {
                 Link::Plain(stream) => match stream.write_vectored(&parts) {
                     Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
@@ -187,7 +217,9 @@ impl<'a> Conn<'a> {
     fn write_tls(&mut self) -> Result<(), ConnError> {
         let mut deadline = self.deadline();
         loop {
-            let Link::Tls(tls, stream) = &mut self.link else { return Ok(()) };
+            let Link::Tls(tls, stream) = &mut self.link else {
+                return Ok(());
+            };
             if !tls.wants_write() {
                 return Ok(());
             }
@@ -222,11 +254,16 @@ impl<'a> Conn<'a> {
             return Ok(true);
         }
         let timeout = if wait { TICK } else { Duration::ZERO };
-        let timeout = Timespec::try_from(timeout).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let timeout = Timespec::try_from(timeout)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mut fds = [PollFd::new(self.stream(), PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {
-                if (self.stop)() { Err(ConnError::Stopped) } else { Ok(false) }
+                if (self.stop)() {
+                    Err(ConnError::Stopped)
+                } else {
+                    Ok(false)
+                }
             }
             Ok(_) => {
                 self.fill(&mut self.deadline())?;
@@ -247,9 +284,14 @@ impl<'a> Conn<'a> {
             }
             Link::Tls(..) => {
                 self.process()?;
-                let Link::Tls(tls, _) = &mut self.link else { return Ok(false) };
+                let Link::Tls(tls, _) = &mut self.link else {
+                    return Ok(false);
+                };
                 let state = tls.process_new_packets().map_err(ConnError::Tls)?;
-                if state.plaintext_bytes_to_read() == 0 && (state.peer_has_closed() || (self.input.ended && self.input.start == self.input.end)) {
+                if state.plaintext_bytes_to_read() == 0
+                    && (state.peer_has_closed()
+                        || (self.input.ended && self.input.start == self.input.end))
+                {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
                 Ok(state.plaintext_bytes_to_read() > 0)
@@ -259,7 +301,9 @@ impl<'a> Conn<'a> {
 
     /// Decrypts what was read ahead, as far as there is room for it.
     fn process(&mut self) -> Result<(), ConnError> {
-        let Link::Tls(tls, _) = &mut self.link else { return Ok(()) };
+        let Link::Tls(tls, _) = &mut self.link else {
+            return Ok(());
+        };
         while tls.wants_read() && self.input.start < self.input.end {
             match tls.read_tls(&mut self.input) {
                 Ok(_) => {}
@@ -322,7 +366,9 @@ impl<'a> Conn<'a> {
                     // Large payloads go straight to their place.
                     if out.len() - done >= AHEAD {
                         match stream.read(&mut out[done..]) {
-                            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                            Ok(0) => {
+                                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                            }
                             Ok(read) => {
                                 done += read;
                                 self.input.received += read as u64;
@@ -340,7 +386,9 @@ impl<'a> Conn<'a> {
                 Link::Tls(tls, _) => match tls.reader().read(&mut out[done..]) {
                     Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                     Ok(read) => done += read,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.read_tls(&mut deadline)?,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.read_tls(&mut deadline)?
+                    }
                     Err(error) => return Err(error.into()),
                 },
             }
@@ -376,7 +424,13 @@ impl<'a> Conn<'a> {
             match stream.read(&mut sink) {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(_) => break,
             }
         }
@@ -393,7 +447,10 @@ impl<'a> Conn<'a> {
                 if (self.stop)() {
                     Err(ConnError::Stopped)
                 } else if Instant::now() >= *deadline {
-                    Err(ConnError::Io(io::Error::new(io::ErrorKind::TimedOut, "the peer neither sends nor takes anything")))
+                    Err(ConnError::Io(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the peer neither sends nor takes anything",
+                    )))
                 } else {
                     Ok(())
                 }

@@ -95,8 +95,16 @@ pub(super) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     pub(super) fn new(control: &'a PassControl, begin: Instant) -> Self {
-        *control.progress.lock().unwrap_or_else(PoisonError::into_inner) = Progress::default();
-        Self { control, begin, phase: PassPhase::Connecting, rate: Rate::default() }
+        *control
+            .progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Progress::default();
+        Self {
+            control,
+            begin,
+            phase: PassPhase::Connecting,
+            rate: Rate::default(),
+        }
     }
 
     pub(super) fn note(&mut self, sender: &Sender) {
@@ -116,7 +124,11 @@ impl<'a> Reporter<'a> {
             PassPhase::Transferring | PassPhase::Verifying => (totals.sent, totals.to_send),
         };
         self.rate.note(self.begin.elapsed(), done);
-        *self.control.progress.lock().unwrap_or_else(PoisonError::into_inner) = Progress {
+        *self
+            .control
+            .progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Progress {
             phase,
             bytes_done: totals.sent,
             bytes_total: totals.to_send,

@@ -20,7 +20,9 @@ use crate::dataplane::io::source::{BlockSource, Window, allocated};
 use crate::dataplane::io::table::Table;
 use crate::dataplane::io::volume_set::VolumeSet;
 use crate::dataplane::rate::Bucket;
-use crate::dataplane::sender::{Command, Event, SendError, Sender, SenderCandidates, SenderDisk, SenderSpec, Sent};
+use crate::dataplane::sender::{
+    Command, Event, SendError, Sender, SenderCandidates, SenderDisk, SenderSpec, Sent,
+};
 use crate::dataplane::wire::{Frame, MAX_DISKS, MAX_POINT, WireError};
 
 /// Where the target's agent listens for data.
@@ -39,12 +41,24 @@ pub struct Endpoint {
 impl Endpoint {
     /// A plain TCP endpoint with the usual timeouts: 10 seconds to connect, 5 minutes idle.
     pub fn plain(address: impl Into<String>) -> Self {
-        Self { address: address.into(), tls: None, connect_timeout: Duration::from_secs(10), idle_timeout: Duration::from_secs(300) }
+        Self {
+            address: address.into(),
+            tls: None,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
+        }
     }
 
     /// A TLS endpoint with the usual timeouts.
-    pub fn tls(address: impl Into<String>, config: Arc<rustls::ClientConfig>, name: ServerName<'static>) -> Self {
-        Self { tls: Some((config, name)), ..Self::plain(address) }
+    pub fn tls(
+        address: impl Into<String>,
+        config: Arc<rustls::ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Self {
+        Self {
+            tls: Some((config, name)),
+            ..Self::plain(address)
+        }
     }
 }
 
@@ -131,9 +145,18 @@ pub fn send_pass(
     let stream = connect(endpoint)?;
     let conn = match &endpoint.tls {
         None => Conn::plain(stream, endpoint.idle_timeout, &stop),
-        Some((config, name)) => Conn::client(stream, Arc::clone(config), name.clone(), endpoint.idle_timeout, &stop),
+        Some((config, name)) => Conn::client(
+            stream,
+            Arc::clone(config),
+            name.clone(),
+            endpoint.idle_timeout,
+            &stop,
+        ),
     };
-    let windows = disks.iter().filter_map(|disk| Geometry::new(disk.source.size()).map(Window::new)).collect();
+    let windows = disks
+        .iter()
+        .filter_map(|disk| Geometry::new(disk.source.size()).map(Window::new))
+        .collect();
     let mut run = Run {
         conn: conn.map_err(conn_error)?,
         sender,
@@ -156,9 +179,14 @@ pub fn send_pass(
         },
         other => other?,
     };
-    let point = Point { roots: sent.roots.clone(), point: spec.point, pass: spec.pass };
+    let point = Point {
+        roots: sent.roots.clone(),
+        point: spec.point,
+        pass: spec.pass,
+    };
     let shape = shape(&run.disks);
-    run.set.commit_source(std::mem::take(&mut run.tables), &shape, point)?;
+    run.set
+        .commit_source(std::mem::take(&mut run.tables), &shape, point)?;
     let (bytes_sent, bytes_received) = run.conn.bytes();
     run.conn.close();
     Ok(PassOutcome {
@@ -174,44 +202,100 @@ pub fn send_pass(
 }
 
 fn shape(disks: &[PassDisk]) -> Vec<(DiskId, u64)> {
-    disks.iter().map(|disk| (disk.id.clone(), disk.source.size())).collect()
+    disks
+        .iter()
+        .map(|disk| (disk.id.clone(), disk.source.size()))
+        .collect()
 }
 
-fn sender_spec(spec: &PassSpec, disks: &[PassDisk], set: &VolumeSet) -> Result<SenderSpec, PassError> {
+fn sender_spec(
+    spec: &PassSpec,
+    disks: &[PassDisk],
+    set: &VolumeSet,
+) -> Result<SenderSpec, PassError> {
     let wrong = |text: String| PassError::SourceState(SetError::Shape(text));
     if disks.is_empty() || disks.len() > MAX_DISKS || spec.point.len() > MAX_POINT {
-        return Err(wrong(format!("a pass takes 1 to {MAX_DISKS} disks and a name of at most {MAX_POINT} bytes")));
+        return Err(wrong(format!(
+            "a pass takes 1 to {MAX_DISKS} disks and a name of at most {MAX_POINT} bytes"
+        )));
     }
     let candidates = match &spec.candidates {
         Candidates::All => SenderCandidates::All(WhyAll::Asked),
         // S14: growth is not marked in a bitmap, so another size voids it.
-        Candidates::Ranges { .. } if !same_shape(disks, set) => SenderCandidates::All(WhyAll::Shape),
+        Candidates::Ranges { .. } if !same_shape(disks, set) => {
+            SenderCandidates::All(WhyAll::Shape)
+        }
         // S13: the source's tables must describe the very content at which the bitmap began.
-        Candidates::Ranges { base, .. } if set.source_base() != Some(base) => SenderCandidates::All(WhyAll::SourceBase),
+        Candidates::Ranges { base, .. } if set.source_base() != Some(base) => {
+            SenderCandidates::All(WhyAll::SourceBase)
+        }
         Candidates::Ranges { base, .. } => SenderCandidates::Ranges(base.clone()),
     };
     let mut out = Vec::new();
     for disk in disks {
         let size = disk.source.size();
-        let geometry = Geometry::new(size).ok_or_else(|| wrong(format!("disk {}: {size} bytes are no size of a disk", disk.id)))?;
+        let geometry = Geometry::new(size).ok_or_else(|| {
+            wrong(format!(
+                "disk {}: {size} bytes are no size of a disk",
+                disk.id
+            ))
+        })?;
         let mut blocks = BlockSet::new(geometry.blocks());
-        if let (SenderCandidates::Ranges(_), Candidates::Ranges { ranges, .. }) = (&candidates, &spec.candidates) {
-            ranges.get(&disk.id).into_iter().flatten().for_each(|range| blocks.insert_range(geometry.blocks_of(range)));
+        if let (SenderCandidates::Ranges(_), Candidates::Ranges { ranges, .. }) =
+            (&candidates, &spec.candidates)
+        {
+            ranges
+                .get(&disk.id)
+                .into_iter()
+                .flatten()
+                .for_each(|range| blocks.insert_range(geometry.blocks_of(range)));
         }
-        out.push(SenderDisk { id: disk.id.clone(), geometry, ranges: blocks });
+        out.push(SenderDisk {
+            id: disk.id.clone(),
+            geometry,
+            ranges: blocks,
+        });
     }
-    let PassSpec { epoch, step, pass, mode, point, .. } = spec.clone();
-    Ok(SenderSpec { vm: set.vm(), epoch, step, pass, mode, point, disks: out, candidates })
+    let PassSpec {
+        epoch,
+        step,
+        pass,
+        mode,
+        point,
+        ..
+    } = spec.clone();
+    Ok(SenderSpec {
+        vm: set.vm(),
+        epoch,
+        step,
+        pass,
+        mode,
+        point,
+        disks: out,
+        candidates,
+    })
 }
 
 fn same_shape(disks: &[PassDisk], set: &VolumeSet) -> bool {
     let known = set.disks();
-    known.len() == disks.len() && disks.iter().all(|disk| known.iter().any(|one| one.id == disk.id && one.size == disk.source.size()))
+    known.len() == disks.len()
+        && disks.iter().all(|disk| {
+            known
+                .iter()
+                .any(|one| one.id == disk.id && one.size == disk.source.size())
+        })
 }
 
 fn connect(endpoint: &Endpoint) -> Result<TcpStream, PassError> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", endpoint.address));
-    for address in endpoint.address.to_socket_addrs().map_err(PassError::Disconnected)? {
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{} has no address", endpoint.address),
+    );
+    for address in endpoint
+        .address
+        .to_socket_addrs()
+        .map_err(PassError::Disconnected)?
+    {
         match TcpStream::connect_timeout(&address, endpoint.connect_timeout) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -265,20 +349,37 @@ impl Run<'_> {
                 self.throttle(u64::from(data.len))?;
                 let disk = usize::from(data.disk);
                 let len = usize::try_from(data.len).unwrap_or(0);
-                let payload = self.windows.get(disk).and_then(|window| window.bytes().get(at..at + len)).ok_or_else(|| lost("bytes to send"))?;
-                self.conn.send(&Frame::Data(data), payload).map_err(conn_error)?;
+                let payload = self
+                    .windows
+                    .get(disk)
+                    .and_then(|window| window.bytes().get(at..at + len))
+                    .ok_or_else(|| lost("bytes to send"))?;
+                self.conn
+                    .send(&Frame::Data(data), payload)
+                    .map_err(conn_error)?;
                 // What the receiver says meanwhile is heard between frames: confirmations, or that it has failed.
-                Ok(self.conn.frame(false).map_err(conn_error)?.map(Event::Frame))
+                Ok(self
+                    .conn
+                    .frame(false)
+                    .map_err(conn_error)?
+                    .map(Event::Frame))
             }
             Command::Measure(from) => {
                 let mut sum = 0;
                 for (disk, from) in self.disks.iter_mut().zip(from) {
-                    sum += allocated(disk.source.as_mut(), from).map_err(|source| PassError::SourceRead { disk: disk.id.clone(), source })?;
+                    sum += allocated(disk.source.as_mut(), from).map_err(|source| {
+                        PassError::SourceRead {
+                            disk: disk.id.clone(),
+                            source,
+                        }
+                    })?;
                 }
                 Ok(Some(Event::Measured(sum)))
             }
             Command::Begin(used) => {
-                self.tables = self.set.begin_source(&shape(&self.disks), used == UsedCandidates::Ranges)?;
+                self.tables = self
+                    .set
+                    .begin_source(&shape(&self.disks), used == UsedCandidates::Ranges)?;
                 Ok(None)
             }
             Command::Hash(disk, blocks) => self.hash(disk, &blocks, false).map(Some),
@@ -286,7 +387,10 @@ impl Run<'_> {
             Command::Root => {
                 let mut roots = Roots::new();
                 for (disk, table) in self.disks.iter().zip(&self.tables) {
-                    let root = table.root(&disk.id).context("read", std::path::Path::new("the table"))?.ok_or_else(|| lost("a digest"))?;
+                    let root = table
+                        .root(&disk.id)
+                        .context("read", std::path::Path::new("the table"))?
+                        .ok_or_else(|| lost("a digest"))?;
                     roots.insert(disk.id.clone(), root);
                 }
                 Ok(Some(Event::Roots(roots)))
@@ -296,23 +400,41 @@ impl Run<'_> {
     }
 
     fn hash(&mut self, at: usize, blocks: &Range<u64>, keep: bool) -> Result<Event, PassError> {
-        let (Some(disk), Some(window), Some(table)) = (self.disks.get_mut(at), self.windows.get_mut(at), self.tables.get(at)) else {
+        let (Some(disk), Some(window), Some(table)) = (
+            self.disks.get_mut(at),
+            self.windows.get_mut(at),
+            self.tables.get(at),
+        ) else {
             return Err(lost("a disk"));
         };
         self.hashes.clear();
         let source = disk.source.as_mut();
-        let read = if keep { window.read(source, blocks, &mut self.hashes) } else { window.hash(source, blocks, &mut self.hashes) };
-        read.map_err(|source| PassError::SourceRead { disk: disk.id.clone(), source })?;
+        let read = if keep {
+            window.read(source, blocks, &mut self.hashes)
+        } else {
+            window.hash(source, blocks, &mut self.hashes)
+        };
+        read.map_err(|source| PassError::SourceRead {
+            disk: disk.id.clone(),
+            source,
+        })?;
         let digests: Vec<Digest> = self.hashes.iter().map(|hash| hash.digest).collect();
-        table.write(blocks.start, &digests).context("write", std::path::Path::new("the table"))?;
+        table
+            .write(blocks.start, &digests)
+            .context("write", std::path::Path::new("the table"))?;
         Ok(Event::Hashed(std::mem::take(&mut self.hashes)))
     }
 
     /// Waits as long as the cap wants, in short steps, so that a cancel or a higher cap is seen soon.
     fn throttle(&mut self, bytes: u64) -> Result<(), PassError> {
-        let wait = self.bucket.take(self.begin.elapsed(), bytes, self.control.bandwidth_cap());
+        let wait = self
+            .bucket
+            .take(self.begin.elapsed(), bytes, self.control.bandwidth_cap());
         let until = Instant::now() + wait;
-        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        while let Some(left) = until
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
             if self.control.is_cancelled() {
                 return Err(PassError::Cancelled);
             }
@@ -326,24 +448,39 @@ impl Run<'_> {
 }
 
 fn lost(what: &str) -> PassError {
-    PassError::Protocol { side: Side::Source, message: format!("{what} is missing where it was expected") }
+    PassError::Protocol {
+        side: Side::Source,
+        message: format!("{what} is missing where it was expected"),
+    }
 }
 
 fn send_error(error: SendError) -> PassError {
     match error {
         SendError::Refused(refusal) => refusal.into(),
         SendError::Target(failure) => failure.into(),
-        SendError::Protocol(message) => PassError::Protocol { side: Side::Target, message },
+        SendError::Protocol(message) => PassError::Protocol {
+            side: Side::Target,
+            message,
+        },
     }
 }
 
 fn conn_error(error: ConnError) -> PassError {
     match error {
         ConnError::Stopped => PassError::Cancelled,
-        ConnError::Wire(error @ WireError::Version(_)) => PassError::Protocol { side: Side::Target, message: error.to_string() },
-        ConnError::Wire(error) => PassError::Protocol { side: Side::Target, message: error.to_string() },
+        ConnError::Wire(error @ WireError::Version(_)) => PassError::Protocol {
+            side: Side::Target,
+            message: error.to_string(),
+        },
+        ConnError::Wire(error) => PassError::Protocol {
+            side: Side::Target,
+            message: error.to_string(),
+        },
         ConnError::Tls(error) => PassError::Tls(error.to_string()),
-        ConnError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        ConnError::Io(error) => match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
             Some(tls) => PassError::Tls(tls.to_string()),
             None => PassError::Disconnected(error),
         },

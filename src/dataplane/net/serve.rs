@@ -57,7 +57,10 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { tls: None, idle_timeout: Duration::from_secs(300) }
+        Self {
+            tls: None,
+            idle_timeout: Duration::from_secs(300),
+        }
     }
 }
 
@@ -75,7 +78,11 @@ pub enum Served {
 }
 
 /// Serves one connection until it ends. Blocks the thread.
-pub fn serve_connection(stream: TcpStream, admission: &dyn Admission, options: &ServeOptions) -> Served {
+pub fn serve_connection(
+    stream: TcpStream,
+    admission: &dyn Admission,
+    options: &ServeOptions,
+) -> Served {
     let conn = match &options.tls {
         None => Conn::plain(stream, options.idle_timeout, &|| false),
         Some(config) => Conn::server(stream, Arc::clone(config), options.idle_timeout, &|| false),
@@ -84,7 +91,11 @@ pub fn serve_connection(stream: TcpStream, admission: &dyn Admission, options: &
         Ok(conn) => conn,
         Err(error) => return Served::Disconnected(describe(&error)),
     };
-    let mut serving = Serving { conn, machine: Receiver::new(), end: None };
+    let mut serving = Serving {
+        conn,
+        machine: Receiver::new(),
+        end: None,
+    };
     let ended = serving.greet(admission);
     let served = match (ended, serving.end.take()) {
         (_, Some(end)) => end,
@@ -107,8 +118,12 @@ impl Serving<'_> {
         let frame = self.next()?;
         let commands = self.machine.on(Event::Frame(frame));
         for command in self.simple(commands)? {
-            let Command::Admit(hello) = command else { continue };
-            let peer = Peer { certificates: self.conn.peer_certificates() };
+            let Command::Admit(hello) = command else {
+                continue;
+            };
+            let peer = Peer {
+                certificates: self.conn.peer_certificates(),
+            };
             match admission.admit(&hello, &peer) {
                 Err(refusal) => self.event(Event::Refused(refusal))?,
                 Ok(admitted) => return self.session(&hello, &admitted),
@@ -142,20 +157,29 @@ impl Serving<'_> {
     }
 
     /// From the welcome to the plan, which leads on to receiving.
-    fn pass(&mut self, set: &mut VolumeSet, target: &mut Target, session: &Session) -> Result<(), ConnError> {
+    fn pass(
+        &mut self,
+        set: &mut VolumeSet,
+        target: &mut Target,
+        session: &Session,
+    ) -> Result<(), ConnError> {
         while !self.machine.is_over() {
             let frame = self.next()?;
             let commands = self.machine.on(Event::Frame(frame));
             for command in self.simple(commands)? {
                 match command {
                     Command::Digest(disk, spans) => self.digest(target, disk, &spans)?,
-                    Command::Reserve { blocks, bytes } => match set.reserve(target, blocks, bytes) {
-                        Err(error) => self.event(Event::Refused(no_room(set, &error, blocks, bytes))).map(drop)?,
-                        Ok(()) => {
-                            self.event(Event::Reserved)?;
-                            return self.receive_and_finish(set, target, session);
+                    Command::Reserve { blocks, bytes } => {
+                        match set.reserve(target, blocks, bytes) {
+                            Err(error) => self
+                                .event(Event::Refused(no_room(set, &error, blocks, bytes)))
+                                .map(drop)?,
+                            Ok(()) => {
+                                self.event(Event::Reserved)?;
+                                return self.receive_and_finish(set, target, session);
+                            }
                         }
-                    },
+                    }
                     _ => {}
                 }
             }
@@ -163,10 +187,21 @@ impl Serving<'_> {
         Ok(())
     }
 
-    fn digest(&mut self, target: &Target, disk: usize, spans: &[std::ops::Range<u64>]) -> Result<(), ConnError> {
+    fn digest(
+        &mut self,
+        target: &Target,
+        disk: usize,
+        spans: &[std::ops::Range<u64>],
+    ) -> Result<(), ConnError> {
         let mut broken = None;
         let read = target.digests(disk, spans, |first, digests| {
-            self.event(Event::Digested { disk, first, digests }).map(drop).map_err(|error| {
+            self.event(Event::Digested {
+                disk,
+                first,
+                digests,
+            })
+            .map(drop)
+            .map_err(|error| {
                 broken = Some(error);
                 std::io::ErrorKind::BrokenPipe.into()
             })
@@ -174,11 +209,20 @@ impl Serving<'_> {
         match (broken, read) {
             (Some(error), _) => Err(error),
             (None, Ok(())) => self.event(Event::DigestsDone).map(drop),
-            (None, Err(error)) => self.event(Event::Failed(StageError::io("reading the target's disk", &error).failure)).map(drop),
+            (None, Err(error)) => self
+                .event(Event::Failed(
+                    StageError::io("reading the target's disk", &error).failure,
+                ))
+                .map(drop),
         }
     }
 
-    fn receive_and_finish(&mut self, set: &mut VolumeSet, target: &mut Target, session: &Session) -> Result<(), ConnError> {
+    fn receive_and_finish(
+        &mut self,
+        set: &mut VolumeSet,
+        target: &mut Target,
+        session: &Session,
+    ) -> Result<(), ConnError> {
         match self.receive(target, session) {
             Ok(Some((roots, point))) => match set.finish(target, roots, point) {
                 Ok(roots) => self.event(Event::Whole(roots)).map(drop),
@@ -197,7 +241,11 @@ impl Serving<'_> {
     }
 
     /// Takes data until the sender says that all is sent. Two threads journal and write meanwhile.
-    fn receive(&mut self, target: &mut Target, session: &Session) -> Result<Option<(Roots, String)>, Stopped> {
+    fn receive(
+        &mut self,
+        target: &mut Target,
+        session: &Session,
+    ) -> Result<Option<(Roots, String)>, Stopped> {
         let writer = WriteStage::new(&target.disks, session.clone());
         let (work, journal_work) = mpsc::sync_channel(1);
         let (covered, write_work) = mpsc::sync_channel(1);
@@ -210,7 +258,13 @@ impl Serving<'_> {
             let notes_of_writer = notes.clone();
             scope.spawn(move || journal(JournalStage { target }, &journal_work, &covered, &notes));
             scope.spawn(move || write(writer, &write_work, &free, &notes_of_writer));
-            let mut lines = Lines { work: Some(work), pool, heard, batch: None, failed: None };
+            let mut lines = Lines {
+                work: Some(work),
+                pool,
+                heard,
+                batch: None,
+                failed: None,
+            };
             let taken = self.take(&mut lines);
             // Whatever has arrived whole is written and made durable, also when the connection is gone.
             lines.submit();
@@ -254,15 +308,25 @@ impl Serving<'_> {
             let commands = self.machine.on(Event::Frame(frame));
             for command in self.simple(commands)? {
                 match command {
-                    Command::Write { disk, blocks, digests } => {
+                    Command::Write {
+                        disk,
+                        blocks,
+                        digests,
+                    } => {
                         let len = self.machine.run_len(disk, &blocks);
-                        let Some(batch) = lines.room() else { return Ok(None) };
-                        let Some(place) = batch.place(len) else { return Ok(None) };
+                        let Some(batch) = lines.room() else {
+                            return Ok(None);
+                        };
+                        let Some(place) = batch.place(len) else {
+                            return Ok(None);
+                        };
                         self.conn.payload(place)?;
                         batch.data(disk, blocks, digests, len);
                     }
                     Command::Zero { disk, blocks } => {
-                        let Some(batch) = lines.room() else { return Ok(None) };
+                        let Some(batch) = lines.room() else {
+                            return Ok(None);
+                        };
                         batch.zeros(disk, blocks);
                     }
                     Command::Finish { roots, point } => return Ok(Some((roots, point))),
@@ -283,7 +347,10 @@ impl Serving<'_> {
                 Err(ConnError::Wire(error))
             }
             Err(ConnError::Wire(error)) => {
-                self.event(Event::Failed(Failure::new(FailureKind::Protocol, error.to_string())))?;
+                self.event(Event::Failed(Failure::new(
+                    FailureKind::Protocol,
+                    error.to_string(),
+                )))?;
                 Err(ConnError::Wire(error))
             }
             other => other,
@@ -360,7 +427,9 @@ impl Lines {
     }
 
     fn submit(&mut self) {
-        if let (Some(work), Some(batch)) = (&self.work, self.batch.take_if(|batch| !batch.is_empty())) {
+        if let (Some(work), Some(batch)) =
+            (&self.work, self.batch.take_if(|batch| !batch.is_empty()))
+        {
             let _ = work.send(Work::Batch(batch));
         }
     }
@@ -373,7 +442,12 @@ impl Lines {
     }
 }
 
-fn journal(mut stage: JournalStage<'_>, work: &Chan<Work>, next: &SyncSender<Work>, notes: &ChanTx<Note>) {
+fn journal(
+    mut stage: JournalStage<'_>,
+    work: &Chan<Work>,
+    next: &SyncSender<Work>,
+    notes: &ChanTx<Note>,
+) {
     for item in work {
         if let Work::Batch(batch) = &item
             && let Err(error) = stage.cover(batch)
@@ -403,14 +477,21 @@ fn write(mut stage: WriteStage, work: &Chan<Work>, free: &ChanTx<Batch>, notes: 
         }
         Ok(())
     };
-    let done = work.iter().try_for_each(|item| step(Some(item))).and_then(|()| step(None));
+    let done = work
+        .iter()
+        .try_for_each(|item| step(Some(item)))
+        .and_then(|()| step(None));
     if let Err(error) = done {
         let _ = notes.send(Note::Failed(error));
     }
 }
 
 fn no_room(set: &VolumeSet, error: &SetError, blocks: u64, bytes: u64) -> Refusal {
-    let (needed, available) = if error.is_no_space() { set.room_for(blocks, bytes) } else { (0, 0) };
+    let (needed, available) = if error.is_no_space() {
+        set.room_for(blocks, bytes)
+    } else {
+        (0, 0)
+    };
     refusal(error, needed, available)
 }
 

@@ -77,6 +77,10 @@ impl<'a> Take<'a> {
         Ok(count)
     }
     pub(super) fn end(self) -> Result<(), WireError> {
-        if self.0.is_empty() { Ok(()) } else { Err(WireError::Malformed) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(WireError::Malformed)
+        }
     }
 }

@@ -105,7 +105,12 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of some kind.
     pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), needed: 0, available: 0 }
+        Self {
+            kind,
+            message: message.into(),
+            needed: 0,
+            available: 0,
+        }
     }
 }
 
@@ -137,7 +142,10 @@ pub struct Failure {
 impl Failure {
     /// A failure of some kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 }
 
@@ -324,7 +332,9 @@ impl Frame {
             }
             Self::Welcome(welcome) => {
                 put.u64(welcome.session);
-                put.u8(u8::from(welcome.partial) | u8::from(welcome.done) << 1 | u8::from(welcome.base.is_some()) << 2);
+                put.u8(u8::from(welcome.partial)
+                    | u8::from(welcome.done) << 1
+                    | u8::from(welcome.base.is_some()) << 2);
                 if let Some(base) = &welcome.base {
                     put_roots(&mut put, base);
                 }
@@ -337,7 +347,11 @@ impl Frame {
                 put.u64(refusal.available);
                 put.text(&refusal.message, MAX_TEXT);
             }
-            Self::Digests { disk, first, digests } => {
+            Self::Digests {
+                disk,
+                first,
+                digests,
+            } => {
                 put.u16(*disk);
                 put.u64(*first);
                 put_digests(&mut put, digests);
@@ -363,23 +377,41 @@ impl Frame {
                 let mut after = 0;
                 for _ in 0..count {
                     let (first, len) = (take.u64()?, take.u64()?);
-                    let end = first.checked_add(len).filter(|_| len > 0 && first >= after).ok_or(WireError::Malformed)?;
+                    let end = first
+                        .checked_add(len)
+                        .filter(|_| len > 0 && first >= after)
+                        .ok_or(WireError::Malformed)?;
                     after = end;
                     spans.push(first..end);
                 }
                 Self::Compare { disk, spans }
             }
-            3 => Self::Plan { blocks: take.u64()?, bytes: take.u64()? },
+            3 => Self::Plan {
+                blocks: take.u64()?,
+                bytes: take.u64()?,
+            },
             4 => {
                 let (disk, offset, len) = (take.u16()?, take.u64()?, take.u32()?);
                 let digests = take_digests(&mut take, usize::try_from(FRAME_BLOCKS).unwrap_or(0))?;
                 if len == 0 || u64::from(len) > FRAME_PAYLOAD {
                     return Err(WireError::TooLong);
                 }
-                Self::Data(Data { disk, offset, len, digests })
+                Self::Data(Data {
+                    disk,
+                    offset,
+                    len,
+                    digests,
+                })
             }
-            5 => Self::Zero { disk: take.u16()?, offset: take.u64()?, len: take.u64()? },
-            6 => Self::Finish { roots: take_roots(&mut take)?, point: take.text(MAX_POINT)? },
+            5 => Self::Zero {
+                disk: take.u16()?,
+                offset: take.u64()?,
+                len: take.u64()?,
+            },
+            6 => Self::Finish {
+                roots: take_roots(&mut take)?,
+                point: take.text(MAX_POINT)?,
+            },
             65 => Self::Welcome(take_welcome(&mut take)?),
             66 => Self::Refuse(Refusal {
                 kind: RefusalKind::from_byte(take.u8()?)?,
@@ -393,9 +425,16 @@ impl Frame {
                 digests: take_digests(&mut take, MAX_DIGESTS)?,
             },
             68 => Self::PlanOk,
-            69 => Self::Durable { blocks: take.u64()? },
-            70 => Self::Whole { roots: take_roots(&mut take)? },
-            71 => Self::Failed(Failure { kind: FailureKind::from_byte(take.u8()?)?, message: take.text(MAX_TEXT)? }),
+            69 => Self::Durable {
+                blocks: take.u64()?,
+            },
+            70 => Self::Whole {
+                roots: take_roots(&mut take)?,
+            },
+            71 => Self::Failed(Failure {
+                kind: FailureKind::from_byte(take.u8()?)?,
+                message: take.text(MAX_TEXT)?,
+            }),
             other => return Err(WireError::UnknownType(other)),
         };
         take.end()?;
@@ -438,9 +477,19 @@ fn take_hello(take: &mut Take<'_>) -> Result<Hello, WireError> {
     let mut disks = Vec::with_capacity(count);
     for _ in 0..count {
         let id = take_id(take)?;
-        disks.push(DiskHello { id, size: take.u64()? });
+        disks.push(DiskHello {
+            id,
+            size: take.u64()?,
+        });
     }
-    Ok(Hello { vm, epoch, step, pass, mode, disks })
+    Ok(Hello {
+        vm,
+        epoch,
+        step,
+        pass,
+        mode,
+        disks,
+    })
 }
 
 fn take_welcome(take: &mut Take<'_>) -> Result<Welcome, WireError> {
@@ -449,10 +498,20 @@ fn take_welcome(take: &mut Take<'_>) -> Result<Welcome, WireError> {
     if flags > 7 {
         return Err(WireError::Malformed);
     }
-    let base = if flags & 4 != 0 { Some(take_roots(take)?) } else { None };
+    let base = if flags & 4 != 0 {
+        Some(take_roots(take)?)
+    } else {
+        None
+    };
     let count = take.count(MAX_DISKS, 8)?;
     let arrived = (0..count).map(|_| take.u64()).collect::<Result<_, _>>()?;
-    Ok(Welcome { session, base, partial: flags & 1 != 0, done: flags & 2 != 0, arrived })
+    Ok(Welcome {
+        session,
+        base,
+        partial: flags & 1 != 0,
+        done: flags & 2 != 0,
+        arrived,
+    })
 }
 
 fn take_id(take: &mut Take<'_>) -> Result<DiskId, WireError> {
@@ -461,12 +520,16 @@ fn take_id(take: &mut Take<'_>) -> Result<DiskId, WireError> {
 
 fn put_digests(put: &mut Put<'_>, digests: &[Digest]) {
     put.u32(u32::try_from(digests.len()).unwrap_or(u32::MAX));
-    digests.iter().for_each(|digest| put.bytes(digest.as_bytes()));
+    digests
+        .iter()
+        .for_each(|digest| put.bytes(digest.as_bytes()));
 }
 
 fn take_digests(take: &mut Take<'_>, max: usize) -> Result<Vec<Digest>, WireError> {
     let count = take.count(max, Digest::LEN)?;
-    (0..count).map(|_| Ok(Digest::from_bytes(take.array()?))).collect()
+    (0..count)
+        .map(|_| Ok(Digest::from_bytes(take.array()?)))
+        .collect()
 }
 
 fn put_roots(put: &mut Put<'_>, roots: &Roots) {
@@ -479,5 +542,7 @@ fn put_roots(put: &mut Put<'_>, roots: &Roots) {
 
 fn take_roots(take: &mut Take<'_>) -> Result<Roots, WireError> {
     let count = take.count(MAX_DISKS, 2 + Digest::LEN)?;
-    (0..count).map(|_| Ok((take_id(take)?, Digest::from_bytes(take.array()?)))).collect()
+    (0..count)
+        .map(|_| Ok((take_id(take)?, Digest::from_bytes(take.array()?))))
+        .collect()
 }

@@ -7,7 +7,9 @@
 mod codec;
 mod frame;
 
-pub use frame::{Data, DiskHello, Failure, FailureKind, Frame, Hello, Refusal, RefusalKind, Welcome};
+pub use frame::{
+    Data, DiskHello, Failure, FailureKind, Frame, Hello, Refusal, RefusalKind, Welcome,
+};
 
 use super::blocks::FRAME_PAYLOAD;
 
@@ -102,14 +104,17 @@ impl Frame {
         out.extend_from_slice(&[self.kind(), 0, 0, 0, 0, 0, 0, 0]);
         self.encode_body(out);
         let body = out.len() - start - HEADER;
-        out[start + 4..start + HEADER].copy_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_le_bytes());
+        out[start + 4..start + HEADER]
+            .copy_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_le_bytes());
     }
 
     /// Bytes of payload that follow the frame; at most 256 KiB.
     #[must_use]
     pub fn payload_len(&self) -> usize {
         match self {
-            Self::Data(data) => usize::try_from(u64::from(data.len).min(FRAME_PAYLOAD)).unwrap_or(0),
+            Self::Data(data) => {
+                usize::try_from(u64::from(data.len).min(FRAME_PAYLOAD)).unwrap_or(0)
+            }
             _ => 0,
         }
     }

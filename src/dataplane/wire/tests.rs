@@ -10,46 +10,105 @@ fn digest() -> impl Strategy<Value = Digest> {
 }
 
 fn roots() -> impl Strategy<Value = Roots> {
-    prop::collection::btree_map("[a-z]{1,64}".prop_map(|id| DiskId::new(id).unwrap()), digest(), 0..5)
+    prop::collection::btree_map(
+        "[a-z]{1,64}".prop_map(|id| DiskId::new(id).unwrap()),
+        digest(),
+        0..5,
+    )
 }
 
 pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
     let disks = prop::collection::vec(("[a-z][a-z0-9._-]{0,63}", any::<u64>()), 0..9);
-    let hello = (any::<u128>(), any::<(u64, u64)>(), any::<u128>(), any::<bool>(), disks).prop_map(|(vm, (epoch, step), pass, new, disks)| {
-        Frame::Hello(Hello {
-            vm: Uuid::from_u128(vm),
-            epoch,
-            step,
-            pass: Uuid::from_u128(pass),
-            mode: if new { Mode::NewFiles } else { Mode::InPlace },
-            disks: disks.into_iter().map(|(id, size)| DiskHello { id: DiskId::new(id).unwrap(), size }).collect(),
-        })
-    });
-    let welcome = (any::<u64>(), prop::option::of(roots()), any::<(bool, bool)>(), prop::collection::vec(any::<u64>(), 0..9)).prop_map(
-        |(session, base, (partial, done), arrived)| Frame::Welcome(Welcome { session, base, partial, done, arrived }),
-    );
+    let hello = (
+        any::<u128>(),
+        any::<(u64, u64)>(),
+        any::<u128>(),
+        any::<bool>(),
+        disks,
+    )
+        .prop_map(|(vm, (epoch, step), pass, new, disks)| {
+            Frame::Hello(Hello {
+                vm: Uuid::from_u128(vm),
+                epoch,
+                step,
+                pass: Uuid::from_u128(pass),
+                mode: if new { Mode::NewFiles } else { Mode::InPlace },
+                disks: disks
+                    .into_iter()
+                    .map(|(id, size)| DiskHello {
+                        id: DiskId::new(id).unwrap(),
+                        size,
+                    })
+                    .collect(),
+            })
+        });
+    let welcome = (
+        any::<u64>(),
+        prop::option::of(roots()),
+        any::<(bool, bool)>(),
+        prop::collection::vec(any::<u64>(), 0..9),
+    )
+        .prop_map(|(session, base, (partial, done), arrived)| {
+            Frame::Welcome(Welcome {
+                session,
+                base,
+                partial,
+                done,
+                arrived,
+            })
+        });
     let spans = prop::collection::vec((0u64..1000, 1u64..1000), 0..50).prop_map(|steps| {
         let mut at = 0;
-        steps.into_iter().map(|(gap, len)| {
-            let first = at + gap;
-            at = first + len;
-            first..at
-        }).collect::<Vec<_>>()
+        steps
+            .into_iter()
+            .map(|(gap, len)| {
+                let first = at + gap;
+                at = first + len;
+                first..at
+            })
+            .collect::<Vec<_>>()
     });
     prop_oneof![
         hello,
         welcome,
         (0u16..4, spans).prop_map(|(disk, spans)| Frame::Compare { disk, spans }),
         any::<(u64, u64)>().prop_map(|(blocks, bytes)| Frame::Plan { blocks, bytes }),
-        (0u16..4, any::<u64>(), 1u32..=262_144, prop::collection::vec(digest(), 0..=4))
-            .prop_map(|(disk, offset, len, digests)| Frame::Data(Data { disk, offset, len, digests })),
-        (0u16..4, any::<(u64, u64)>()).prop_map(|(disk, (offset, len))| Frame::Zero { disk, offset, len }),
+        (
+            0u16..4,
+            any::<u64>(),
+            1u32..=262_144,
+            prop::collection::vec(digest(), 0..=4)
+        )
+            .prop_map(|(disk, offset, len, digests)| Frame::Data(Data {
+                disk,
+                offset,
+                len,
+                digests
+            })),
+        (0u16..4, any::<(u64, u64)>()).prop_map(|(disk, (offset, len))| Frame::Zero {
+            disk,
+            offset,
+            len
+        }),
         (roots(), "[0-9T:Z-]{0,64}").prop_map(|(roots, point)| Frame::Finish { roots, point }),
         (any::<(u64, u64)>(), ".{0,80}").prop_map(|((needed, available), message)| {
-            Frame::Refuse(Refusal { kind: RefusalKind::NoSpace, message, needed, available })
+            Frame::Refuse(Refusal {
+                kind: RefusalKind::NoSpace,
+                message,
+                needed,
+                available,
+            })
         }),
-        (0u16..4, any::<u64>(), prop::collection::vec(digest(), 0..20))
-            .prop_map(|(disk, first, digests)| Frame::Digests { disk, first, digests }),
+        (
+            0u16..4,
+            any::<u64>(),
+            prop::collection::vec(digest(), 0..20)
+        )
+            .prop_map(|(disk, first, digests)| Frame::Digests {
+                disk,
+                first,
+                digests
+            }),
         Just(Frame::PlanOk),
         any::<u64>().prop_map(|blocks| Frame::Durable { blocks }),
         roots().prop_map(|roots| Frame::Whole { roots }),
@@ -61,7 +120,11 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
     let header = Header::decode(*bytes.first_chunk().ok_or(WireError::Short)?)?;
     assert!(header.body_len() <= MAX_BODY);
-    let frame = header.decode_body(bytes[HEADER..].get(..header.body_len()).ok_or(WireError::Short)?)?;
+    let frame = header.decode_body(
+        bytes[HEADER..]
+            .get(..header.body_len())
+            .ok_or(WireError::Short)?,
+    )?;
     assert!(frame.payload_len() <= usize::try_from(FRAME_PAYLOAD).unwrap());
     Ok(frame)
 }
@@ -104,7 +167,10 @@ fn a_length_above_its_bound_is_refused_by_the_header() {
         let mut bytes = [kind, 0, 0, 0, 0, 0, 0, 0];
         bytes[4..].copy_from_slice(&u32::MAX.to_le_bytes());
         let error = Header::decode(bytes).unwrap_err();
-        assert!(matches!(error, WireError::TooLong | WireError::UnknownType(_)), "{kind}: {error}");
+        assert!(
+            matches!(error, WireError::TooLong | WireError::UnknownType(_)),
+            "{kind}: {error}"
+        );
         if let Some(bound) = Frame::bound(kind) {
             assert!(bound <= MAX_BODY, "{kind}");
         }
@@ -115,6 +181,8 @@ fn a_length_above_its_bound_is_refused_by_the_header() {
 fn long_text_is_cut_at_a_character() {
     let mut bytes = Vec::new();
     Frame::Failed(Failure::new(FailureKind::TargetIo, "ä".repeat(MAX_TEXT))).encode(&mut bytes);
-    let Ok(Frame::Failed(failure)) = decode(&bytes) else { panic!() };
+    let Ok(Frame::Failed(failure)) = decode(&bytes) else {
+        panic!()
+    };
     assert_eq!(failure.message, "ä".repeat(MAX_TEXT / 2));
 }
