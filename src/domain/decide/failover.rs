@@ -1171,6 +1171,7 @@ fn doing(kind: ActionKind) -> String {
         ActionKind::Protect => "the replica to be made",
         ActionKind::CompleteFailover => "stop, last delta and start",
         ActionKind::Adopt => "the VM to be taken on",
+        ActionKind::Release => "the move before to be over in the registers",
         ActionKind::Detach => "the VM to be let go",
     }
     .into()
