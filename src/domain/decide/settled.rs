@@ -284,6 +284,15 @@ fn settled(
     if !matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim) {
         return adopt(world, view, vm, site);
     }
+    if vm.failover.is_some() {
+        // S1: the registers refuse another Failover until the one that has ended is released.
+        return Outcome::doing(
+            VirtualMachinePhase::Pending,
+            Reason::FailingOver,
+            submission(world, Action::Release, next_mark(vm), None),
+            "the registers are told that the last move is over",
+        );
+    }
     if site == intent.placement {
         status.next_start_held_because = None;
     }
