@@ -199,7 +199,7 @@ impl Move<'_> {
             FailoverPhase::Preparing => self.preparing(view, vm, stage, can),
             FailoverPhase::Synchronizing if self.full() => self.cutting_over(vm, stage, can),
             FailoverPhase::Synchronizing => self.synchronizing(vm, stage),
-            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage),
+            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
             FailoverPhase::Committing => self.committing(stage),
@@ -535,6 +535,14 @@ impl Move<'_> {
             Fact::Known(protection) if protection.from == self.from() => {
                 protection.last_whole.is_some()
             }
+            // Where the driver protects nothing that runs at the source, the move itself carries all that is needed.
+            Fact::Known(_) | Fact::Absent
+                if view.capabilities.towards[self.from()]
+                    .protects_after_commit
+                    .is_err() =>
+            {
+                false
+            }
             Fact::Known(_) | Fact::Absent => {
                 return Next::Submit(Action::Protect { from: self.from() });
             }
@@ -617,6 +625,7 @@ impl Move<'_> {
         view: &VaultView<'_>,
         vm: &VmObservation,
         stage: &Stage,
+        can: &DirectionCapabilities,
     ) -> Next {
         if !self.still_at_source(stage) {
             return Next::Enter(FailoverPhase::CuttingOver);
@@ -639,7 +648,7 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        if !self.full() {
+        if !self.full() && can.pause_before_cutover {
             match &vm.protection {
                 Fact::Known(protection) if self.synchronized(protection) => {
                     self.note_synchronized(protection);
