@@ -4,6 +4,7 @@
 
 mod operator;
 mod properties;
+mod regressions;
 mod scenario;
 mod store;
 mod stories;

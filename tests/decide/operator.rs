@@ -36,6 +36,7 @@ pub struct Operator {
 pub struct Passed {
     pub decision: Decision,
     /// It went through to its end.
+    #[allow(dead_code)]
     pub whole: bool,
 }
 
@@ -119,6 +120,10 @@ impl Operator {
         match &decision.effect {
             None => {}
             Some(Effect::Submit(submission)) => {
+                if current.is_none() {
+                    live(steps_left)?;
+                    return self.act_outside(store, simulation, pvm, status, submission, steps_left);
+                }
                 live(steps_left)?;
                 let answer = simulation.submit(VM, submission);
                 self.last_submit = Some(simulation.now());
@@ -168,6 +173,24 @@ impl Operator {
         }
         live(steps_left)?;
         store.write_pvm(pvm, status).ok()
+    }
+}
+
+impl Operator {
+    fn act_outside(
+        &mut self,
+        store: &mut Store,
+        simulation: &mut Simulation,
+        pvm: &Pvm,
+        status: homeward::api::ProtectedVirtualMachineStatus,
+        submission: &homeward::domain::Submission,
+        steps_left: &mut Option<u8>,
+    ) -> Option<()> {
+        store.write_pvm(pvm, status).ok()?;
+        live(steps_left)?;
+        let _told_by_the_next_look = simulation.submit(VM, submission);
+        self.last_submit = Some(simulation.now());
+        Some(())
     }
 }
 

@@ -325,6 +325,11 @@ impl World {
                 continue;
             }
             if self.is_placed() {
+                if self.simulation.on_their_way() > 0 {
+                    self.simulation.advance(SignedDuration::from_secs(61));
+                    quiet = 0;
+                    continue;
+                }
                 return self.stays(decision.wake_after);
             }
             last_words = self.words(&decision);

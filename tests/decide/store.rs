@@ -170,7 +170,10 @@ impl Store {
             Answer::Start => spec.start = Some(Yes::Approved),
             Answer::Cutover => spec.cutover = Some(Yes::Approved),
             Answer::ReverseReplicate => spec.reverse_replicate = Some(Yes::Approved),
-            Answer::Commit if commit_open && spec.commit.is_none() => {
+            Answer::Commit
+                if commit_open
+                    && (spec.commit.is_none() || phase == Some(P::AwaitingCommit)) =>
+            {
                 spec.commit = Some(Verdict::Approved);
             }
             Answer::Rollback if commit_open && spec.commit.is_none() => {

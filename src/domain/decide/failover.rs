@@ -475,6 +475,15 @@ impl Move<'_> {
     // ---- the phases ----------------------------------------------------------------------------------------------
 
     fn awaiting_start(&mut self) -> Next {
+        let midway = self
+            .seen()
+            .and_then(|vm| vm.stage.known())
+            .is_some_and(Stage::is_midway);
+        if midway {
+            // S6: taken up from a Failover that is gone. Neither a held start, nor suspend, nor a wish to stay leaves the VM half way.
+            self.status.start_time = Some(Time(self.now()));
+            return Next::Enter(FailoverPhase::Preparing);
+        }
         if let Some(why) = self.going_back() {
             self.status.turned_back_because = Some(why);
             return Next::Finish(FailoverOutcome::Cancelled);

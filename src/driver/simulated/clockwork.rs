@@ -150,14 +150,23 @@ impl Simulation {
         };
         vm.sides[site].end(state);
         if let Order::Complete { .. } = order {
-            // The service puts its source back by itself when it does not get through.
-            if let Some(register) = vm.sides[site].register.as_mut() {
-                register.role = Role::Owner;
-                register.stop = None;
-                if register.should_run {
-                    self.start_guest(name, site, false);
-                }
-            }
+            self.put_back(name, site);
+        }
+    }
+
+    /// The service puts its source back by itself when it does not get through.
+    fn put_back(&mut self, name: &str, site: Site) {
+        let Some(register) = self
+            .vms
+            .get_mut(name)
+            .and_then(|vm| vm.sides[site].register.as_mut())
+        else {
+            return;
+        };
+        register.role = Role::Owner;
+        register.stop = None;
+        if register.should_run {
+            self.start_guest(name, site, false);
         }
     }
 
@@ -175,7 +184,10 @@ impl Simulation {
             Order::Complete { .. } => {
                 self.stop_guest(name, site);
                 self.record_stop(name, site);
-                self.deliver(name, site);
+                if !self.deliver(name, site) {
+                    self.put_back(name, site);
+                    return;
+                }
                 self.promote_by_service(name, site);
             }
             Order::Start { .. } => self.promote(name, site),
@@ -320,7 +332,9 @@ impl Simulation {
         if let Some(vm) = self.vms.get_mut(name) {
             let side = &mut vm.sides[to];
             side.defined = true;
+            let newest = side.register.as_ref().map_or(source.mark, |own| own.mark.max(source.mark));
             side.register = Some(Register {
+                mark: newest,
                 role: Role::Replica,
                 last: None,
                 stop: None,

@@ -228,6 +228,12 @@ impl Simulation {
         }
     }
 
+    /// Messages that are still on their way.
+    #[must_use]
+    pub fn on_their_way(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// Connects or disconnects a site.
     pub fn connect(&mut self, site: Site, connected: bool) {
         self.connected[site] = connected;

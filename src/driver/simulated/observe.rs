@@ -53,14 +53,24 @@ fn silent(site: Site) -> String {
     format!("{site} does not answer")
 }
 
-fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
-    let sides = BySite::from_fn(|site| {
+fn sides<'a>(simulation: &Simulation, vm: &'a Vm) -> BySite<Fact<&'a Side>> {
+    BySite::from_fn(|site| {
         if simulation.connected[site] {
             Fact::Known(&vm.sides[site])
         } else {
             Fact::Unknown(silent(site))
         }
-    });
+    })
+}
+
+/// The passive site first: where a claim or a Failover is let go of, the active site tells of it until all of it is done.
+pub(super) fn passive_first(simulation: &Simulation, vm: &Vm) -> [Site; 2] {
+    let active = active(&stage(&sides(simulation, vm))).unwrap_or(Site::OnPremises);
+    [active.other(), active]
+}
+
+fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
+    let sides = sides(simulation, vm);
     let registers = Site::BOTH.into_iter().filter_map(|site| {
         sides[site]
             .known()
@@ -85,7 +95,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
     };
     VmObservation {
         id: vm.id.clone(),
-        claim: claim(newest, &sides),
+        claim: claim(active, newest, &sides),
         marks: BySite::from_fn(|site| match &sides[site] {
             Fact::Known(side) => side
                 .register
@@ -126,8 +136,16 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
     }
 }
 
-fn claim(newest: Option<&Register>, sides: &BySite<Fact<&Side>>) -> Fact<Claim> {
-    match newest.and_then(|register| register.claim.clone()) {
+fn claim(
+    active: Option<Site>,
+    newest: Option<&Register>,
+    sides: &BySite<Fact<&Side>>,
+) -> Fact<Claim> {
+    let telling = match active.map(|site| &sides[site]) {
+        Some(Fact::Known(side)) => side.register.as_ref(),
+        _ => newest,
+    };
+    match telling.and_then(|register| register.claim.clone()) {
         Some(claim) => Fact::Known(claim),
         None => Site::BOTH
             .into_iter()
@@ -137,7 +155,7 @@ fn claim(newest: Option<&Register>, sides: &BySite<Fact<&Side>>) -> Fact<Claim> 
 }
 
 /// S8: the stage comes from the registers, not from power; S7: from both of them or not at all.
-fn stage(sides: &BySite<Fact<&Side>>) -> Fact<Stage> {
+pub(super) fn stage(sides: &BySite<Fact<&Side>>) -> Fact<Stage> {
     for site in Site::BOTH {
         if let Fact::Unknown(why) = &sides[site] {
             return Fact::Unknown(why.clone());
@@ -230,7 +248,7 @@ fn fenced(
     }
 }
 
-fn active(stage: &Fact<Stage>) -> Option<Site> {
+pub(super) fn active(stage: &Fact<Stage>) -> Option<Site> {
     match stage.known()? {
         Stage::Unclaimed { site } | Stage::Settled { site } => Some(*site),
         Stage::SourceFenced { from }

@@ -52,7 +52,7 @@ impl Simulation {
             };
             let message = Message {
                 kind: submission.action.kind(),
-                mark: submission.mark,
+                mark: self.mark_for(vm, site, &order, submission.mark),
                 claim: submission.claim.clone(),
                 failover,
                 order,
@@ -60,6 +60,22 @@ impl Simulation {
             self.send(vm, site, message)?;
         }
         Ok(())
+    }
+
+    /// A claim moves at the epoch that each side is at: in the middle of a move they differ, and have to.
+    fn mark_for(&self, vm: &str, site: Site, order: &Order, mark: Mark) -> Mark {
+        let own = self
+            .vms
+            .get(vm)
+            .and_then(|vm| vm.sides[site].register.as_ref())
+            .map(|register| register.mark);
+        match (order, own) {
+            (Order::Adopt { .. }, Some(own)) if own.epoch != mark.epoch => Mark {
+                epoch: own.epoch,
+                step: own.step + 1,
+            },
+            _ => mark,
+        }
     }
 
     fn check_capable(&self, action: &Action) -> Result<(), DriverError> {
@@ -180,14 +196,19 @@ impl Simulation {
 
     fn both_known(&self, vm: &super::Vm, order: &Order) -> Result<Vec<(Site, Order)>, DriverError> {
         let mut orders = Vec::new();
-        for site in Site::BOTH {
+        for site in super::observe::passive_first(self, vm) {
             if !self.connected[site] {
                 return Err(DriverError::refused(
                     ErrorClass::Transient,
                     format!("{site} does not answer"),
                 ));
             }
-            if vm.sides[site].register.is_some() {
+            // What was let go of before, half way, is nobody's already.
+            let held = vm.sides[site]
+                .register
+                .as_ref()
+                .is_some_and(|register| register.claim.is_some());
+            if held {
                 orders.push((site, order.clone()));
             }
         }
@@ -234,6 +255,18 @@ impl Simulation {
             return Ok(());
         };
         let side = &mut vm.sides[site];
+        if matches!(side.running_order(), Some(Order::Complete { .. })) {
+            let known = side.register.as_ref().is_some_and(|own| own.mark == message.mark);
+            return if known {
+                Ok(())
+            } else {
+                // A service finishes its job before it begins another one.
+                Err(register::Refusal {
+                    class: ErrorClass::Conflict,
+                    message: "a job of this VM runs".into(),
+                })
+            };
+        }
         let facts = Facts {
             defined: side.defined,
             running: side.running,

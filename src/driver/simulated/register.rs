@@ -120,6 +120,9 @@ pub(super) fn admit(
         check_claim(register, message)?;
         check_failover(register, message)?;
     }
+    if message.mark.epoch == 0 || message.mark.step == 0 {
+        return refuse(ErrorClass::Invalid, "epochs and steps begin with 1");
+    }
     let mut next = transition(register, message, facts)?;
     next.mark = message.mark;
     next.failover = match message.order {
