@@ -27,6 +27,11 @@ use super::protected_virtual_machine::DataSyncRequest;
         .message("spec.commit can be answered only once status.phase is AwaitingCommit: wait until the VM has been started at the target and look at it first")
         .field_path(".spec.commit"),
     validation = Rule::new(
+        "!has(oldSelf.spec.commit) || (has(self.spec.commit) && self.spec.commit == oldSelf.spec.commit) || \
+         (has(self.status) && has(self.status.phase) && self.status.phase == 'AwaitingCommit')")
+        .message("spec.commit was answered and is being carried out: it can be changed from Rollback to Approved only while status.phase is AwaitingCommit, where the driver cannot roll back")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
         "(has(oldSelf.spec.cancel) && oldSelf.spec.cancel) || !(has(self.spec.cancel) && self.spec.cancel) || !has(self.status) || !has(self.status.phase) || \
          !(self.status.phase in ['AwaitingCommit', 'Committing', 'AwaitingReverseReplication', 'ReverseReplicating'])")
         .message("spec.cancel comes too late: the VM has been started at the target; answer spec.commit: Rollback while status.phase is AwaitingCommit, or change the placement back")
@@ -54,8 +59,8 @@ use super::protected_virtual_machine::DataSyncRequest;
     .message("spec.start was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".start"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.cutover) || (has(self.cutover) && self.cutover == oldSelf.cutover)")
     .message("spec.cutover was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".cutover"))]
-#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && self.commit == oldSelf.commit)")
-    .message("spec.commit was answered and cannot be taken back or changed").field_path(".commit"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && (self.commit == oldSelf.commit || self.commit == 'Approved'))")
+    .message("spec.commit was answered and cannot be taken back").field_path(".commit"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.reverseReplicate) || (has(self.reverseReplicate) && self.reverseReplicate == oldSelf.reverseReplicate)")
     .message("spec.reverseReplicate was answered and cannot be taken back").field_path(".reverseReplicate"))]
 #[x_kube(validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)")

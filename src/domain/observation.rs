@@ -126,7 +126,7 @@ impl std::fmt::Display for Claim {
 pub struct VmObservation {
     /// Identity of the VM, the same at both sites.
     pub id: String,
-    /// Who may act on it.
+    /// Who may act on it: what the active site says, which takes a new claim last and lets go of one last.
     pub claim: Fact<Claim>,
     /// Where the right to run stands, from the registers (safety rule S8).
     pub stage: Fact<Stage>,
@@ -208,6 +208,22 @@ pub enum Stage {
         /// What was seen on each side.
         seen: String,
     },
+}
+
+impl Stage {
+    /// Whether a move has taken the right to run from its source and has not come to its end.
+    #[must_use]
+    pub const fn is_midway(&self) -> bool {
+        match self {
+            Self::SourceFenced { .. }
+            | Self::SourceStopped { .. }
+            | Self::TargetWhole { .. }
+            | Self::TargetStarted { .. }
+            | Self::Committed { .. }
+            | Self::TargetFenced { .. } => true,
+            Self::Unclaimed { .. } | Self::Settled { .. } | Self::Contradiction { .. } => false,
+        }
+    }
 }
 
 /// Whether a guest runs.

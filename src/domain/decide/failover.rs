@@ -49,6 +49,8 @@ enum Next {
     Enter(FailoverPhase),
     Submit(Action),
     Resubmit(Action, Mark),
+    /// A Failover that has ended still stands in the registers, which refuse another one until it is released (S1).
+    Release,
     Wait(Wait),
     Finish(FailoverOutcome),
 }
@@ -111,12 +113,22 @@ impl Move<'_> {
                 Next::Resubmit(action, mark) => match self.holding_off() {
                     Some(wait) => return (None, Some(wait)),
                     None => {
+                        let failover = self.acts_for();
                         return (
-                            Some(submission(self.world, action, mark, Some(self.fo.uid))),
+                            Some(submission(self.world, action, mark, Some(&failover))),
                             None,
                         );
                     }
                 },
+                Next::Release => {
+                    // Not stored before: it may be asked for any number of times.
+                    let mark = self.next_mark(&Action::Release);
+                    let release = submission(self.world, Action::Release, mark, None);
+                    return match self.holding_off() {
+                        Some(wait) => (None, Some(wait)),
+                        None => (Some(release), None),
+                    };
+                }
                 Next::Finish(outcome) => {
                     self.finish(outcome);
                     return (None, None);
@@ -176,6 +188,11 @@ impl Move<'_> {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
             Fact::Absent => return Next::Wait(Wait::mend("no site knows who may run the VM")),
         };
+        if let (Stage::Settled { .. }, Some(uid)) = (stage, &vm.failover) {
+            if uid != self.fo.uid {
+                return Next::Release;
+            }
+        }
         let can = &view.capabilities.towards[self.to()];
         match phase {
             FailoverPhase::AwaitingStart => self.awaiting_start(),
@@ -367,16 +384,26 @@ impl Move<'_> {
             }
             _ => {}
         }
-        submission(self.world, action, mark, Some(self.fo.uid))
+        let failover = self.acts_for();
+        submission(self.world, action, mark, Some(&failover))
+    }
+
+    /// S1, S6: the Failover that the registers know the move by: this one, or the lost one that it was taken up from in the middle. The
+    /// registers refuse any other until the move has come to rest.
+    fn acts_for(&self) -> String {
+        self.seen()
+            .filter(|vm| !matches!(vm.stage, Fact::Known(Stage::Settled { .. })))
+            .and_then(|vm| vm.failover.clone())
+            .unwrap_or_else(|| self.fo.uid.into())
+    }
+
+    fn seen(&self) -> Option<&VmObservation> {
+        report::seen(self.world)
     }
 
     /// S1, S2: newer than all that either side has taken and than all that may still be on its way.
     fn next_mark(&self, action: &Action) -> Mark {
-        let Fact::Known(VaultView {
-            vm: Fact::Known(vm),
-            ..
-        }) = &self.world.vault
-        else {
+        let Some(vm) = self.seen() else {
             return Mark::default();
         };
         let mut highest = self
@@ -391,13 +418,12 @@ impl Move<'_> {
             }
         }
         let settled = matches!(vm.stage, Fact::Known(Stage::Settled { .. }));
-        let others = !settled && vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
         let moves_right = match action.kind() {
             ActionKind::StopSource | ActionKind::CompleteFailover => settled,
             ActionKind::FenceTarget => true,
             _ => false,
         };
-        if moves_right || others {
+        if moves_right {
             Mark {
                 epoch: highest.epoch + 1,
                 step: 1,
@@ -449,6 +475,15 @@ impl Move<'_> {
     // ---- the phases ----------------------------------------------------------------------------------------------
 
     fn awaiting_start(&mut self) -> Next {
+        let midway = self
+            .seen()
+            .and_then(|vm| vm.stage.known())
+            .is_some_and(Stage::is_midway);
+        if midway {
+            // S6: taken up from a Failover that is gone. Neither a held start, nor suspend, nor a wish to stay leaves the VM half way.
+            self.status.start_time = Some(Time(self.now()));
+            return Next::Enter(FailoverPhase::Preparing);
+        }
         if let Some(why) = self.going_back() {
             self.status.turned_back_because = Some(why);
             return Next::Finish(FailoverOutcome::Cancelled);
@@ -527,7 +562,15 @@ impl Move<'_> {
             }
         }
         // A full download needs a place to go to, and that there is room for it must be known before the VM is stopped.
-        if self.full() && protection.is_none() && vm.replica_present != Fact::Known(true) {
+        // Where the driver protects nothing that runs at the source, the move itself makes that place.
+        let protects = view.capabilities.towards[self.from()]
+            .protects_after_commit
+            .is_ok();
+        if self.full()
+            && protects
+            && protection.is_none()
+            && vm.replica_present != Fact::Known(true)
+        {
             return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
@@ -1177,6 +1220,7 @@ fn doing(kind: ActionKind) -> String {
         ActionKind::Protect => "the replica to be made",
         ActionKind::CompleteFailover => "stop, last delta and start",
         ActionKind::Adopt => "the VM to be taken on",
+        ActionKind::Release => "the move before to be over in the registers",
         ActionKind::Detach => "the VM to be let go",
     }
     .into()

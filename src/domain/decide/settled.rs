@@ -178,7 +178,10 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     if let Fact::Known(claim) = &vm.claim {
         if *claim != world.claim {
             let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
-            if intent.deleting {
+            // S6: who held it in this cluster is gone, and nobody else would bring a move that it left half way to an end.
+            let abandoned =
+                world.claim_holder_gone && vm.stage.known().is_some_and(Stage::is_midway);
+            if intent.deleting && !abandoned {
                 return release("the VM is claimed elsewhere");
             }
             if !named && !world.claim_holder_gone {
@@ -217,9 +220,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         Stage::SourceFenced { from }
         | Stage::SourceStopped { from, .. }
         | Stage::TargetWhole { from }
-        | Stage::TargetFenced { from } => recover(world, status, *from),
+        | Stage::TargetFenced { from } => recover(world, status, view, vm, *from, *from),
         Stage::TargetStarted { to, .. } | Stage::Committed { to } => {
-            recover(world, status, to.other())
+            recover(world, status, view, vm, to.other(), *to)
         }
     }
 }
@@ -255,7 +258,10 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
             world,
             Action::Adopt { at: site, takeover },
             next_mark(vm),
-            None,
+            // S1: in the middle of a move the registers take orders in its name alone.
+            vm.failover
+                .as_deref()
+                .filter(|_| vm.stage.known().is_some_and(Stage::is_midway)),
         ),
         format!("the VM is taken on in {site}, where it is"),
     )
@@ -283,6 +289,15 @@ fn settled(
     }
     if !matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim) {
         return adopt(world, view, vm, site);
+    }
+    if vm.failover.is_some() {
+        // S1: the registers refuse another Failover until the one that has ended is released.
+        return Outcome::doing(
+            VirtualMachinePhase::Pending,
+            Reason::FailingOver,
+            submission(world, Action::Release, next_mark(vm), None),
+            "the registers are told that the last move is over",
+        );
     }
     if site == intent.placement {
         status.next_start_held_because = None;
@@ -337,7 +352,18 @@ fn begin(
 }
 
 /// A move whose Failover is gone: a new one brings the VM to a safe end (safety rule S6).
-fn recover(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
+fn recover(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    view: &VaultView<'_>,
+    vm: &VmObservation,
+    from: Site,
+    active: Site,
+) -> Outcome {
+    if !matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim) {
+        // S1: the claim moves first; the registers take no other order from somebody else.
+        return adopt(world, view, vm, active);
+    }
     let status = ProtectedVirtualMachineStatus {
         next_start_held_because: None,
         ..status.clone()
@@ -453,7 +479,8 @@ fn next_mark(vm: &VmObservation) -> Mark {
         .max()
         .unwrap_or_default();
     Mark {
-        epoch: highest.epoch,
+        // The first epoch is 1: none is older than it.
+        epoch: highest.epoch.max(1),
         step: highest.step + 1,
     }
 }
