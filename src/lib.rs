@@ -17,6 +17,8 @@
 )]
 
 pub mod api;
+pub mod controllers;
 pub mod dataplane;
 pub mod domain;
 pub mod driver;
+pub mod telemetry;

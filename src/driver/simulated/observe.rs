@@ -129,6 +129,9 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             Fact::Known(written as u64 * RECORD_BYTES)
         }),
         pending_delta: pending_delta(&sides, active),
+        disk_bytes: active
+            .and_then(|site| sides[site].known())
+            .map(|side| side.disk.records.len() as u64 * RECORD_BYTES),
         obstacles: vm.obstacles.clone(),
         stage,
     }
