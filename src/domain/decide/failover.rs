@@ -561,16 +561,12 @@ impl Move<'_> {
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
         }
-        // A full download needs a place to go to, and that there is room for it must be known before the VM is stopped.
+        // The data needs a place to go to, and that there is room for it must be known before the VM is stopped.
         // Where the driver protects nothing that runs at the source, the move itself makes that place.
         let protects = view.capabilities.towards[self.from()]
             .protects_after_commit
             .is_ok();
-        if self.full()
-            && protects
-            && protection.is_none()
-            && vm.replica_present != Fact::Known(true)
-        {
+        if protects && protection.is_none() && vm.replica_present != Fact::Known(true) {
             return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
