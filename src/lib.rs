@@ -13,6 +13,7 @@
 // A panic is never the operator's or the agent's answer. Tests may.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod agent;
 pub mod api;
 pub mod domain;
 pub mod driver;
