@@ -15,5 +15,7 @@
 //!
 //! Facts about QEMU were tried on version 7.2.
 
+pub mod files;
 pub mod nbd;
+pub mod process;
 pub mod ranges;
