@@ -15,7 +15,9 @@
 //!
 //! Facts about QEMU were tried on version 7.2.
 
+pub mod commands;
 pub mod files;
+pub mod graph;
 pub mod nbd;
 pub mod process;
 pub mod ranges;
