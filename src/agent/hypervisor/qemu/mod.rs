@@ -20,4 +20,5 @@ pub mod files;
 pub mod graph;
 pub mod nbd;
 pub mod process;
+pub mod qmp;
 pub mod ranges;
