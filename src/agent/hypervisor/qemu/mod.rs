@@ -15,7 +15,9 @@
 //!
 //! Facts about QEMU were tried on version 7.2.
 
+pub mod argv;
 pub mod commands;
+pub mod config;
 pub mod files;
 pub mod graph;
 pub mod nbd;
