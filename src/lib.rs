@@ -1,4 +1,4 @@
 //! Homeward keeps each virtual machine at the site its resource names, on-premises or in Azure.
 
-pub mod api;
 pub mod agent;
+pub mod api;

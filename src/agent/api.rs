@@ -29,6 +29,8 @@ pub const MAX_NAME: usize = 253;
 pub const MAX_TEXT: usize = 4096;
 /// The most disks, and the most networks, of one VM.
 pub const MAX_DEVICES: usize = 64;
+/// The highest epoch and step.
+pub const MAX_NUMBER: u64 = 1 << 53;
 /// The most bytes of console that one request can ask for.
 pub const MAX_CONSOLE: u64 = 1024 * 1024;
 
@@ -274,6 +276,8 @@ pub enum Command {
     /// last changes are read, and the result is the [`StopRecord`]. May be ordered again at the same epoch with a newer step
     /// while there is no record.
     Stop {
+        /// The one host that may start it with the record; another can neither start it nor let it turn back.
+        target: String,
         /// Power off at once instead of asking the guest.
         #[serde(default)]
         force: bool,
@@ -416,6 +420,8 @@ pub struct StopRecord {
     pub epoch: u64,
     /// The host that stopped it.
     pub host: String,
+    /// The only host that may start it.
+    pub target: String,
     /// How it is known that nothing runs.
     pub proof: StopProof,
     /// Whether it ran before the fence: whether the target is to run it.
@@ -519,6 +525,9 @@ pub struct Register {
     pub role: Role,
     /// Whether the guest is to run while this host is `Owner`; kept over a reboot.
     pub desired_power: PowerSwitch,
+    /// `Fenced`: the host it moves to; only that one can start it, commit it, or let it turn back.
+    #[serde(default)]
+    pub moving_to: Option<String>,
     /// `Fenced`: the stop, once it is proven.
     #[serde(default)]
     pub stop: Option<StopRecord>,
@@ -1124,11 +1133,11 @@ impl Order {
     /// # Errors
     /// The first field that does not, and what it must be.
     pub fn validate(&self) -> Result<(), String> {
-        if self.epoch == 0 {
-            return Err("epoch: epochs begin at 1".into());
-        }
-        if self.step == 0 {
-            return Err("step: steps begin at 1".into());
+        // The upper bound keeps one bad order from using up all epochs, and the numbers exact in any JSON reader.
+        for (field, number) in [("epoch", self.epoch), ("step", self.step)] {
+            if number == 0 || number > MAX_NUMBER {
+                return Err(format!("{field}: between 1 and {MAX_NUMBER}"));
+            }
         }
         if let Some(claim) = &self.claim {
             check_claim("claim", claim)?;
@@ -1154,9 +1163,11 @@ impl Order {
                 }
                 check_peer("command.peer", peer)
             }
+            Command::Stop { target, force: _ } => check_name("command.target", target),
             Command::Deliver { peer, mode: _ } => check_peer("command.peer", peer),
             Command::Start { stop } => {
                 check_name("command.stop.host", &stop.host)?;
+                check_name("command.stop.target", &stop.target)?;
                 if stop.disks.is_empty() || stop.disks.len() > MAX_DEVICES || stop.roots.len() != stop.disks.len() {
                     return Err(format!("command.stop: between 1 and {MAX_DEVICES} disks, each with its root"));
                 }
@@ -1171,7 +1182,6 @@ impl Order {
             Command::Retire { commit } => check_name("command.commit.host", &commit.host),
             Command::Resume { fence } => check_name("command.fence.host", &fence.host),
             Command::Pause {}
-            | Command::Stop { force: _ }
             | Command::Commit {}
             | Command::Fence {}
             | Command::Undo {}
@@ -1315,9 +1325,9 @@ mod tests {
     #[test]
     fn orders_read_as_written() {
         let text = r#"{"vm":"00000000-0000-0000-0000-000000000000","epoch":2,"step":7,
-            "claim":{"cluster":"c","pvm":"p"},"failover":"f","command":{"kind":"Stop","force":true}}"#;
+            "claim":{"cluster":"c","pvm":"p"},"failover":"f","command":{"kind":"Stop","target":"az01","force":true}}"#;
         let read: Order = serde_json::from_str(text).unwrap();
-        assert_eq!(read.command, Command::Stop { force: true });
+        assert_eq!(read.command, Command::Stop { target: "az01".into(), force: true });
         let again: Order = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
         assert_eq!(again, read);
     }
