@@ -99,7 +99,9 @@ pub struct VirtualMachineReference {
 }
 
 /// Where a move stands. The diagram is in `domain::failover`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum FailoverPhase {
     /// Waits for `start: Approved`.
     AwaitingStart,
@@ -137,7 +139,10 @@ impl FailoverPhase {
     /// Whether nothing follows.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Cancelled | Self::RolledBack | Self::Failed)
+        matches!(
+            self,
+            Self::Succeeded | Self::Cancelled | Self::RolledBack | Self::Failed
+        )
     }
 }
 
@@ -202,7 +207,7 @@ pub struct FailoverStatus {
     /// Why the move goes back, once it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turned_back_because: Option<String>,
-    /// How the move ended.
+    /// How the move ended; while it goes back, how it will end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<FailoverOutcome>,
     /// When the move began to touch anything.
@@ -264,6 +269,8 @@ pub struct ProgressStatus {
     /// When the copy should be through at this rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated_completion_time: Option<Time>,
+    /// When this was seen.
+    pub observed_time: Time,
 }
 
 /// A data sync and why it was chosen.
@@ -330,6 +337,8 @@ pub struct UncommittedStatus {
     pub bytes: Option<i64>,
     /// Since when.
     pub since: Time,
+    /// When this was seen.
+    pub observed_time: Time,
 }
 
 /// An action stored before it is asked for.

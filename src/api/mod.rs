@@ -12,18 +12,22 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 
 pub use common::{
-    Approval, Condition, DataSync, FailoverReference, Health, Placement, SecretReference, Site, VaultReference, Verdict, Yes,
+    Approval, Condition, DataSync, FailoverReference, Health, Placement, SecretReference, Site,
+    VaultReference, Verdict, Yes,
 };
 pub use failover::{
-    DataSyncChoice, DowntimeStatus, Failover, FailoverOutcome, FailoverPhase, FailoverSpec, FailoverStatus, FailureStatus,
-    PendingActionStatus, ProgressStatus, TaskState, TaskStatus, TransferStatus, UncommittedStatus, VirtualMachineReference,
+    DataSyncChoice, DowntimeStatus, Failover, FailoverOutcome, FailoverPhase, FailoverSpec,
+    FailoverStatus, FailureStatus, PendingActionStatus, ProgressStatus, TaskState, TaskStatus,
+    TransferStatus, UncommittedStatus, VirtualMachineReference,
 };
 pub use protected_virtual_machine::{
-    CommitSpec, CutoverSpec, DataSyncRequest, FailbackSpec, LastFailoverStatus, MeasuredDowntime, ProtectedVirtualMachine,
-    ProtectedVirtualMachineSpec, ProtectedVirtualMachineStatus, ReplicationStatus, VirtualMachinePhase,
+    CommitSpec, CutoverSpec, DataSyncRequest, FailbackSpec, LastFailoverStatus, MeasuredDowntime,
+    ProtectedVirtualMachine, ProtectedVirtualMachineSpec, ProtectedVirtualMachineStatus,
+    ReplicationStatus, VirtualMachinePhase,
 };
 pub use recovery_vault::{
-    AgentHost, AgentsVault, HostStatus, RecoveryVault, RecoveryVaultSpec, RecoveryVaultStatus, SiteAgents, TlsSecrets,
+    AgentHost, AgentsVault, HostStatus, RecoveryVault, RecoveryVaultSpec, RecoveryVaultStatus,
+    SiteAgents, TlsSecrets,
 };
 
 /// API group of every kind.
@@ -40,5 +44,9 @@ pub const TAKEOVER_ANNOTATION: &str = "homeward.dev/take-over-claim";
 /// All definitions, in the order in which their files are written.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![RecoveryVault::crd(), ProtectedVirtualMachine::crd(), Failover::crd()]
+    vec![
+        RecoveryVault::crd(),
+        ProtectedVirtualMachine::crd(),
+        Failover::crd(),
+    ]
 }

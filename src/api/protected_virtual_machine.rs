@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Approval, Condition, FailoverReference, Health, Placement, Site, VaultReference};
+use super::common::{
+    Approval, Condition, FailoverReference, Health, Placement, Site, VaultReference,
+};
 use super::failover::FailoverOutcome;
 
 /// What a person says of a VM.

@@ -21,12 +21,33 @@ use super::common::{Condition, SecretReference, Site};
     status = "RecoveryVaultStatus",
     derive = "PartialEq",
     doc = "RecoveryVault is one replication backend that ties an on-premises site and Azure together.",
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
-    printcolumn(name = "On-Premises", type_ = "string", json_path = ".status.conditions[?(@.type=='OnPremisesConnected')].status"),
-    printcolumn(name = "Azure", type_ = "string", json_path = ".status.conditions[?(@.type=='AzureConnected')].status"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "On-Premises",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='OnPremisesConnected')].status"
+    ),
+    printcolumn(
+        name = "Azure",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='AzureConnected')].status"
+    ),
     printcolumn(name = "VMs", type_ = "integer", json_path = ".status.virtualMachines"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryVaultSpec {

@@ -1,0 +1,27 @@
+//! What a driver can do. `decide` knows capabilities, never drivers.
+
+use super::observation::BySite;
+
+/// What a driver can do, by the site that a move goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// By target site.
+    pub towards: BySite<DirectionCapabilities>,
+}
+
+/// What a driver can do in moves towards one site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectionCapabilities {
+    /// An uncommitted move can be taken back.
+    pub rollback: bool,
+    /// A move can still be turned back after its source was stopped, before its target was started.
+    pub cancel_after_stop: bool,
+    /// With the delta, the driver can pause between synchronising and stopping the VM.
+    pub pause_before_cutover: bool,
+    /// Stop, last delta and start are actions of their own.
+    pub separate_stop: bool,
+    /// It tells rates, so that downtime can be predicted.
+    pub rates: bool,
+    /// It protects the VM in the other direction after commit; when not, the words say why.
+    pub protects_after_commit: Result<(), String>,
+}

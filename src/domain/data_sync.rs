@@ -1,0 +1,206 @@
+//! Which data sync `Auto` takes, and why.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::fact::Fact;
+use crate::api::{DataSync, DataSyncChoice, DataSyncRequest, Site};
+
+/// What the choice rests on.
+#[derive(Clone, Debug)]
+pub struct Basis<'a> {
+    /// What was asked for.
+    pub asked: DataSyncRequest,
+    /// Where the move goes.
+    pub to: Site,
+    /// Since when the source has run the VM.
+    pub active_since: Option<Timestamp>,
+    /// The longest time for which the delta is taken.
+    pub full_download_after: SignedDuration,
+    /// Whether anything of the VM is left at the target.
+    pub replica_present: &'a Fact<bool>,
+    /// Whether the target has a whole point in time that replication keeps fresh.
+    pub replicating: bool,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// Chooses; nothing is chosen while a fact that decides it is unknown, and the words say which.
+///
+/// # Errors
+/// What is not known yet.
+pub fn choose(basis: &Basis<'_>) -> Result<DataSyncChoice, String> {
+    let chosen = |chosen, reason: String| Ok(DataSyncChoice { chosen, reason });
+    match basis.asked {
+        DataSyncRequest::DeltaBeforeFailover => {
+            return chosen(
+                DataSync::DeltaBeforeFailover,
+                "asked for by spec.failback.dataSync".into(),
+            );
+        }
+        DataSyncRequest::FullDuringFailover => {
+            return chosen(
+                DataSync::FullDuringFailover,
+                "asked for by spec.failback.dataSync".into(),
+            );
+        }
+        DataSyncRequest::Auto => {}
+    }
+    if basis.to == Site::Azure {
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "the replica in Azure is kept up to date".into(),
+        );
+    }
+    if basis.replicating {
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "reverse replication keeps the replica on-premises up to date".into(),
+        );
+    }
+    match basis.replica_present {
+        Fact::Unknown(why) => return Err(format!("whether a replica is left on-premises: {why}")),
+        Fact::Absent | Fact::Known(false) => {
+            return chosen(
+                DataSync::FullDuringFailover,
+                "no replica is left on-premises".into(),
+            );
+        }
+        Fact::Known(true) => {}
+    }
+    let Some(since) = basis.active_since else {
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "a replica is left on-premises".into(),
+        );
+    };
+    let ran = basis.now.duration_since(since);
+    if ran > basis.full_download_after {
+        return chosen(
+            DataSync::FullDuringFailover,
+            format!(
+                "Azure has run the VM for {}, longer than {}",
+                hours(ran),
+                hours(basis.full_download_after)
+            ),
+        );
+    }
+    chosen(
+        DataSync::DeltaBeforeFailover,
+        format!(
+            "Azure has run the VM for {}, not longer than {}",
+            hours(ran),
+            hours(basis.full_download_after)
+        ),
+    )
+}
+
+fn hours(time: SignedDuration) -> String {
+    if time.as_hours() >= 1 {
+        format!("{}h", time.as_hours())
+    } else {
+        format!("{}m", time.as_mins())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 2_000_000_000;
+
+    fn basis(replica: &Fact<bool>) -> Basis<'_> {
+        Basis {
+            asked: DataSyncRequest::Auto,
+            to: Site::OnPremises,
+            active_since: Some(Timestamp::from_second(NOW - 3600 * 100).unwrap()),
+            full_download_after: SignedDuration::from_hours(720),
+            replica_present: replica,
+            replicating: false,
+            now: Timestamp::from_second(NOW).unwrap(),
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_full_download_only_when_the_delta_would_not_pay() {
+        let present = Fact::Known(true);
+        let gone = Fact::Known(false);
+        let short = basis(&present);
+        let long = Basis {
+            full_download_after: SignedDuration::from_hours(99),
+            ..basis(&present)
+        };
+        let exactly = Basis {
+            full_download_after: SignedDuration::from_hours(100),
+            ..basis(&present)
+        };
+        let fresh = Basis {
+            replicating: true,
+            ..long.clone()
+        };
+        let towards_azure = Basis {
+            to: Site::Azure,
+            ..basis(&gone)
+        };
+        for (basis, chosen, word) in [
+            (
+                &short,
+                DataSync::DeltaBeforeFailover,
+                "100h, not longer than 720h",
+            ),
+            (
+                &exactly,
+                DataSync::DeltaBeforeFailover,
+                "100h, not longer than 100h",
+            ),
+            (&long, DataSync::FullDuringFailover, "100h, longer than 99h"),
+            (&fresh, DataSync::DeltaBeforeFailover, "up to date"),
+            (&basis_of(&gone), DataSync::FullDuringFailover, "no replica"),
+            (
+                &towards_azure,
+                DataSync::DeltaBeforeFailover,
+                "kept up to date",
+            ),
+        ] {
+            let choice = choose(basis).unwrap();
+            assert_eq!(choice.chosen, chosen, "{}", choice.reason);
+            assert!(
+                choice.reason.contains(word),
+                "{} does not say {word}",
+                choice.reason
+            );
+        }
+    }
+
+    fn basis_of(replica: &Fact<bool>) -> Basis<'_> {
+        basis(replica)
+    }
+
+    #[test]
+    fn what_was_asked_for_is_taken_whatever_is_known() {
+        let unknown = Fact::Unknown("the host is silent".to_owned());
+        for (asked, chosen) in [
+            (
+                DataSyncRequest::DeltaBeforeFailover,
+                DataSync::DeltaBeforeFailover,
+            ),
+            (
+                DataSyncRequest::FullDuringFailover,
+                DataSync::FullDuringFailover,
+            ),
+        ] {
+            let choice = choose(&Basis {
+                asked,
+                ..basis(&unknown)
+            })
+            .unwrap();
+            assert_eq!(choice.chosen, chosen);
+        }
+    }
+
+    #[test]
+    fn s07_nothing_is_chosen_from_an_unknown_replica() {
+        let unknown = Fact::Unknown("the host is silent".to_owned());
+        let why = choose(&basis(&unknown)).unwrap_err();
+        assert!(why.contains("the host is silent"), "{why}");
+    }
+}

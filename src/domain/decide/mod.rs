@@ -1,0 +1,142 @@
+//! `decide`: what follows from a [`World`].
+//!
+//! ```text
+//!   status names a Failover? ──yes──▶ failover: the phases of one move
+//!            │no
+//!            ▼
+//!   settled: adopt, protect, compare the place with the placement, begin the next move, let go
+//! ```
+//!
+//! Everything is derived anew from the resources and the observation; the phase in a Failover's status only says how far the
+//! move was when it was last written, and what the registers show is stronger.
+
+mod failover;
+mod report;
+mod settled;
+mod tasks;
+mod wait;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::action::{Mark, Submission};
+use super::decision::{Decision, Effect, Event, Pace};
+use super::failure::ErrorClass;
+use super::world::{CurrentFailover, World};
+use crate::api::{
+    FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
+};
+use wait::{Wait, Waiting};
+
+/// Decides. Total and deterministic: the same world gives the same decision.
+#[must_use]
+pub fn decide(world: &World<'_>) -> Decision {
+    match world.failover {
+        CurrentFailover::Known(view) => failover::decide(world, view),
+        CurrentFailover::None | CurrentFailover::Missing => settled::decide(world),
+    }
+}
+
+/// What an answer that is not an acceptance does to the record of a move: a refusal is counted and the action decided anew after a
+/// while; an answer that never came leaves the pending action standing, since it may have taken effect.
+#[must_use]
+pub fn record_refusal(
+    status: &FailoverStatus,
+    class: ErrorClass,
+    message: &str,
+    ambiguous: bool,
+    now: Timestamp,
+) -> FailoverStatus {
+    let mut status = status.clone();
+    if !ambiguous {
+        status.pending_action = None;
+    }
+    status.failure = Some(next_failure(status.failure.as_ref(), class, message, now));
+    status
+}
+
+fn next_failure(
+    before: Option<&FailureStatus>,
+    class: ErrorClass,
+    message: &str,
+    now: Timestamp,
+) -> FailureStatus {
+    let count = before.map_or(1, |failure| failure.count.saturating_add(1));
+    let delay = class.retry_delay(u64::try_from(count).unwrap_or(1));
+    FailureStatus {
+        count,
+        class: class.as_str().into(),
+        message: message.into(),
+        time: Time(now),
+        retry_time: now.checked_add(delay).ok().map(Time),
+    }
+}
+
+fn pending_mark(pending: &PendingActionStatus) -> Mark {
+    Mark {
+        epoch: u64::try_from(pending.epoch).unwrap_or(0),
+        step: u64::try_from(pending.step).unwrap_or(0),
+    }
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn milliseconds_between(from: &Time, to: &Time) -> i64 {
+    i64::try_from(to.0.duration_since(from.0).as_millis())
+        .unwrap_or(i64::MAX)
+        .max(0)
+}
+
+/// How long to sleep when only news matters but a wait can be overlooked.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
+
+fn until(now: Timestamp, then: Timestamp) -> SignedDuration {
+    then.duration_since(now)
+        .max(SignedDuration::from_millis(50))
+}
+
+fn submission(
+    world: &World<'_>,
+    action: super::action::Action,
+    mark: Mark,
+    failover: Option<&str>,
+) -> Effect {
+    Effect::Submit(Submission {
+        action,
+        mark,
+        claim: world.claim.clone(),
+        failover: failover.map(ToOwned::to_owned),
+    })
+}
+
+fn last_failover(
+    world: &World<'_>,
+    view: super::world::FailoverView<'_>,
+    outcome: FailoverOutcome,
+) -> LastFailoverStatus {
+    LastFailoverStatus {
+        name: view.name.into(),
+        uid: view.uid.into(),
+        from: view.spec.from,
+        to: view.spec.to,
+        outcome,
+        time: Time(world.now),
+    }
+}
+
+fn event(warning: bool, reason: &'static str, message: impl Into<String>) -> Event {
+    Event {
+        warning,
+        reason,
+        message: message.into(),
+    }
+}
+
+fn pace_of(wait: Option<&Wait>, moving: bool) -> Pace {
+    match wait.map(|wait| wait.waiting) {
+        Some(Waiting::Operation) | None if moving => Pace::Busy,
+        _ => Pace::Steady,
+    }
+}

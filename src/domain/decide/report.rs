@@ -1,0 +1,401 @@
+//! From what was decided to status and conditions, as kstatus reads them: moving is `Reconciling=True`, `Ready=False`; waiting for a
+//! person is `Ready=True` with the reason and `Placed=False`; what a person must mend is `Stalled=True`.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::super::conditions::{ConditionType, Reason, Said, Truth, merge};
+use super::super::decision::{Decision, Event, Pace};
+use super::super::fact::Fact;
+use super::super::observation::{ProtectionState, Stage, VmObservation};
+use super::super::world::{FailoverView, World};
+use super::to_i64;
+use super::wait::{Wait, Waiting};
+use crate::api::{
+    Condition, FailoverOutcome, FailoverPhase, FailoverStatus, Health, LastFailoverStatus,
+    MeasuredDowntime, ProtectedVirtualMachineStatus, ReplicationStatus, Site, VirtualMachinePhase,
+};
+
+/// What `Ready` says, and what goes with it.
+pub struct Standing {
+    /// Reason of `Ready`.
+    pub reason: Reason,
+    /// Message of `Ready`.
+    pub message: String,
+    /// The wait, if any.
+    pub waiting: Option<Waiting>,
+    /// Something is under way.
+    pub moving: bool,
+}
+
+fn stand(said: &mut Vec<Said>, standing: &Standing) {
+    let Standing {
+        reason,
+        message,
+        waiting,
+        moving,
+    } = standing;
+    let (ready, extra) = match waiting {
+        Some(Waiting::Mend) => (Truth::False, Some(ConditionType::Stalled)),
+        Some(Waiting::Operation | Waiting::Outside) => {
+            (Truth::False, Some(ConditionType::Reconciling))
+        }
+        None if *moving => (Truth::False, Some(ConditionType::Reconciling)),
+        Some(Waiting::Person | Waiting::Suspended) | None => (Truth::True, None),
+    };
+    said.push(Said::new(
+        ConditionType::Ready,
+        ready,
+        *reason,
+        message.clone(),
+    ));
+    if let Some(kind) = extra {
+        said.push(Said::new(kind, Truth::True, *reason, message.clone()));
+    }
+}
+
+fn reason_of(waiting: Option<Waiting>) -> Reason {
+    match waiting {
+        Some(Waiting::Person) => Reason::AwaitingApproval,
+        Some(Waiting::Suspended) => Reason::Suspended,
+        Some(Waiting::Mend) => Reason::ActionFailed,
+        Some(Waiting::Operation | Waiting::Outside) | None => Reason::FailingOver,
+    }
+}
+
+/// Conditions of a Failover.
+pub fn failover_conditions(
+    status: &FailoverStatus,
+    before: &[Condition],
+    wait: Option<&Wait>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut said = Vec::new();
+    let ended = match status.phase {
+        Some(phase) if phase.is_final() => status.outcome,
+        _ => None,
+    };
+    let standing = match ended {
+        Some(FailoverOutcome::Succeeded) => Standing {
+            reason: Reason::Completed,
+            message: "the VM was moved and the move is committed".into(),
+            waiting: None,
+            moving: false,
+        },
+        Some(outcome) => Standing {
+            reason: Reason::NotMoved,
+            message: format!(
+                "{outcome:?}: {}",
+                status
+                    .turned_back_because
+                    .as_deref()
+                    .unwrap_or("the VM is at its source")
+            ),
+            waiting: None,
+            moving: false,
+        },
+        None => {
+            let waiting = wait.map(|wait| wait.waiting);
+            let phase = status.phase.unwrap_or(FailoverPhase::AwaitingStart);
+            let message = wait.map_or_else(
+                || format!("{phase:?}"),
+                |wait| format!("waits for {}", wait.text),
+            );
+            Standing {
+                reason: reason_of(waiting),
+                message,
+                waiting,
+                moving: true,
+            }
+        }
+    };
+    stand(&mut said, &standing);
+    merge(before, said, generation, now)
+}
+
+/// Status of a VM while a move is under way.
+pub fn moving(
+    world: &World<'_>,
+    fo: FailoverView<'_>,
+    failover: &FailoverStatus,
+    wait: Option<&Wait>,
+) -> ProtectedVirtualMachineStatus {
+    let mut status = observed(world);
+    let waiting = wait.map(|wait| wait.waiting);
+    let phase = failover.phase.unwrap_or(FailoverPhase::AwaitingStart);
+    let message = match wait {
+        Some(wait) => format!(
+            "Failover {} is {phase:?} and waits for {}",
+            fo.name, wait.text
+        ),
+        None => format!("Failover {} is {phase:?}", fo.name),
+    };
+    status.phase = Some(match waiting {
+        Some(Waiting::Person) => VirtualMachinePhase::AwaitingApproval,
+        Some(Waiting::Suspended) => VirtualMachinePhase::Suspended,
+        Some(Waiting::Mend) => VirtualMachinePhase::Stalled,
+        _ => VirtualMachinePhase::FailingOver,
+    });
+    if let Some(downtime) = &failover.downtime {
+        if let (Some(ordered), Some(stopped), Some(start), Some(started)) = (
+            &downtime.stop_ordered_time,
+            &downtime.stopped_time,
+            &downtime.start_ordered_time,
+            &downtime.started_time,
+        ) {
+            status.measured_downtime = Some(MeasuredDowntime {
+                shutdown_milliseconds: super::milliseconds_between(ordered, stopped),
+                start_milliseconds: super::milliseconds_between(start, started),
+            });
+        }
+    }
+    let standing = Standing {
+        reason: reason_of(waiting),
+        message,
+        waiting,
+        moving: true,
+    };
+    say(world, &mut status, &standing);
+    status
+}
+
+/// A move has ended: the VM's status lets go of it.
+pub fn closed(world: &World<'_>, last: LastFailoverStatus, failover: &FailoverStatus) -> Decision {
+    let mut status = observed(world);
+    status.current_failover = None;
+    let stayed = last.outcome != FailoverOutcome::Succeeded && world.intent.placement == last.to;
+    status.next_start_held_because = stayed.then(|| {
+        let why = failover
+            .turned_back_because
+            .as_deref()
+            .unwrap_or("it could not be done");
+        format!(
+            "the last one, {}, ended {:?} ({why}) and the placement stayed {}",
+            last.name, last.outcome, last.to
+        )
+    });
+    let warning = last.outcome == FailoverOutcome::Failed;
+    let message = format!(
+        "{} from {} to {}: {:?}",
+        last.name, last.from, last.to, last.outcome
+    );
+    status.last_failover = Some(last);
+    status.phase = Some(VirtualMachinePhase::Pending);
+    let standing = Standing {
+        reason: Reason::FailingOver,
+        message: message.clone(),
+        waiting: None,
+        moving: true,
+    };
+    say(world, &mut status, &standing);
+    let events = vec![Event {
+        warning,
+        reason: "FailoverEnded",
+        message,
+    }];
+    Decision {
+        effect: None,
+        status,
+        failover: None,
+        wake_after: Some(jiff::SignedDuration::from_millis(10)),
+        pace: Pace::Steady,
+        events,
+    }
+}
+
+/// The status as it stands, with all that the observation says of the VM.
+pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
+    let mut status = world.status.clone();
+    status.observed_generation = world.generation;
+    let Some(vm) = seen(world) else { return status };
+    status.virtual_machine_id = Some(vm.id.clone());
+    let active = match vm.stage.known() {
+        Some(
+            Stage::Settled { site }
+            | Stage::Unclaimed { site }
+            | Stage::TargetStarted { to: site, .. }
+            | Stage::Committed { to: site },
+        ) => Some(*site),
+        Some(
+            Stage::SourceFenced { from }
+            | Stage::SourceStopped { from, .. }
+            | Stage::TargetWhole { from }
+            | Stage::TargetFenced { from },
+        ) => Some(*from),
+        Some(Stage::Contradiction { .. }) | None => None,
+    };
+    if let Some(site) = active {
+        if status.active_site != Some(site) || status.active_since.is_none() {
+            status.active_site = Some(site);
+            status.active_since = Some(Time(vm.active_since.unwrap_or(world.now)));
+        }
+        let epoch = Site::BOTH
+            .into_iter()
+            .filter_map(|site| vm.marks[site].known().map(|mark| mark.epoch))
+            .max();
+        status.epoch = epoch.map(to_i64);
+    }
+    match &vm.protection {
+        Fact::Known(protection) => {
+            let health = match &protection.state {
+                ProtectionState::Replicating => Health::Normal,
+                ProtectionState::Seeding | ProtectionState::Paused => Health::Warning,
+                ProtectionState::Failing(_) => Health::Critical,
+            };
+            status.replication = Some(ReplicationStatus {
+                from: protection.from,
+                to: protection.from.other(),
+                health,
+            });
+        }
+        Fact::Absent => status.replication = None,
+        Fact::Unknown(_) => {
+            if let Some(replication) = &mut status.replication {
+                replication.health = Health::Unknown;
+            }
+        }
+    }
+    status
+}
+
+/// The VM as last seen, when it was.
+pub fn seen<'a>(world: &'a World<'_>) -> Option<&'a VmObservation> {
+    match &world.vault {
+        Fact::Known(view) => view.vm.known().copied(),
+        Fact::Absent | Fact::Unknown(_) => None,
+    }
+}
+
+/// Writes the conditions of a VM.
+pub fn say(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus, standing: &Standing) {
+    let mut said = Vec::new();
+    stand(&mut said, standing);
+    said.push(placed(world, status, standing));
+    said.push(protected(world));
+    said.push(target_consistent(world));
+    status.conditions = merge(&world.status.conditions, said, world.generation, world.now);
+}
+
+fn placed(world: &World<'_>, status: &ProtectedVirtualMachineStatus, standing: &Standing) -> Said {
+    let kind = ConditionType::Placed;
+    let wanted = world.intent.placement;
+    match status.active_site {
+        None => Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::ObservationUnknown,
+            "the VM has not been seen yet",
+        ),
+        Some(site) if site == wanted && status.current_failover.is_none() => Said::new(
+            kind,
+            Truth::True,
+            Reason::AsDeclared,
+            format!("{site} holds the right to run the VM"),
+        ),
+        Some(_) => Said::new(
+            kind,
+            Truth::False,
+            standing.reason,
+            standing.message.clone(),
+        ),
+    }
+}
+
+fn protected(world: &World<'_>) -> Said {
+    let kind = ConditionType::Protected;
+    let Some(vm) = seen(world) else {
+        return Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::ObservationUnknown,
+            "the VM has not been seen",
+        );
+    };
+    match &vm.protection {
+        Fact::Unknown(why) => Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::ObservationUnknown,
+            why.clone(),
+        ),
+        Fact::Absent => {
+            if let (Fact::Known(view), Some(Stage::Settled { site })) =
+                (&world.vault, vm.stage.known())
+            {
+                if let Err(why) = &view.capabilities.towards[*site].protects_after_commit {
+                    return Said::new(
+                        kind,
+                        Truth::False,
+                        Reason::ServiceDoesNotProtectFromAzure,
+                        why.clone(),
+                    );
+                }
+            }
+            Said::new(
+                kind,
+                Truth::False,
+                Reason::NotProtected,
+                "nothing is replicated",
+            )
+        }
+        Fact::Known(protection) => {
+            let to = protection.from.other();
+            match (&protection.state, &protection.last_whole) {
+                (ProtectionState::Failing(why), _) => {
+                    Said::new(kind, Truth::False, Reason::ReplicationFailing, why.clone())
+                }
+                (ProtectionState::Paused, _) => Said::new(
+                    kind,
+                    Truth::False,
+                    Reason::NotProtected,
+                    "replication is paused",
+                ),
+                (_, Some(_)) => Said::new(
+                    kind,
+                    Truth::True,
+                    Reason::Replicating,
+                    format!("recovery points are sent to {to}"),
+                ),
+                (_, None) => Said::new(
+                    kind,
+                    Truth::False,
+                    Reason::Seeding,
+                    format!("the first replica is being made in {to}"),
+                ),
+            }
+        }
+    }
+}
+
+fn target_consistent(world: &World<'_>) -> Said {
+    let kind = ConditionType::TargetConsistent;
+    let Some(vm) = seen(world) else {
+        return Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::ObservationUnknown,
+            "the VM has not been seen",
+        );
+    };
+    match &vm.target_consistent {
+        Fact::Known(true) => Said::new(
+            kind,
+            Truth::True,
+            Reason::WholePointInTime,
+            "the passive site holds a whole point in time, or can be brought back to one",
+        ),
+        Fact::Known(false) | Fact::Absent => Said::new(
+            kind,
+            Truth::False,
+            Reason::NotWhole,
+            "the passive site holds no whole point in time; it is not started from there",
+        ),
+        Fact::Unknown(why) => Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::ObservationUnknown,
+            why.clone(),
+        ),
+    }
+}

@@ -1,0 +1,471 @@
+//! A VM with no move under way: taken on where it is, protected, and moved when it is not where it should be.
+
+use super::super::action::{Action, Mark};
+use super::super::conditions::Reason;
+use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
+use super::super::fact::Fact;
+use super::super::observation::{ProtectionState, Stage, VmObservation};
+use super::super::world::{CurrentFailover, VaultView, World};
+use super::report::{Standing, observed, say};
+use super::wait::Waiting;
+use super::{LOOK_AGAIN, event, submission};
+use crate::api::{DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
+
+/// What follows, before it is written up.
+struct Outcome {
+    effect: Option<Effect>,
+    phase: VirtualMachinePhase,
+    standing: Standing,
+    events: Vec<Event>,
+}
+
+impl Outcome {
+    fn new(
+        phase: VirtualMachinePhase,
+        reason: Reason,
+        waiting: Option<Waiting>,
+        message: impl Into<String>,
+    ) -> Self {
+        let moving = matches!(waiting, Some(Waiting::Operation | Waiting::Outside));
+        Self {
+            effect: None,
+            phase,
+            standing: Standing {
+                reason,
+                message: message.into(),
+                waiting,
+                moving,
+            },
+            events: Vec::new(),
+        }
+    }
+
+    fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(
+            VirtualMachinePhase::Stalled,
+            reason,
+            Some(Waiting::Mend),
+            message,
+        )
+    }
+
+    fn outside(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(
+            VirtualMachinePhase::Pending,
+            reason,
+            Some(Waiting::Outside),
+            message,
+        )
+    }
+
+    fn doing(
+        phase: VirtualMachinePhase,
+        reason: Reason,
+        effect: Effect,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            effect: Some(effect),
+            ..Self::new(phase, reason, Some(Waiting::Operation), message)
+        }
+    }
+}
+
+pub fn decide(world: &World<'_>) -> Decision {
+    let mut status = observed(world);
+    if matches!(world.failover, CurrentFailover::Missing) {
+        // S6: the Failover is gone; the next number is taken and none of its answers is inherited.
+        status.current_failover = None;
+    }
+    hold_first_move(world, &mut status);
+    let mut outcome = follow(world, &mut status);
+    let mut steady = Pace::Steady;
+    if outcome.effect.is_some() || outcome.standing.moving {
+        steady = Pace::Busy;
+    } else {
+        outcome.effect = housekeeping(world);
+    }
+    status.phase = Some(outcome.phase);
+    say(world, &mut status, &outcome.standing);
+    let wake_after = match (&outcome.effect, outcome.standing.waiting) {
+        (Some(_), _) | (None, Some(Waiting::Operation | Waiting::Outside | Waiting::Mend)) => {
+            Some(LOOK_AGAIN)
+        }
+        (None, _) => None,
+    };
+    Decision {
+        effect: outcome.effect,
+        status,
+        failover: None,
+        wake_after,
+        pace: steady,
+        events: outcome.events,
+    }
+}
+
+/// A VM seen for the first time is taken on where it runs; if that is not the placement asked, its first move waits for a person.
+fn hold_first_move(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) {
+    if world.status.active_site.is_none() && status.next_start_held_because.is_none() {
+        if let Some(site) = status
+            .active_site
+            .filter(|site| *site != world.intent.placement)
+        {
+            status.next_start_held_because = Some(format!(
+                "the VM was first seen in {site}, and a rebuilt cluster must not move a fleet by surprise"
+            ));
+        }
+    }
+}
+
+fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outcome {
+    let intent = world.intent;
+    let view = match &world.vault {
+        Fact::Known(view) => view,
+        Fact::Absent if intent.deleting => {
+            return release("the vault is gone; nothing of the VM is touched");
+        }
+        Fact::Absent => {
+            return Outcome::stalled(
+                Reason::VaultNotFound,
+                format!(
+                    "spec.vaultRef.name: RecoveryVault {} does not exist in this namespace; apply it",
+                    intent.vault
+                ),
+            );
+        }
+        Fact::Unknown(why) => {
+            return Outcome::outside(
+                Reason::VaultNotObserved,
+                format!("waits for the first look at the vault: {why}"),
+            );
+        }
+    };
+    if let Some(owner) = world.earlier_owner {
+        if intent.deleting {
+            return release("another resource owns the VM");
+        }
+        return Outcome::stalled(
+            Reason::DuplicateClaim,
+            format!(
+                "{owner} claims the same VM and came first; this resource acts on nothing: delete one of the two"
+            ),
+        );
+    }
+    let vm = match &view.vm {
+        Fact::Known(vm) => *vm,
+        Fact::Absent if intent.deleting => return release("the vault does not know the VM"),
+        Fact::Absent => {
+            return Outcome::stalled(
+                Reason::VirtualMachineNotFound,
+                format!(
+                    "spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host",
+                    intent.vm_name
+                ),
+            );
+        }
+        Fact::Unknown(why) if intent.deleting => {
+            return Outcome::new(
+                VirtualMachinePhase::Detaching,
+                Reason::Detaching,
+                Some(Waiting::Outside),
+                format!("waits to let go of the VM: {why}"),
+            );
+        }
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}"));
+        }
+    };
+    if let Fact::Known(claim) = &vm.claim {
+        if *claim != world.claim {
+            let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
+            if intent.deleting {
+                return release("the VM is claimed elsewhere");
+            }
+            if !named && !world.claim_holder_gone {
+                return Outcome::stalled(
+                    Reason::ClaimedElsewhere,
+                    format!(
+                        "the VM is claimed by {claim}, another cluster or a resource of another name; this resource acts on nothing. If that one is given up, set the annotation {}: {claim}",
+                        crate::api::TAKEOVER_ANNOTATION
+                    ),
+                );
+            }
+        }
+    }
+    let stage = match &vm.stage {
+        Fact::Known(stage) => stage,
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
+        }
+        Fact::Absent => {
+            return Outcome::stalled(
+                Reason::RegistersContradict,
+                "no site knows who may run the VM",
+            );
+        }
+    };
+    match stage {
+        Stage::Contradiction { seen } => Outcome::stalled(
+            Reason::RegistersContradict,
+            format!(
+                "the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"
+            ),
+        ),
+        Stage::Unclaimed { .. } if intent.deleting => release("the VM was never taken on"),
+        Stage::Unclaimed { site } => adopt(world, view, vm, *site),
+        Stage::Settled { site } => settled(world, status, view, vm, *site),
+        Stage::SourceFenced { from }
+        | Stage::SourceStopped { from, .. }
+        | Stage::TargetWhole { from }
+        | Stage::TargetFenced { from } => recover(world, status, *from),
+        Stage::TargetStarted { to, .. } | Stage::Committed { to } => {
+            recover(world, status, to.other())
+        }
+    }
+}
+
+fn release(why: &str) -> Outcome {
+    let mut outcome = Outcome::doing(
+        VirtualMachinePhase::Detaching,
+        Reason::Detaching,
+        Effect::ReleaseVm,
+        why,
+    );
+    outcome.events.push(event(
+        false,
+        "Released",
+        format!("the resource is let go: {why}"),
+    ));
+    outcome
+}
+
+fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site) -> Outcome {
+    if let Some(outcome) = not_ready(view, vm) {
+        return outcome;
+    }
+    let takeover = vm
+        .claim
+        .known()
+        .filter(|claim| **claim != world.claim)
+        .cloned();
+    Outcome::doing(
+        VirtualMachinePhase::Pending,
+        Reason::Adopting,
+        submission(
+            world,
+            Action::Adopt { at: site, takeover },
+            next_mark(vm),
+            None,
+        ),
+        format!("the VM is taken on in {site}, where it is"),
+    )
+}
+
+fn settled(
+    world: &World<'_>,
+    status: &mut ProtectedVirtualMachineStatus,
+    view: &VaultView<'_>,
+    vm: &VmObservation,
+    site: Site,
+) -> Outcome {
+    let intent = world.intent;
+    if intent.deleting {
+        let held = matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim);
+        if !held {
+            return release("nothing of the VM is touched");
+        }
+        return Outcome::doing(
+            VirtualMachinePhase::Detaching,
+            Reason::Detaching,
+            submission(world, Action::Detach, next_mark(vm), None),
+            "the VM is let go: no VM, disk or replication is touched",
+        );
+    }
+    if !matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim) {
+        return adopt(world, view, vm, site);
+    }
+    if site == intent.placement {
+        status.next_start_held_because = None;
+    }
+    if site != intent.placement {
+        if intent.suspend {
+            return Outcome::new(
+                VirtualMachinePhase::Suspended,
+                Reason::Suspended,
+                Some(Waiting::Suspended),
+                format!(
+                    "spec.suspend is true: the move from {site} to {} is begun when it is set to false",
+                    intent.placement
+                ),
+            );
+        }
+        return begin(world, status, site, intent.placement);
+    }
+    protect(world, view, vm, site)
+}
+
+fn begin(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    from: Site,
+    to: Site,
+) -> Outcome {
+    let number = world.status.failover_counter.unwrap_or(0) + 1;
+    let data_sync = if to == Site::OnPremises {
+        world.intent.data_sync
+    } else {
+        DataSyncRequest::Auto
+    };
+    let mut outcome = Outcome::doing(
+        VirtualMachinePhase::FailingOver,
+        Reason::FailingOver,
+        Effect::CreateFailover(NewFailover {
+            number,
+            from,
+            to,
+            data_sync,
+            start_held_because: status.next_start_held_because.clone(),
+        }),
+        format!("a move from {from} to {to} is begun"),
+    );
+    outcome.events.push(event(
+        false,
+        "FailoverCreated",
+        format!("the placement asks for {to} and the VM is in {from}"),
+    ));
+    outcome
+}
+
+/// A move whose Failover is gone: a new one brings the VM to a safe end (safety rule S6).
+fn recover(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
+    let status = ProtectedVirtualMachineStatus {
+        next_start_held_because: None,
+        ..status.clone()
+    };
+    let mut outcome = begin(world, &status, from, from.other());
+    outcome.events.push(event(
+        true,
+        "FailoverMissing",
+        "the Failover of a move under way is gone; a new one brings the VM to a safe end",
+    ));
+    outcome
+}
+
+fn not_ready(view: &VaultView<'_>, vm: &VmObservation) -> Option<Outcome> {
+    if !vm.obstacles.is_empty() {
+        return Some(Outcome::stalled(
+            Reason::VirtualMachineNotReady,
+            vm.obstacles.join("; "),
+        ));
+    }
+    Site::BOTH
+        .into_iter()
+        .find_map(|site| match &view.sites[site] {
+            super::super::observation::Connection::Connected => None,
+            super::super::observation::Connection::Disconnected(why) => Some(Outcome::outside(
+                Reason::SiteDisconnected,
+                format!("waits for {site} to be connected: {why}"),
+            )),
+        })
+}
+
+fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site) -> Outcome {
+    let to = site.other();
+    if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
+        return Outcome::new(
+            VirtualMachinePhase::Unprotected,
+            Reason::ServiceDoesNotProtectFromAzure,
+            None,
+            why.clone(),
+        );
+    }
+    let state = match &vm.protection {
+        Fact::Known(protection)
+            if protection.from == site && !matches!(protection.state, ProtectionState::Paused) =>
+        {
+            &protection.state
+        }
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
+        }
+        Fact::Known(_) | Fact::Absent => {
+            if world.intent.suspend {
+                return Outcome::new(
+                    VirtualMachinePhase::Suspended,
+                    Reason::Suspended,
+                    Some(Waiting::Suspended),
+                    "spec.suspend is true: protection begins when it is set to false",
+                );
+            }
+            if let Some(outcome) = not_ready(view, vm) {
+                return outcome;
+            }
+            return Outcome::doing(
+                VirtualMachinePhase::Protecting,
+                Reason::Seeding,
+                submission(world, Action::Protect { from: site }, next_mark(vm), None),
+                format!("protection towards {to} is set up"),
+            );
+        }
+    };
+    let whole = vm
+        .protection
+        .known()
+        .and_then(|protection| protection.last_whole.as_ref())
+        .is_some();
+    match state {
+        ProtectionState::Failing(why) => Outcome::new(
+            VirtualMachinePhase::Unprotected,
+            Reason::ReplicationFailing,
+            Some(Waiting::Outside),
+            format!("replication to {to} goes on trying: {why}"),
+        ),
+        ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused
+            if !whole =>
+        {
+            Outcome::new(
+                VirtualMachinePhase::Protecting,
+                Reason::Seeding,
+                Some(Waiting::Operation),
+                format!("the first replica is being made in {to}"),
+            )
+        }
+        _ if world.intent.suspend => Outcome::new(
+            VirtualMachinePhase::Suspended,
+            Reason::Suspended,
+            Some(Waiting::Suspended),
+            format!("runs in {site} and is protected; spec.suspend is true"),
+        ),
+        _ => Outcome::new(
+            VirtualMachinePhase::Protected,
+            Reason::AsDeclared,
+            None,
+            format!("runs in {site} and is protected towards {to}"),
+        ),
+    }
+}
+
+/// Newer than all that either side has taken (safety rule S2).
+fn next_mark(vm: &VmObservation) -> Mark {
+    let highest = Site::BOTH
+        .into_iter()
+        .filter_map(|site| vm.marks[site].known().copied())
+        .max()
+        .unwrap_or_default();
+    Mark {
+        epoch: highest.epoch,
+        step: highest.step + 1,
+    }
+}
+
+fn housekeeping(world: &World<'_>) -> Option<Effect> {
+    if let Some(held) = world.history.iter().find(|finished| finished.finalizer) {
+        return Some(Effect::ReleaseFailover {
+            name: held.name.clone(),
+        });
+    }
+    let keep = usize::try_from(world.intent.history_limit).unwrap_or(usize::MAX);
+    (world.history.len() > keep).then(|| Effect::DeleteFailover {
+        name: world.history[0].name.clone(),
+    })
+}

@@ -1,0 +1,313 @@
+//! What a driver sees of a vault and its VMs, in words that no driver owns.
+//!
+//! An observation is the whole truth of one moment, a running operation and its progress included. Every fact says whether it is
+//! known; a driver never fills in a guess.
+
+use std::collections::BTreeMap;
+use std::ops::{Index, IndexMut};
+
+use jiff::Timestamp;
+
+use super::action::{ActionKind, Mark};
+use super::fact::Fact;
+use super::failure::ErrorClass;
+use crate::api::Site;
+
+/// One value for each site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BySite<T> {
+    /// The value on-premises.
+    pub on_premises: T,
+    /// The value in Azure.
+    pub azure: T,
+}
+
+impl<T> BySite<T> {
+    /// Makes each value from its site.
+    pub fn from_fn(mut f: impl FnMut(Site) -> T) -> Self {
+        Self {
+            on_premises: f(Site::OnPremises),
+            azure: f(Site::Azure),
+        }
+    }
+}
+
+impl<T> Index<Site> for BySite<T> {
+    type Output = T;
+    fn index(&self, site: Site) -> &T {
+        match site {
+            Site::OnPremises => &self.on_premises,
+            Site::Azure => &self.azure,
+        }
+    }
+}
+
+impl<T> IndexMut<Site> for BySite<T> {
+    fn index_mut(&mut self, site: Site) -> &mut T {
+        match site {
+            Site::OnPremises => &mut self.on_premises,
+            Site::Azure => &mut self.azure,
+        }
+    }
+}
+
+/// All that one look at a vault showed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VaultObservation {
+    /// Whether each site can be worked with.
+    pub sites: BySite<Connection>,
+    /// The hosts behind the sites.
+    pub hosts: Vec<HostObservation>,
+    /// The VMs that were seen, by name.
+    pub vms: BTreeMap<String, VmObservation>,
+    /// Whether every place was looked at, so that a VM not listed is absent. When not, why.
+    pub complete: Result<(), String>,
+}
+
+impl VaultObservation {
+    /// What is known of the VM of this name (safety rule S7: absent only after a complete look).
+    #[must_use]
+    pub fn vm(&self, name: &str) -> Fact<&VmObservation> {
+        match (self.vms.get(name), &self.complete) {
+            (Some(vm), _) => Fact::Known(vm),
+            (None, Ok(())) => Fact::Absent,
+            (None, Err(why)) => Fact::Unknown(why.clone()),
+        }
+    }
+}
+
+/// Whether something can be worked with now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// It answers.
+    Connected,
+    /// It does not; the words say why and what to do.
+    Disconnected(String),
+}
+
+impl Connection {
+    /// Whether it answers.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected)
+    }
+}
+
+/// One host of a vault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostObservation {
+    /// Name of the host.
+    pub name: String,
+    /// Its site.
+    pub site: Site,
+    /// Whether it answers.
+    pub connection: Connection,
+    /// When it last answered.
+    pub last_heartbeat: Option<Timestamp>,
+}
+
+/// Who may act on a VM: one ProtectedVirtualMachine of one cluster (safety rule S1).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim {
+    /// Identity of the cluster: the UID of its `kube-system` namespace.
+    pub cluster: String,
+    /// UID of the ProtectedVirtualMachine.
+    pub vm_uid: String,
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.cluster, self.vm_uid)
+    }
+}
+
+/// All that one look showed of one VM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmObservation {
+    /// Identity of the VM, the same at both sites.
+    pub id: String,
+    /// Who may act on it.
+    pub claim: Fact<Claim>,
+    /// Where the right to run stands, from the registers (safety rule S8).
+    pub stage: Fact<Stage>,
+    /// The newest order that each side has taken.
+    pub marks: BySite<Fact<Mark>>,
+    /// UID of the Failover that the newest register names.
+    pub failover: Option<String>,
+    /// Whether the guest runs, at each side.
+    pub power: BySite<Fact<Power>>,
+    /// The protection that runs.
+    pub protection: Fact<Protection>,
+    /// The operations that each side still tells of.
+    pub operations: Vec<Operation>,
+    /// When the active site got the right to run, where that is known.
+    pub active_since: Option<Timestamp>,
+    /// Whether the passive side holds a whole point in time, so that it could be started.
+    pub target_consistent: Fact<bool>,
+    /// Whether anything of the VM is left at the passive site, so that a delta is possible.
+    pub replica_present: Fact<bool>,
+    /// Bytes that the guest wrote since it was started at the site that runs it now.
+    pub written_since_start: Fact<u64>,
+    /// Bytes that would have to be sent for the next recovery point, where the driver can tell.
+    pub pending_delta: Option<u64>,
+    /// Bytes of all disks together, where the driver can tell.
+    pub disk_bytes: Option<u64>,
+    /// Things that a person must mend before anything is begun with this VM; each with its remedy.
+    pub obstacles: Vec<String>,
+}
+
+/// Where the right to run a VM stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No register anywhere; the VM is known at this site alone.
+    Unclaimed {
+        /// Where the VM is.
+        site: Site,
+    },
+    /// This site may run the VM, the other may not, and no move is under way.
+    Settled {
+        /// The site that may.
+        site: Site,
+    },
+    /// The source may no longer run the VM, but is not known to have stopped.
+    SourceFenced {
+        /// The source.
+        from: Site,
+    },
+    /// The source has stopped, on record (safety rule S3).
+    SourceStopped {
+        /// The source.
+        from: Site,
+        /// Whether the guest ran when it was fenced; one that was off is left off.
+        was_running: bool,
+    },
+    /// The target holds a verified copy of the stopped source.
+    TargetWhole {
+        /// The source.
+        from: Site,
+    },
+    /// The target may run the VM; nothing is committed.
+    TargetStarted {
+        /// The target.
+        to: Site,
+        /// Whether its guest runs, or was left off because it was off at the source.
+        as_left: bool,
+    },
+    /// The commit is on record at the target; the source is not retired yet (safety rule S5).
+    Committed {
+        /// The target.
+        to: Site,
+    },
+    /// The move goes back: the target is barred at a newer epoch; the source may be resumed (safety rule S2).
+    TargetFenced {
+        /// The source.
+        from: Site,
+    },
+    /// What the two sides say cannot both be true, or leaves nobody who may run the VM (safety rule S8).
+    Contradiction {
+        /// What was seen on each side.
+        seen: String,
+    },
+}
+
+/// Whether a guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// It runs.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// Protection of a VM from one site to the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Protection {
+    /// The site that sends.
+    pub from: Site,
+    /// How it stands.
+    pub state: ProtectionState,
+    /// UID of the Failover that the running order belongs to.
+    pub failover: Option<String>,
+    /// The last point in time that became whole at the other side.
+    pub last_whole: Option<WholePass>,
+    /// The copy under way.
+    pub progress: Option<Progress>,
+}
+
+/// How protection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProtectionState {
+    /// The first copy is under way.
+    Seeding,
+    /// Recovery points follow each other.
+    Replicating,
+    /// Stopped by an order.
+    Paused,
+    /// Goes on trying and does not get through; the words say why.
+    Failing(String),
+}
+
+/// A pass that brought the other side to one point in time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WholePass {
+    /// The point in time.
+    pub point: Timestamp,
+    /// UID of the Failover whose order was in force before the pass began.
+    pub failover: Option<String>,
+    /// Bytes on the wire since the order now in force, this pass included.
+    pub bytes_on_wire: u64,
+    /// Bytes of the blocks that differed, counted the same way.
+    pub bytes_changed: u64,
+    /// Bytes a second of the last pass that was long enough to tell.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How far a copy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, in a few words.
+    pub what: String,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes to do, once known.
+    pub bytes_total: Option<u64>,
+    /// Rate.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// One action that a side has taken on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operation {
+    /// The side.
+    pub site: Site,
+    /// The order it came with.
+    pub mark: Mark,
+    /// What it is.
+    pub kind: ActionKind,
+    /// How it stands.
+    pub state: OperationState,
+    /// How far it is.
+    pub progress: Option<Progress>,
+    /// Bytes on the wire, once it is done.
+    pub bytes_on_wire: Option<u64>,
+    /// Bytes of the blocks that differed, once it is done.
+    pub bytes_changed: Option<u64>,
+}
+
+/// How an operation stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationState {
+    /// Under way.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Not done, in the words of the side that failed.
+    Failed {
+        /// What follows from it.
+        class: ErrorClass,
+        /// The words.
+        message: String,
+    },
+    /// Its process died; it has not been taken up again.
+    Interrupted,
+}

@@ -1,0 +1,1 @@
+//! Client of Homeward's own agents.

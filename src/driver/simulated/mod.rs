@@ -1,0 +1,1 @@
+//! A deterministic driver with a fault schedule; only for tests, never in a custom resource.
