@@ -22,4 +22,5 @@ pub mod controllers;
 pub mod dataplane;
 pub mod domain;
 pub mod driver;
+pub mod pki;
 pub mod telemetry;
