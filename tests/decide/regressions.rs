@@ -111,3 +111,22 @@ fn a_rollback_that_the_driver_cannot_do_leaves_a_way_on() {
         ],
     );
 }
+
+/// Orders of the cluster before arrive while the claim moves.
+#[test]
+fn late_orders_of_the_claim_before() {
+    use jiff::SignedDuration;
+    play(
+        Kind::Agents,
+        &[
+            Step::Place(Azure),
+            run_of(0, 2, 0),
+            Step::Fate(Fate::Late(SignedDuration::from_millis(1300))),
+            Step::Fate(Fate::Late(SignedDuration::from_millis(700))),
+            Step::LoseFailover,
+            run_of(0, 2, 0),
+            Step::Rebuild(Azure),
+            run_of(0, 1, 0),
+        ],
+    );
+}

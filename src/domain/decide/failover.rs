@@ -49,8 +49,8 @@ enum Next {
     Enter(FailoverPhase),
     Submit(Action),
     Resubmit(Action, Mark),
-    /// A Failover that has ended still stands in the registers, which refuse another one until it is released (S1).
-    Release,
+    /// Not stored before: it may be asked for any number of times, and nothing of the move rests on it.
+    Ask(Action, Option<String>),
     Wait(Wait),
     Finish(FailoverOutcome),
 }
@@ -120,13 +120,14 @@ impl Move<'_> {
                         );
                     }
                 },
-                Next::Release => {
-                    // Not stored before: it may be asked for any number of times.
-                    let mark = self.next_mark(&Action::Release);
-                    let release = submission(self.world, Action::Release, mark, None);
+                Next::Ask(action, failover) => {
+                    let mark = self.next_mark(&action);
                     return match self.holding_off() {
                         Some(wait) => (None, Some(wait)),
-                        None => (Some(release), None),
+                        None => (
+                            Some(submission(self.world, action, mark, failover.as_deref())),
+                            None,
+                        ),
                     };
                 }
                 Next::Finish(outcome) => {
@@ -188,10 +189,8 @@ impl Move<'_> {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
             Fact::Absent => return Next::Wait(Wait::mend("no site knows who may run the VM")),
         };
-        if let (Stage::Settled { .. }, Some(uid)) = (stage, &vm.failover) {
-            if uid != self.fo.uid {
-                return Next::Release;
-            }
+        if let Some(next) = self.own_registers(vm, stage) {
+            return next;
         }
         let can = &view.capabilities.towards[self.to()];
         match phase {
@@ -212,6 +211,30 @@ impl Move<'_> {
             | FailoverPhase::RolledBack
             | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
         }
+    }
+
+    /// The registers name this move and its claim before anything else is asked of them; a late order may have brought others back.
+    fn own_registers(&self, vm: &VmObservation, stage: &Stage) -> Option<Next> {
+        let world = self.world;
+        if let Some(claim) = vm.claimed_by_other(&world.claim) {
+            // S1: a claim moves only by an explicit takeover.
+            let named = world.intent.takeover.as_deref() == Some(claim.to_string().as_str());
+            if !named && !world.claim_holder_gone {
+                return Some(Next::Wait(Wait::mend(format!(
+                    "the claim {claim} to be given up: another cluster or resource acts on the VM; if it is gone, set the annotation {}: {claim}",
+                    crate::api::TAKEOVER_ANNOTATION
+                ))));
+            }
+            let adopt = Action::Adopt {
+                at: stage.active().unwrap_or(self.from()),
+                takeover: Some(claim.clone()),
+            };
+            let failover = vm.failover.clone().filter(|_| stage.is_midway());
+            return Some(Next::Ask(adopt, failover));
+        }
+        // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
+        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        (other && matches!(stage, Stage::Settled { .. })).then_some(Next::Ask(Action::Release, None))
     }
 
     // ---- what was asked for before -------------------------------------------------------------------------------
