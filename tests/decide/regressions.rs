@@ -6,13 +6,14 @@ use homeward::driver::simulated::Fate;
 
 use super::operator::Disturbance;
 use super::store::Answer;
-use super::scenario::{Kind, Start, Step, run};
+use super::scenario::{Kind, Prelude, Start, Step, run};
 
 fn play(kind: Kind, steps: &[Step]) {
     let start = Start {
         kind,
         running: true,
         placement: OnPremises,
+        prelude: Prelude::Nothing,
     };
     if let Err(why) = run(&start, steps) {
         panic!("{why}");
@@ -129,4 +130,32 @@ fn late_orders_of_the_claim_before() {
             run_of(0, 1, 0),
         ],
     );
+}
+
+fn late(beats: i64) -> Step {
+    Step::Fate(Fate::Late(jiff::SignedDuration::from_millis(beats * 100)))
+}
+
+/// The stop was still on its way when the move was cancelled and had nothing else to undo; the VM went down with nobody in charge.
+#[test]
+fn a_stop_on_its_way_is_barred_before_a_move_ends_cancelled() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    for again in [Fate::Arrives, Fate::LostBefore] {
+        let steps = [late(50), Step::Fate(again), run_of(0, 1, 0), Step::Place(Azure)];
+        run(&start, &steps).unwrap();
+        let steps = [
+            late(50),
+            run_of(0, 1, 0),
+            Step::Connect(Azure, false),
+            run_of(0, 3, 1),
+            Step::Connect(Azure, true),
+            Step::Place(Azure),
+        ];
+        run(&start, &steps).unwrap();
+    }
 }

@@ -113,6 +113,9 @@ impl Move<'_> {
                 Next::Resubmit(action, mark) => match self.holding_off() {
                     Some(wait) => return (None, Some(wait)),
                     None => {
+                        if let Some(pending) = &mut self.status.pending_action {
+                            pending.unresolved = true;
+                        }
                         let failover = self.acts_for();
                         return (
                             Some(submission(self.world, action, mark, Some(&failover))),
@@ -175,6 +178,11 @@ impl Move<'_> {
             }
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
         };
+        if self.is_behind(vm) {
+            return Next::Wait(Wait::outside(
+                "a newer look: what was seen is older than what this move has done; if a host was put back to an earlier state, see the runbook on contradicting registers",
+            ));
+        }
         if let Some(next) = self.settle_pending(vm) {
             return next;
         }
@@ -250,6 +258,7 @@ impl Move<'_> {
             .iter()
             .find(|op| op.mark == mark && op.kind == kind);
         if let Some(operation) = operation {
+            self.note_taken(mark);
             return self.settle_seen(operation, &action);
         }
         let seen = action.site().map_or_else(
@@ -262,16 +271,18 @@ impl Move<'_> {
             )))),
             // Somebody went on since, this controller's other replica for example: what stands now decides.
             Fact::Known(seen) if seen > mark => {
+                self.note_taken(mark);
                 self.drop_pending();
                 None
             }
             // S2: the side has taken this very step and tells nothing of it any more: the registers show what came of it.
             Fact::Known(seen) if seen == mark => {
+                self.note_taken(mark);
                 self.drop_pending();
                 None
             }
             Fact::Known(_) | Fact::Absent => {
-                if self.goes_back_over(kind) {
+                if pending.refused || self.goes_back_over(kind) {
                     // S2: what is decided instead carries a newer mark, so that this one is refused should it still arrive.
                     return None;
                 }
@@ -348,6 +359,31 @@ impl Move<'_> {
             )
     }
 
+    fn note_taken(&mut self, mark: Mark) {
+        if mark > self.taken() {
+            self.status.epoch = Some(to_i64(mark.epoch));
+            self.status.step = Some(to_i64(mark.step));
+        }
+    }
+
+    /// The newest order of this move that was seen to have been taken.
+    fn taken(&self) -> Mark {
+        let number = |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        Mark {
+            epoch: number(self.status.epoch),
+            step: number(self.status.step),
+        }
+    }
+
+    /// S7: registers only grow. One that shows less than this move has seen taken was read before that.
+    fn is_behind(&self, vm: &VmObservation) -> bool {
+        let highest = Site::BOTH
+            .into_iter()
+            .filter_map(|site| vm.marks[site].known().copied())
+            .max();
+        highest.is_some_and(|highest| highest < self.taken())
+    }
+
     fn drop_pending(&mut self) {
         self.status.pending_action = None;
         self.progress = None;
@@ -386,8 +422,9 @@ impl Move<'_> {
             epoch: to_i64(mark.epoch),
             step: to_i64(mark.step),
             stored_time: Time(now),
+            unresolved: self.status.pending_action.is_some(),
+            refused: false,
         });
-        self.status.epoch = Some(to_i64(mark.epoch));
         tasks::set(
             &mut self.status,
             kind.as_str(),
@@ -842,7 +879,12 @@ impl Move<'_> {
         match stage {
             Stage::TargetStarted { .. } => {
                 // S5: a commit that was refused, with none on record, leaves the question open again.
-                if self.status.pending_action.is_none() && self.holding_off().is_some() {
+                let asked = self
+                    .status
+                    .pending_action
+                    .as_ref()
+                    .is_some_and(|pending| !pending.refused);
+                if !asked && self.holding_off().is_some() {
                     return Next::Enter(FailoverPhase::AwaitingCommit);
                 }
                 Next::Submit(Action::Commit { at: self.to() })
@@ -934,6 +976,10 @@ impl Move<'_> {
     ) -> Next {
         let from = self.from();
         match stage {
+            // S2: an order that may still be on its way must not take effect once nobody waits for it: a newer one bars it.
+            Stage::Settled { site } if *site == from && self.status.pending_action.is_some() => {
+                Next::Submit(Action::CancelSync { from })
+            }
             Stage::Settled { site } if *site == from => match &vm.protection {
                 Fact::Unknown(why) => Next::Wait(Wait::outside(why.clone())),
                 Fact::Known(protection)

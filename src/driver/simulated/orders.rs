@@ -292,6 +292,7 @@ impl Simulation {
             Happening::Admitted {
                 kind: message.kind,
                 mark: message.mark,
+                failover: message.failover.clone(),
             },
         );
         self.begin(name, site, message);
