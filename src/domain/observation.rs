@@ -150,6 +150,8 @@ pub struct VmObservation {
     pub written_since_start: Fact<u64>,
     /// Bytes that would have to be sent for the next recovery point, where the driver can tell.
     pub pending_delta: Option<u64>,
+    /// Bytes of all disks together, where the driver can tell.
+    pub disk_bytes: Option<u64>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.
     pub obstacles: Vec<String>,
 }
@@ -168,7 +170,9 @@ impl VmObservation {
     #[must_use]
     pub fn is_claimed_by(&self, own: &Claim) -> bool {
         let knows = |site: &Site| self.marks[*site].known().is_some();
-        Site::BOTH.into_iter().any(|site| self.claims[site].known() == Some(own))
+        Site::BOTH
+            .into_iter()
+            .any(|site| self.claims[site].known() == Some(own))
             && Site::BOTH
                 .into_iter()
                 .filter(knows)

@@ -2,7 +2,7 @@
 
 use homeward::api::FailoverReference;
 use homeward::domain::{
-    Claim, CurrentFailover, Decision, DEFAULT_HISTORY_LIMIT, Effect, Fact, FailoverView,
+    Claim, CurrentFailover, DEFAULT_HISTORY_LIMIT, Decision, Effect, Fact, FailoverView,
     FinishedFailover, Intent, VaultObservation, VaultView, World, decide, record_refusal,
 };
 use homeward::driver::simulated::Simulation;
@@ -122,7 +122,8 @@ impl Operator {
             Some(Effect::Submit(submission)) => {
                 if current.is_none() {
                     live(steps_left)?;
-                    return self.act_outside(store, simulation, pvm, status, submission, steps_left);
+                    return self
+                        .act_outside(store, simulation, pvm, status, submission, steps_left);
                 }
                 live(steps_left)?;
                 let answer = simulation.submit(VM, submission);
@@ -226,8 +227,7 @@ fn look_and_decide(
         .known()
         .and_then(|vm| vm.claimed_by_other(&own))
         .is_some_and(|claim| {
-            claim.cluster == CLUSTER
-                && store.pvm.as_ref().is_none_or(|pvm| pvm.uid != claim.vm_uid)
+            claim.cluster == CLUSTER && store.pvm.as_ref().is_none_or(|pvm| pvm.uid != claim.vm_uid)
         });
     let reference = pvm.status.current_failover.as_ref();
     let world = World {
@@ -275,4 +275,3 @@ fn history(view: &Store, pvm: &Pvm, current: Option<&Failover>) -> Vec<FinishedF
         })
         .collect()
 }
-

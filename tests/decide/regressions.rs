@@ -5,8 +5,8 @@ use homeward::api::Site::{Azure, OnPremises};
 use homeward::driver::simulated::Fate;
 
 use super::operator::Disturbance;
-use super::store::Answer;
 use super::scenario::{Kind, Prelude, Start, Step, run};
+use super::store::Answer;
 
 fn play(kind: Kind, steps: &[Step]) {
     let start = Start {
@@ -63,11 +63,21 @@ fn claims_that_moved_half_way_move_on() {
     for fate in [Fate::LostBefore, Fate::LostAfter] {
         play(
             Kind::Agents,
-            &[run_of(0, 5, 4), Step::Rebuild(Azure), Step::Fate(fate), run_of(0, 1, 0)],
+            &[
+                run_of(0, 5, 4),
+                Step::Rebuild(Azure),
+                Step::Fate(fate),
+                run_of(0, 1, 0),
+            ],
         );
         play(
             Kind::Agents,
-            &[run_of(0, 5, 4), Step::DeletePvm, Step::Fate(fate), run_of(0, 1, 0)],
+            &[
+                run_of(0, 5, 4),
+                Step::DeletePvm,
+                Step::Fate(fate),
+                run_of(0, 1, 0),
+            ],
         );
     }
 }
@@ -81,10 +91,16 @@ fn two_operators_one_behind() {
     play(
         Kind::Service,
         &[
-            Step::Pass { operator: 1, disturbance: Disturbance::default() },
+            Step::Pass {
+                operator: 1,
+                disturbance: Disturbance::default(),
+            },
             Step::Place(Azure),
             run_of(0, 3, 0),
-            Step::Pass { operator: 1, disturbance: behind },
+            Step::Pass {
+                operator: 1,
+                disturbance: behind,
+            },
         ],
     );
 }
@@ -94,7 +110,13 @@ fn two_operators_one_behind() {
 fn a_move_of_a_holder_that_is_gone_is_ended_before_letting_go() {
     play(
         Kind::Agents,
-        &[run_of(0, 2, 0), Step::Place(Azure), run_of(0, 4, 2), Step::Rebuild(OnPremises), Step::DeletePvm],
+        &[
+            run_of(0, 2, 0),
+            Step::Place(Azure),
+            run_of(0, 4, 2),
+            Step::Rebuild(OnPremises),
+            Step::DeletePvm,
+        ],
     );
 }
 
@@ -146,7 +168,12 @@ fn a_stop_on_its_way_is_barred_before_a_move_ends_cancelled() {
         prelude: Prelude::FullBack,
     };
     for again in [Fate::Arrives, Fate::LostBefore] {
-        let steps = [late(50), Step::Fate(again), run_of(0, 1, 0), Step::Place(Azure)];
+        let steps = [
+            late(50),
+            Step::Fate(again),
+            run_of(0, 1, 0),
+            Step::Place(Azure),
+        ];
         run(&start, &steps).unwrap();
         let steps = [
             late(50),

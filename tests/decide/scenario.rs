@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use homeward::api::{
     Approval, DataSyncRequest, FailoverOutcome, FailoverPhase, Site, VirtualMachinePhase,
 };
-use homeward::domain::{ActionKind, Effect, ErrorClass, Fact, ProtectionState, Stage, VmObservation};
-use homeward::driver::simulated::{
-    BEAT, Fate, Happening, Simulation, agents_like, service_like,
+use homeward::domain::{
+    ActionKind, Effect, ErrorClass, Fact, ProtectionState, Stage, VmObservation,
 };
+use homeward::driver::simulated::{BEAT, Fate, Happening, Simulation, agents_like, service_like};
 use jiff::{SignedDuration, Timestamp};
 
 use super::operator::{Disturbance, Operator, VM};
@@ -23,10 +23,19 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Passes of one operator, a few beats apart.
-    Run { operator: usize, passes: u8, beats: u8 },
+    Run {
+        operator: usize,
+        passes: u8,
+        beats: u8,
+    },
     /// One pass, disturbed.
-    Pass { operator: usize, disturbance: Disturbance },
-    Advance { beats: u16 },
+    Pass {
+        operator: usize,
+        disturbance: Disturbance,
+    },
+    Advance {
+        beats: u16,
+    },
     Place(Site),
     Suspend(bool),
     Cutover(Approval),
@@ -121,20 +130,28 @@ impl World {
             if self.trace {
                 println!("== {step:?}");
             }
-            self.step(step).map_err(|why| format!("after {step:?}: {why}"))?;
+            self.step(step)
+                .map_err(|why| format!("after {step:?}: {why}"))?;
         }
         Ok(())
     }
 
     fn step(&mut self, step: &Step) -> Checked {
         match step {
-            Step::Run { operator, passes, beats } => {
+            Step::Run {
+                operator,
+                passes,
+                beats,
+            } => {
                 for _ in 0..*passes {
                     self.pass(*operator, Disturbance::default())?;
                     self.simulation.advance(BEAT * i32::from(*beats));
                 }
             }
-            Step::Pass { operator, disturbance } => {
+            Step::Pass {
+                operator,
+                disturbance,
+            } => {
                 self.pass(*operator, *disturbance)?;
             }
             Step::Advance { beats } => self.simulation.advance(BEAT * i32::from(*beats)),
@@ -143,7 +160,8 @@ impl World {
             Step::Cutover(approval) => self.store.change(|spec| spec.cutover = *approval),
             Step::Commit(approval) => self.store.change(|spec| spec.commit = *approval),
             Step::Reverse(approval) => {
-                self.store.change(|spec| spec.reverse_replication = *approval);
+                self.store
+                    .change(|spec| spec.reverse_replication = *approval);
             }
             Step::DataSync(asked) => self.store.change(|spec| spec.data_sync = *asked),
             Step::Answer(answer) => {
@@ -165,7 +183,8 @@ impl World {
                 self.simulation.fail_next(*site, *class, "made to fail");
             }
             Step::FailPasses(site, on) => {
-                self.simulation.fail_passes(VM, *site, on.then_some("made to fail"));
+                self.simulation
+                    .fail_passes(VM, *site, on.then_some("made to fail"));
             }
             Step::Connect(site, on) => self.simulation.connect(*site, *on),
             Step::RestartAgent(site) => self.simulation.restart_agent(*site),
@@ -174,7 +193,11 @@ impl World {
                 self.simulation.switch(VM, *site, *on);
             }
             Step::Obstruct(on) => {
-                let obstacles = if *on { vec!["a disk without a target".into()] } else { vec![] };
+                let obstacles = if *on {
+                    vec!["a disk without a target".into()]
+                } else {
+                    vec![]
+                };
                 self.simulation.obstruct(VM, obstacles);
             }
         }
@@ -187,8 +210,12 @@ impl World {
         operator: usize,
         disturbance: Disturbance,
     ) -> Result<Option<homeward::domain::Decision>, String> {
-        let phase_before = self.store.current().and_then(|failover| failover.status.phase);
-        let passed = self.operators[operator].pass(&mut self.store, &mut self.simulation, disturbance);
+        let phase_before = self
+            .store
+            .current()
+            .and_then(|failover| failover.status.phase);
+        let passed =
+            self.operators[operator].pass(&mut self.store, &mut self.simulation, disturbance);
         let decision = passed.map(|passed| passed.decision);
         if self.trace {
             if let Some(decision) = &decision {
@@ -196,12 +223,24 @@ impl World {
                 println!(
                     "   {} {stage:?} -> {:?} {:?} {:?} | {:?} | pending {:?} failure {:?}",
                     self.simulation.now(),
-                    decision.failover.as_ref().and_then(|failover| failover.phase),
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.phase),
                     decision.effect,
-                    decision.failover.as_ref().and_then(|failover| failover.waiting_for.clone()),
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.waiting_for.clone()),
                     decision.status.phase,
-                    decision.failover.as_ref().and_then(|failover| failover.pending_action.clone()),
-                    decision.failover.as_ref().and_then(|failover| failover.failure.clone()),
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.pending_action.clone()),
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.failure.clone()),
                 );
             }
         }
@@ -229,7 +268,11 @@ impl World {
         let effects = self.simulation.effects()[self.checked..].to_vec();
         for (at, effect) in effects.iter().enumerate() {
             match &effect.what {
-                Happening::Admitted { mark, kind, failover } => {
+                Happening::Admitted {
+                    mark,
+                    kind,
+                    failover,
+                } => {
                     let moves = matches!(
                         kind,
                         ActionKind::StopSource
@@ -238,11 +281,20 @@ impl World {
                             | ActionKind::Commit
                             | ActionKind::RetireSource
                     );
-                    if moves && failover.as_ref().is_some_and(|uid| self.ended.contains(uid)) {
-                        return Err(format!("invariant 5: {kind} of a Failover that has ended took effect"));
+                    if moves
+                        && failover
+                            .as_ref()
+                            .is_some_and(|uid| self.ended.contains(uid))
+                    {
+                        return Err(format!(
+                            "invariant 5: {kind} of a Failover that has ended took effect"
+                        ));
                     }
                     if !self.taken.insert((effect.site, mark.epoch, mark.step)) {
-                        return Err(format!("invariant 5: {mark} took effect twice in {}", effect.site));
+                        return Err(format!(
+                            "invariant 5: {mark} took effect twice in {}",
+                            effect.site
+                        ));
                     }
                 }
                 Happening::Retired => {
@@ -296,7 +348,9 @@ impl World {
             if settled_in != Some(to) {
                 return Err(format!("Succeeded towards {to}, but {stage:?}"));
             }
-            let protects = self.simulation.capabilities().towards[to].protects_after_commit.is_ok();
+            let protects = self.simulation.capabilities().towards[to]
+                .protects_after_commit
+                .is_ok();
             let protected = vm.protection.known().is_some_and(|protection| {
                 protection.from == to
                     && protection
@@ -305,10 +359,15 @@ impl World {
                         .is_some_and(|whole| whole.failover.as_deref() == Some(&uid))
             });
             if protects && !protected && !deleting {
-                return Err(format!("invariant 7: Succeeded without reverse replication: {:?}", vm.protection));
+                return Err(format!(
+                    "invariant 7: Succeeded without reverse replication: {:?}",
+                    vm.protection
+                ));
             }
         } else if settled_in.is_none() {
-            return Err(format!("invariant 6: ended {outcome:?} from {from} with {stage:?}"));
+            return Err(format!(
+                "invariant 6: ended {outcome:?} from {from} with {stage:?}"
+            ));
         }
         Ok(())
     }
@@ -371,7 +430,10 @@ impl World {
                 }
             }
         }
-        Err(format!("does not converge: {last_words}; {:?}", self.look().map(|vm| vm.stage)))
+        Err(format!(
+            "does not converge: {last_words}; {:?}",
+            self.look().map(|vm| vm.stage)
+        ))
     }
 
     fn simulation_waits(&self, decision: &homeward::domain::Decision) -> bool {
@@ -379,7 +441,10 @@ impl World {
     }
 
     fn words(&self, decision: &homeward::domain::Decision) -> String {
-        let waiting = decision.failover.as_ref().and_then(|failover| failover.waiting_for.clone());
+        let waiting = decision
+            .failover
+            .as_ref()
+            .and_then(|failover| failover.waiting_for.clone());
         let ready = decision
             .status
             .conditions
@@ -413,16 +478,23 @@ impl World {
     }
 
     fn is_placed(&self) -> bool {
-        let Some(pvm) = &self.store.pvm else { return true };
+        let Some(pvm) = &self.store.pvm else {
+            return true;
+        };
         let Some(vm) = self.look() else { return false };
-        let placed = vm.stage == Fact::Known(Stage::Settled { site: pvm.spec.placement })
+        let placed = vm.stage
+            == Fact::Known(Stage::Settled {
+                site: pvm.spec.placement,
+            })
             && pvm.status.active_site == Some(pvm.spec.placement)
             && pvm.status.current_failover.is_none();
         let protected = match pvm.status.phase {
-            Some(VirtualMachinePhase::Protected) => vm.protection.known().is_some_and(|protection| {
-                protection.from == pvm.spec.placement
-                    && protection.state == ProtectionState::Replicating
-            }),
+            Some(VirtualMachinePhase::Protected) => {
+                vm.protection.known().is_some_and(|protection| {
+                    protection.from == pvm.spec.placement
+                        && protection.state == ProtectionState::Replicating
+                })
+            }
             Some(VirtualMachinePhase::Unprotected) => self.simulation.capabilities().towards
                 [pvm.spec.placement]
                 .protects_after_commit
@@ -441,7 +513,9 @@ impl World {
             self.store.change(|_| ());
             let decision = self.pass(round % 2, Disturbance::default())?;
             if let Some(effect) = decision.and_then(|decision| decision.effect) {
-                return Err(format!("invariant 9: does {effect:?} though all is as declared"));
+                return Err(format!(
+                    "invariant 9: does {effect:?} though all is as declared"
+                ));
             }
             self.simulation.advance(SignedDuration::from_secs(20));
         }
@@ -470,11 +544,20 @@ impl World {
 
 impl World {
     fn prelude(&mut self, prelude: Prelude) -> Checked {
-        let run = |passes| Step::Run { operator: 0, passes, beats: 3 };
+        let run = |passes| Step::Run {
+            operator: 0,
+            passes,
+            beats: 3,
+        };
         match prelude {
             Prelude::Nothing => Ok(()),
             Prelude::Protected => self.play(&[run(12)]),
-            Prelude::InAzure => self.play(&[Step::Place(Site::Azure), run(40), Step::Answer(Answer::Start), run(40)]),
+            Prelude::InAzure => self.play(&[
+                Step::Place(Site::Azure),
+                run(40),
+                Step::Answer(Answer::Start),
+                run(40),
+            ]),
             Prelude::FullBack => {
                 self.prelude(Prelude::InAzure)?;
                 self.play(&[

@@ -171,8 +171,7 @@ impl Store {
             Answer::Cutover => spec.cutover = Some(Yes::Approved),
             Answer::ReverseReplicate => spec.reverse_replicate = Some(Yes::Approved),
             Answer::Commit
-                if commit_open
-                    && (spec.commit.is_none() || phase == Some(P::AwaitingCommit)) =>
+                if commit_open && (spec.commit.is_none() || phase == Some(P::AwaitingCommit)) =>
             {
                 spec.commit = Some(Verdict::Approved);
             }

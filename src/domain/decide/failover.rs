@@ -76,7 +76,7 @@ pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
     }
     this.status.observed_generation = fo.generation;
     let (effect, wait) = this.run();
-    this.publish(effect, wait)
+    this.publish(effect, wait.as_ref())
 }
 
 impl Move<'_> {
@@ -242,7 +242,8 @@ impl Move<'_> {
         }
         // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
         let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
-        (other && matches!(stage, Stage::Settled { .. })).then_some(Next::Ask(Action::Release, None))
+        (other && matches!(stage, Stage::Settled { .. }))
+            .then_some(Next::Ask(Action::Release, None))
     }
 
     // ---- what was asked for before -------------------------------------------------------------------------------
@@ -368,7 +369,8 @@ impl Move<'_> {
 
     /// The newest order of this move that was seen to have been taken.
     fn taken(&self) -> Mark {
-        let number = |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        let number =
+            |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         Mark {
             epoch: number(self.status.epoch),
             step: number(self.status.step),
@@ -600,23 +602,12 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        let replicating = match &vm.protection {
-            Fact::Known(protection) if protection.from == self.from() => {
-                protection.last_whole.is_some()
-            }
-            // Where the driver protects nothing that runs at the source, the move itself carries all that is needed.
-            Fact::Known(_) | Fact::Absent
-                if view.capabilities.towards[self.from()]
-                    .protects_after_commit
-                    .is_err() =>
-            {
-                false
-            }
-            Fact::Known(_) | Fact::Absent => {
-                return Next::Submit(Action::Protect { from: self.from() });
-            }
+        let protection = match &vm.protection {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Known(protection) if protection.from == self.from() => Some(protection),
+            Fact::Known(_) | Fact::Absent => None,
         };
+        let replicating = protection.is_some_and(|protection| protection.last_whole.is_some());
         if self.status.data_sync.is_none() {
             let basis = data_sync::Basis {
                 asked: self.fo.spec.data_sync,
@@ -631,6 +622,14 @@ impl Move<'_> {
                 Ok(choice) => self.status.data_sync = Some(choice),
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
+        }
+        // The data needs a place to go to, and that there is room for it must be known before the VM is stopped.
+        // Where the driver protects nothing that runs at the source, the move itself makes that place.
+        let protects = view.capabilities.towards[self.from()]
+            .protects_after_commit
+            .is_ok();
+        if protects && protection.is_none() && vm.replica_present != Fact::Known(true) {
+            return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
             &mut self.status,
@@ -717,7 +716,7 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        if !self.full() && can.pause_before_cutover {
+        if can.pause_before_cutover && !self.full() {
             match &vm.protection {
                 Fact::Known(protection) if self.synchronized(protection) => {
                     self.note_synchronized(protection);
@@ -1127,7 +1126,11 @@ impl Move<'_> {
             .and_then(|whole| whole.bytes_per_second);
         let prediction = downtime::predict(&downtime::Basis {
             measured: self.world.status.measured_downtime.as_ref(),
-            bytes: if self.full() { None } else { vm.pending_delta },
+            bytes: if self.full() {
+                vm.disk_bytes
+            } else {
+                vm.pending_delta
+            },
             bytes_per_second: rate,
         });
         let downtime = self.status.downtime.get_or_insert_default();
@@ -1179,7 +1182,7 @@ impl Move<'_> {
         )
     }
 
-    fn publish(mut self, effect: Option<Effect>, wait: Option<Wait>) -> Decision {
+    fn publish(mut self, effect: Option<Effect>, wait: Option<&Wait>) -> Decision {
         let now = self.now();
         let phase = self.phase();
         if phase != self.fo.status.phase.unwrap_or(FailoverPhase::AwaitingStart) {
@@ -1192,12 +1195,12 @@ impl Move<'_> {
                 format!("{} to {}: {phase:?}{text}", self.from(), self.to()),
             ));
         }
-        self.status.waiting_for = wait.as_ref().map(|wait| wait.text.clone());
+        self.status.waiting_for = wait.map(|wait| wait.text.clone());
         self.status.progress = self.progress_status();
         self.status.conditions = report::failover_conditions(
             &self.status,
             &self.fo.status.conditions,
-            wait.as_ref(),
+            wait,
             self.fo.generation,
             now,
         );
@@ -1206,12 +1209,12 @@ impl Move<'_> {
             | FailoverPhase::Committing
             | FailoverPhase::Cancelling
             | FailoverPhase::RollingBack => Pace::Urgent,
-            _ => super::pace_of(wait.as_ref(), effect.is_some() || wait.is_some()),
+            _ => super::pace_of(wait, effect.is_some() || wait.is_some()),
         };
         let wake_after = wait
             .as_ref()
             .map(|wait| wait.until.map_or(LOOK_AGAIN, |then| until(now, then)));
-        let status = report::moving(self.world, self.fo, &self.status, wait.as_ref());
+        let status = report::moving(self.world, self.fo, &self.status, wait);
         Decision {
             effect,
             status,

@@ -182,8 +182,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     if let Some(claim) = vm.claimed_by_other(&world.claim) {
         let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
         // S6: who held it in this cluster is gone, and nobody else would bring a move that it left half way to an end.
-        let abandoned =
-            world.claim_holder_gone && vm.stage.known().is_none_or(Stage::is_midway);
+        let abandoned = world.claim_holder_gone && vm.stage.known().is_none_or(Stage::is_midway);
         if intent.deleting && !abandoned {
             return release("the VM is claimed elsewhere");
         }

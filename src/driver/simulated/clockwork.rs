@@ -135,10 +135,15 @@ impl Simulation {
             return;
         }
         if let Some(failure) = self.failures[site].pop_front() {
-            self.fail(name, site, &order, OperationState::Failed {
-                class: failure.class,
-                message: failure.message,
-            });
+            self.fail(
+                name,
+                site,
+                &order,
+                OperationState::Failed {
+                    class: failure.class,
+                    message: failure.message,
+                },
+            );
             return;
         }
         self.finish(name, site, &order);
@@ -332,7 +337,10 @@ impl Simulation {
         if let Some(vm) = self.vms.get_mut(name) {
             let side = &mut vm.sides[to];
             side.defined = true;
-            let newest = side.register.as_ref().map_or(source.mark, |own| own.mark.max(source.mark));
+            let newest = side
+                .register
+                .as_ref()
+                .map_or(source.mark, |own| own.mark.max(source.mark));
             side.register = Some(Register {
                 mark: newest,
                 role: Role::Replica,
@@ -370,7 +378,10 @@ impl Simulation {
             return;
         };
         let owner = vm.sides[site].role() == Some(Role::Owner)
-            && !vm.sides[site].register.as_ref().is_some_and(Register::uncommitted);
+            && !vm.sides[site]
+                .register
+                .as_ref()
+                .is_some_and(Register::uncommitted);
         let passes_fail = vm.sides[site].pass_fails.clone();
         let side = &mut vm.sides[site];
         let Some(replication) = &mut side.replication else {

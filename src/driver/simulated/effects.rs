@@ -56,7 +56,8 @@ impl Simulation {
     }
 
     pub(super) fn violation(&mut self, vm: &str, text: impl std::fmt::Display) {
-        self.violations.push(format!("{vm} at {}: {text}", self.now));
+        self.violations
+            .push(format!("{vm} at {}: {text}", self.now));
     }
 
     /// The hypervisor starts a guest. It does as it is told; what is wrong with that is noted.
@@ -141,5 +142,6 @@ fn lost_below(vm: &Vm, site: Site) -> Option<String> {
         return Some(format!("3: taken back to {site} after the commit"));
     }
     let here = &vm.sides[site].disk.records;
-    (!vm.acknowledged.starts_with(here)).then(|| format!("2: {site} starts again from another history"))
+    (!vm.acknowledged.starts_with(here))
+        .then(|| format!("2: {site} starts again from another history"))
 }

@@ -66,7 +66,10 @@ fn sides<'a>(simulation: &Simulation, vm: &'a Vm) -> BySite<Fact<&'a Side>> {
 /// The passive site first: where a claim or a Failover is let go of, the active site tells of it until all of it is done.
 pub(super) fn passive_first(simulation: &Simulation, vm: &Vm) -> [Site; 2] {
     let stage = stage(&sides(simulation, vm));
-    let active = stage.known().and_then(Stage::active).unwrap_or(Site::OnPremises);
+    let active = stage
+        .known()
+        .and_then(Stage::active)
+        .unwrap_or(Site::OnPremises);
     [active.other(), active]
 }
 
@@ -99,13 +102,9 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             .max_by_key(|register| register.mark)
             .and_then(|register| register.failover.clone()),
         power: BySite::from_fn(|site| {
-            sides[site].clone().map(|side| {
-                if side.running {
-                    Power::On
-                } else {
-                    Power::Off
-                }
-            })
+            sides[site]
+                .clone()
+                .map(|side| if side.running { Power::On } else { Power::Off })
         }),
         protection: protection(&sides),
         operations: operations(&sides),
@@ -115,10 +114,17 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         target_consistent: passive(&|side| side.disk.whole || side.disk.before.is_some()),
         replica_present: passive(&|side| side.register.is_some()),
         written_since_start: on_active(&|side| {
-            let written = side.disk.records.len().saturating_sub(side.records_at_start);
+            let written = side
+                .disk
+                .records
+                .len()
+                .saturating_sub(side.records_at_start);
             Fact::Known(written as u64 * RECORD_BYTES)
         }),
         pending_delta: pending_delta(&sides, active),
+        disk_bytes: active
+            .and_then(|site| sides[site].known())
+            .map(|side| side.disk.records.len() as u64 * RECORD_BYTES),
         obstacles: vm.obstacles.clone(),
         stage,
     }

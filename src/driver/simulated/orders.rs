@@ -263,7 +263,10 @@ impl Simulation {
         };
         let side = &mut vm.sides[site];
         if matches!(side.running_order(), Some(Order::Complete { .. })) {
-            let known = side.register.as_ref().is_some_and(|own| own.mark == message.mark);
+            let known = side
+                .register
+                .as_ref()
+                .is_some_and(|own| own.mark == message.mark);
             return if known {
                 Ok(())
             } else {
@@ -324,7 +327,10 @@ impl Simulation {
                     last: before.as_ref().and_then(|old| old.last.clone()),
                     failing: None,
                     sent: before.as_ref().filter(|_| same).map_or(0, |old| old.sent),
-                    changed: before.as_ref().filter(|_| same).map_or(0, |old| old.changed),
+                    changed: before
+                        .as_ref()
+                        .filter(|_| same)
+                        .map_or(0, |old| old.changed),
                 });
             }
             Order::Pause => pause(side),
@@ -375,7 +381,11 @@ impl super::Side {
     /// The operation in the register ends.
     pub(super) fn end(&mut self, state: OperationState) {
         self.beats_left = 0;
-        if let Some(last) = self.register.as_mut().and_then(|register| register.last.as_mut()) {
+        if let Some(last) = self
+            .register
+            .as_mut()
+            .and_then(|register| register.last.as_mut())
+        {
             if last.state == OperationState::Running {
                 last.state = state;
             }

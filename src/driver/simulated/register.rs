@@ -316,7 +316,9 @@ fn transition(
                 // S5: nothing rolls back after the commit.
                 return refuse(ErrorClass::Conflict, "the move is committed");
             }
-            if register.role == Role::Fenced || (register.role == Role::Owner && !register.uncommitted()) {
+            if register.role == Role::Fenced
+                || (register.role == Role::Owner && !register.uncommitted())
+            {
                 return wrong_role(Some(register), "the target of an uncommitted move");
             }
             if epoch < register.mark.epoch || (epoch == register.mark.epoch && !register.fencing) {
@@ -333,7 +335,10 @@ fn transition(
         (Order::Resume { fence }, Some(register)) if register.role == Role::Fenced => {
             // S2: turning back takes a new epoch, first synced at the stopped target.
             if epoch <= register.mark.epoch || *fence != epoch {
-                return refuse(ErrorClass::Conflict, "resuming takes the epoch of the target's fence");
+                return refuse(
+                    ErrorClass::Conflict,
+                    "resuming takes the epoch of the target's fence",
+                );
             }
             Ok(Register {
                 role: Role::Owner,
