@@ -16,9 +16,11 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+pub mod agent;
 pub mod api;
 pub mod controllers;
 pub mod dataplane;
 pub mod domain;
 pub mod driver;
+pub mod pki;
 pub mod telemetry;
