@@ -181,9 +181,12 @@ pub struct FailoverStatus {
     /// What the move waits for, in words; absent when it waits for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// Epoch of the right to run that this move works under.
+    /// Epoch of the right to run that this move works under: that of its newest order that was seen to have been taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// Step of that order within the epoch; a look that shows less than both is older than the move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<i64>,
     /// What was done and when, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -358,6 +361,12 @@ pub struct PendingActionStatus {
     pub step: i64,
     /// When it was stored.
     pub stored_time: Time,
+    /// It, or one before it, was asked for and no answer came: it may still be on its way, whatever is answered now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unresolved: bool,
+    /// It was refused when it was asked for again; what is decided now carries a newer step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 /// The failures of the present step.

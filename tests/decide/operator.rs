@@ -218,13 +218,17 @@ fn look_and_decide(
     let current = view.current();
     let history = history(view, pvm, current);
     let vm = vault.vm(VM);
-    let holder_gone = match vm.known().map(|vm| &vm.claim) {
-        Some(Fact::Known(claim)) => {
-            // Asked of the API server itself, not of a cache.
-            claim.cluster == CLUSTER && store.pvm.as_ref().is_none_or(|pvm| pvm.uid != claim.vm_uid)
-        }
-        _ => false,
+    let own = Claim {
+        cluster: CLUSTER.into(),
+        vm_uid: pvm.uid.clone(),
     };
+    // Asked of the API server itself, not of a cache.
+    let holder_gone = vm
+        .known()
+        .and_then(|vm| vm.claimed_by_other(&own))
+        .is_some_and(|claim| {
+            claim.cluster == CLUSTER && store.pvm.as_ref().is_none_or(|pvm| pvm.uid != claim.vm_uid)
+        });
     let reference = pvm.status.current_failover.as_ref();
     let world = World {
         intent: &intent,
@@ -250,10 +254,7 @@ fn look_and_decide(
             vm,
         }),
         earlier_owner: None,
-        claim: Claim {
-            cluster: CLUSTER.into(),
-            vm_uid: pvm.uid.clone(),
-        },
+        claim: own,
         claim_holder_gone: holder_gone,
         now: simulation.now(),
     };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::operator::Disturbance;
-use super::scenario::{Kind, Start, Step, run};
+use super::scenario::{Kind, Prelude, Start, Step, run};
 use super::store::Answer;
 
 fn site() -> impl Strategy<Value = Site> {
@@ -85,10 +85,20 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn start(kind: Kind) -> impl Strategy<Value = Start> {
-    (prop::bool::weighted(0.9), site()).prop_map(move |(running, placement)| Start {
-        kind,
-        running,
-        placement,
+    let prelude = prop_oneof![
+        Just(Prelude::Nothing),
+        Just(Prelude::Protected),
+        Just(Prelude::InAzure),
+        Just(Prelude::FullBack),
+        (0_u8..3).prop_map(Prelude::AtGate),
+    ];
+    (prop::bool::weighted(0.9), site(), prelude).prop_map(move |(running, placement, prelude)| {
+        Start {
+            kind,
+            running,
+            placement,
+            prelude,
+        }
     })
 }
 

@@ -5,7 +5,7 @@ use homeward::api::Site::{Azure, OnPremises};
 use homeward::driver::simulated::Fate;
 
 use super::operator::Disturbance;
-use super::scenario::{Kind, Start, Step, run};
+use super::scenario::{Kind, Prelude, Start, Step, run};
 use super::store::Answer;
 
 fn play(kind: Kind, steps: &[Step]) {
@@ -13,6 +13,7 @@ fn play(kind: Kind, steps: &[Step]) {
         kind,
         running: true,
         placement: OnPremises,
+        prelude: Prelude::Nothing,
     };
     if let Err(why) = run(&start, steps) {
         panic!("{why}");
@@ -132,4 +133,56 @@ fn a_rollback_that_the_driver_cannot_do_leaves_a_way_on() {
             Step::Answer(Answer::Rollback),
         ],
     );
+}
+
+/// Orders of the cluster before arrive while the claim moves.
+#[test]
+fn late_orders_of_the_claim_before() {
+    use jiff::SignedDuration;
+    play(
+        Kind::Agents,
+        &[
+            Step::Place(Azure),
+            run_of(0, 2, 0),
+            Step::Fate(Fate::Late(SignedDuration::from_millis(1300))),
+            Step::Fate(Fate::Late(SignedDuration::from_millis(700))),
+            Step::LoseFailover,
+            run_of(0, 2, 0),
+            Step::Rebuild(Azure),
+            run_of(0, 1, 0),
+        ],
+    );
+}
+
+fn late(beats: i64) -> Step {
+    Step::Fate(Fate::Late(jiff::SignedDuration::from_millis(beats * 100)))
+}
+
+/// The stop was still on its way when the move was cancelled and had nothing else to undo; the VM went down with nobody in charge.
+#[test]
+fn a_stop_on_its_way_is_barred_before_a_move_ends_cancelled() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    for again in [Fate::Arrives, Fate::LostBefore] {
+        let steps = [
+            late(50),
+            Step::Fate(again),
+            run_of(0, 1, 0),
+            Step::Place(Azure),
+        ];
+        run(&start, &steps).unwrap();
+        let steps = [
+            late(50),
+            run_of(0, 1, 0),
+            Step::Connect(Azure, false),
+            run_of(0, 3, 1),
+            Step::Connect(Azure, true),
+            Step::Place(Azure),
+        ];
+        run(&start, &steps).unwrap();
+    }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use homeward::api::{
     Approval, DataSyncRequest, FailoverOutcome, FailoverPhase, Site, VirtualMachinePhase,
 };
-use homeward::domain::{Effect, ErrorClass, Fact, ProtectionState, Stage, VmObservation};
+use homeward::domain::{
+    ActionKind, Effect, ErrorClass, Fact, ProtectionState, Stage, VmObservation,
+};
 use homeward::driver::simulated::{BEAT, Fate, Happening, Simulation, agents_like, service_like};
 use jiff::{SignedDuration, Timestamp};
 
@@ -62,6 +64,20 @@ pub struct Start {
     pub kind: Kind,
     pub running: bool,
     pub placement: Site,
+    /// How far things have come before the steps begin.
+    pub prelude: Prelude,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prelude {
+    Nothing,
+    Protected,
+    /// Protected, and a move to Azure has gone through.
+    InAzure,
+    /// In Azure, and a move back with the full download is about to stop the VM.
+    FullBack,
+    /// A move to Azure waits at the gate of this number.
+    AtGate(u8),
 }
 
 pub struct World {
@@ -252,7 +268,28 @@ impl World {
         let effects = self.simulation.effects()[self.checked..].to_vec();
         for (at, effect) in effects.iter().enumerate() {
             match &effect.what {
-                Happening::Admitted { mark, .. } => {
+                Happening::Admitted {
+                    mark,
+                    kind,
+                    failover,
+                } => {
+                    let moves = matches!(
+                        kind,
+                        ActionKind::StopSource
+                            | ActionKind::StartTarget
+                            | ActionKind::CompleteFailover
+                            | ActionKind::Commit
+                            | ActionKind::RetireSource
+                    );
+                    if moves
+                        && failover
+                            .as_ref()
+                            .is_some_and(|uid| self.ended.contains(uid))
+                    {
+                        return Err(format!(
+                            "invariant 5: {kind} of a Failover that has ended took effect"
+                        ));
+                    }
                     if !self.taken.insert((effect.site, mark.epoch, mark.step)) {
                         return Err(format!(
                             "invariant 5: {mark} took effect twice in {}",
@@ -295,7 +332,8 @@ impl World {
         else {
             return Ok(());
         };
-        if !self.ended.insert(uid.clone()) {
+        let known = vm.stage.known().is_some();
+        if known && !self.ended.insert(uid.clone()) {
             return Ok(());
         }
         let Some(stage) = vm.stage.known() else {
@@ -504,9 +542,49 @@ impl World {
     }
 }
 
+impl World {
+    fn prelude(&mut self, prelude: Prelude) -> Checked {
+        let run = |passes| Step::Run {
+            operator: 0,
+            passes,
+            beats: 3,
+        };
+        match prelude {
+            Prelude::Nothing => Ok(()),
+            Prelude::Protected => self.play(&[run(12)]),
+            Prelude::InAzure => self.play(&[
+                Step::Place(Site::Azure),
+                run(40),
+                Step::Answer(Answer::Start),
+                run(40),
+            ]),
+            Prelude::FullBack => {
+                self.prelude(Prelude::InAzure)?;
+                self.play(&[
+                    Step::DataSync(DataSyncRequest::FullDuringFailover),
+                    Step::Cutover(Approval::Manual),
+                    Step::Place(Site::OnPremises),
+                    run(6),
+                    Step::Answer(Answer::Cutover),
+                ])
+            }
+            Prelude::AtGate(gate) => {
+                let manual = match gate % 3 {
+                    0 => Step::Cutover(Approval::Manual),
+                    1 => Step::Commit(Approval::Manual),
+                    _ => Step::Reverse(Approval::Manual),
+                };
+                self.play(&[manual])?;
+                self.prelude(Prelude::InAzure)
+            }
+        }
+    }
+}
+
 /// Plays the steps and the end.
 pub fn run(start: &Start, steps: &[Step]) -> Checked {
     let mut world = World::new(start);
+    world.prelude(start.prelude)?;
     world.play(steps)?;
     world.converge()
 }

@@ -2,13 +2,14 @@
 
 use homeward::api::{FailoverOutcome, FailoverPhase, Site};
 
-use super::scenario::{Kind, Start, Step, World, run};
+use super::scenario::{Kind, Prelude, Start, Step, World, run};
 
 fn start(kind: Kind) -> Start {
     Start {
         kind,
         running: true,
         placement: Site::OnPremises,
+        prelude: Prelude::Nothing,
     }
 }
 

@@ -49,8 +49,8 @@ enum Next {
     Enter(FailoverPhase),
     Submit(Action),
     Resubmit(Action, Mark),
-    /// A Failover that has ended still stands in the registers, which refuse another one until it is released (S1).
-    Release,
+    /// Not stored before: it may be asked for any number of times, and nothing of the move rests on it.
+    Ask(Action, Option<String>),
     Wait(Wait),
     Finish(FailoverOutcome),
 }
@@ -113,6 +113,9 @@ impl Move<'_> {
                 Next::Resubmit(action, mark) => match self.holding_off() {
                     Some(wait) => return (None, Some(wait)),
                     None => {
+                        if let Some(pending) = &mut self.status.pending_action {
+                            pending.unresolved = true;
+                        }
                         let failover = self.acts_for();
                         return (
                             Some(submission(self.world, action, mark, Some(&failover))),
@@ -120,13 +123,14 @@ impl Move<'_> {
                         );
                     }
                 },
-                Next::Release => {
-                    // Not stored before: it may be asked for any number of times.
-                    let mark = self.next_mark(&Action::Release);
-                    let release = submission(self.world, Action::Release, mark, None);
+                Next::Ask(action, failover) => {
+                    let mark = self.next_mark(&action);
                     return match self.holding_off() {
                         Some(wait) => (None, Some(wait)),
-                        None => (Some(release), None),
+                        None => (
+                            Some(submission(self.world, action, mark, failover.as_deref())),
+                            None,
+                        ),
                     };
                 }
                 Next::Finish(outcome) => {
@@ -174,6 +178,11 @@ impl Move<'_> {
             }
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
         };
+        if self.is_behind(vm) {
+            return Next::Wait(Wait::outside(
+                "a newer look: what was seen is older than what this move has done; if a host was put back to an earlier state, see the runbook on contradicting registers",
+            ));
+        }
         if let Some(next) = self.settle_pending(vm) {
             return next;
         }
@@ -188,10 +197,8 @@ impl Move<'_> {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
             Fact::Absent => return Next::Wait(Wait::mend("no site knows who may run the VM")),
         };
-        if let (Stage::Settled { .. }, Some(uid)) = (stage, &vm.failover) {
-            if uid != self.fo.uid {
-                return Next::Release;
-            }
+        if let Some(next) = self.own_registers(vm, stage) {
+            return next;
         }
         let can = &view.capabilities.towards[self.to()];
         match phase {
@@ -214,6 +221,31 @@ impl Move<'_> {
         }
     }
 
+    /// The registers name this move and its claim before anything else is asked of them; a late order may have brought others back.
+    fn own_registers(&self, vm: &VmObservation, stage: &Stage) -> Option<Next> {
+        let world = self.world;
+        if let Some(claim) = vm.claimed_by_other(&world.claim) {
+            // S1: a claim moves only by an explicit takeover.
+            let named = world.intent.takeover.as_deref() == Some(claim.to_string().as_str());
+            if !named && !world.claim_holder_gone {
+                return Some(Next::Wait(Wait::mend(format!(
+                    "the claim {claim} to be given up: another cluster or resource acts on the VM; if it is gone, set the annotation {}: {claim}",
+                    crate::api::TAKEOVER_ANNOTATION
+                ))));
+            }
+            let adopt = Action::Adopt {
+                at: stage.active().unwrap_or(self.from()),
+                takeover: Some(claim.clone()),
+            };
+            let failover = vm.failover.clone().filter(|_| stage.is_midway());
+            return Some(Next::Ask(adopt, failover));
+        }
+        // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
+        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        (other && matches!(stage, Stage::Settled { .. }))
+            .then_some(Next::Ask(Action::Release, None))
+    }
+
     // ---- what was asked for before -------------------------------------------------------------------------------
 
     /// The pending action is looked for among what each side tells; nothing new is decided before its fate is known.
@@ -227,6 +259,7 @@ impl Move<'_> {
             .iter()
             .find(|op| op.mark == mark && op.kind == kind);
         if let Some(operation) = operation {
+            self.note_taken(mark);
             return self.settle_seen(operation, &action);
         }
         let seen = action.site().map_or_else(
@@ -239,16 +272,18 @@ impl Move<'_> {
             )))),
             // Somebody went on since, this controller's other replica for example: what stands now decides.
             Fact::Known(seen) if seen > mark => {
+                self.note_taken(mark);
                 self.drop_pending();
                 None
             }
             // S2: the side has taken this very step and tells nothing of it any more: the registers show what came of it.
             Fact::Known(seen) if seen == mark => {
+                self.note_taken(mark);
                 self.drop_pending();
                 None
             }
             Fact::Known(_) | Fact::Absent => {
-                if self.goes_back_over(kind) {
+                if pending.refused || self.goes_back_over(kind) {
                     // S2: what is decided instead carries a newer mark, so that this one is refused should it still arrive.
                     return None;
                 }
@@ -325,6 +360,32 @@ impl Move<'_> {
             )
     }
 
+    fn note_taken(&mut self, mark: Mark) {
+        if mark > self.taken() {
+            self.status.epoch = Some(to_i64(mark.epoch));
+            self.status.step = Some(to_i64(mark.step));
+        }
+    }
+
+    /// The newest order of this move that was seen to have been taken.
+    fn taken(&self) -> Mark {
+        let number =
+            |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        Mark {
+            epoch: number(self.status.epoch),
+            step: number(self.status.step),
+        }
+    }
+
+    /// S7: registers only grow. One that shows less than this move has seen taken was read before that.
+    fn is_behind(&self, vm: &VmObservation) -> bool {
+        let highest = Site::BOTH
+            .into_iter()
+            .filter_map(|site| vm.marks[site].known().copied())
+            .max();
+        highest.is_some_and(|highest| highest < self.taken())
+    }
+
     fn drop_pending(&mut self) {
         self.status.pending_action = None;
         self.progress = None;
@@ -363,8 +424,9 @@ impl Move<'_> {
             epoch: to_i64(mark.epoch),
             step: to_i64(mark.step),
             stored_time: Time(now),
+            unresolved: self.status.pending_action.is_some(),
+            refused: false,
         });
-        self.status.epoch = Some(to_i64(mark.epoch));
         tasks::set(
             &mut self.status,
             kind.as_str(),
@@ -816,7 +878,12 @@ impl Move<'_> {
         match stage {
             Stage::TargetStarted { .. } => {
                 // S5: a commit that was refused, with none on record, leaves the question open again.
-                if self.status.pending_action.is_none() && self.holding_off().is_some() {
+                let asked = self
+                    .status
+                    .pending_action
+                    .as_ref()
+                    .is_some_and(|pending| !pending.refused);
+                if !asked && self.holding_off().is_some() {
                     return Next::Enter(FailoverPhase::AwaitingCommit);
                 }
                 Next::Submit(Action::Commit { at: self.to() })
@@ -908,6 +975,10 @@ impl Move<'_> {
     ) -> Next {
         let from = self.from();
         match stage {
+            // S2: an order that may still be on its way must not take effect once nobody waits for it: a newer one bars it.
+            Stage::Settled { site } if *site == from && self.status.pending_action.is_some() => {
+                Next::Submit(Action::CancelSync { from })
+            }
             Stage::Settled { site } if *site == from => match &vm.protection {
                 Fact::Unknown(why) => Next::Wait(Wait::outside(why.clone())),
                 Fact::Known(protection)

@@ -28,6 +28,8 @@ pub enum Happening {
         kind: ActionKind,
         /// The mark it came with.
         mark: Mark,
+        /// The Failover it belongs to.
+        failover: Option<String>,
     },
     /// A guest began to run.
     Started,

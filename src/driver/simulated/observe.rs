@@ -6,7 +6,7 @@ use super::register::{Register, Role};
 use super::{RECORD_BYTES, Side, Simulation, Vm};
 use crate::api::Site;
 use crate::domain::{
-    BySite, Claim, Connection, Fact, HostObservation, Operation, Power, Progress, Protection,
+    BySite, Connection, Fact, HostObservation, Operation, Power, Progress, Protection,
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
 
@@ -65,18 +65,18 @@ fn sides<'a>(simulation: &Simulation, vm: &'a Vm) -> BySite<Fact<&'a Side>> {
 
 /// The passive site first: where a claim or a Failover is let go of, the active site tells of it until all of it is done.
 pub(super) fn passive_first(simulation: &Simulation, vm: &Vm) -> [Site; 2] {
-    let active = active(&stage(&sides(simulation, vm))).unwrap_or(Site::OnPremises);
+    let stage = stage(&sides(simulation, vm));
+    let active = stage
+        .known()
+        .and_then(Stage::active)
+        .unwrap_or(Site::OnPremises);
     [active.other(), active]
 }
 
 fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
     let sides = sides(simulation, vm);
-    let registers = Site::BOTH
-        .into_iter()
-        .filter_map(|site| sides[site].known().and_then(|side| side.register.as_ref()));
-    let newest = registers.max_by_key(|register| register.mark);
     let stage = stage(&sides);
-    let active = active(&stage);
+    let active = stage.known().and_then(Stage::active);
     let on_active = |fact: &dyn Fn(&Side) -> Fact<u64>| match active {
         Some(site) => match &sides[site] {
             Fact::Known(side) => fact(side),
@@ -93,15 +93,8 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
     };
     VmObservation {
         id: vm.id.clone(),
-        claim: claim(active, newest, &sides),
-        marks: BySite::from_fn(|site| match &sides[site] {
-            Fact::Known(side) => side
-                .register
-                .as_ref()
-                .map_or(Fact::Absent, |register| Fact::Known(register.mark)),
-            Fact::Absent => Fact::Absent,
-            Fact::Unknown(why) => Fact::Unknown(why.clone()),
-        }),
+        claims: BySite::from_fn(|site| of_register(&sides[site], |own| own.claim.clone())),
+        marks: BySite::from_fn(|site| of_register(&sides[site], |own| Some(own.mark))),
         failover: Site::BOTH
             .into_iter()
             .filter_map(|site| sides[site].known()?.register.as_ref())
@@ -137,21 +130,15 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
     }
 }
 
-fn claim(
-    active: Option<Site>,
-    newest: Option<&Register>,
-    sides: &BySite<Fact<&Side>>,
-) -> Fact<Claim> {
-    let telling = match active.map(|site| &sides[site]) {
-        Some(Fact::Known(side)) => side.register.as_ref(),
-        _ => newest,
-    };
-    match telling.and_then(|register| register.claim.clone()) {
-        Some(claim) => Fact::Known(claim),
-        None => Site::BOTH
-            .into_iter()
-            .find_map(|site| sides[site].why_unknown())
-            .map_or(Fact::Absent, |why| Fact::Unknown(why.into())),
+fn of_register<T>(side: &Fact<&Side>, get: impl FnOnce(&Register) -> Option<T>) -> Fact<T> {
+    match side {
+        Fact::Known(side) => side
+            .register
+            .as_ref()
+            .and_then(get)
+            .map_or(Fact::Absent, Fact::Known),
+        Fact::Absent => Fact::Absent,
+        Fact::Unknown(why) => Fact::Unknown(why.clone()),
     }
 }
 
@@ -246,18 +233,6 @@ fn fenced(
             from,
             was_running: stop.was_running,
         }
-    }
-}
-
-pub(super) fn active(stage: &Fact<Stage>) -> Option<Site> {
-    match stage.known()? {
-        Stage::Unclaimed { site } | Stage::Settled { site } => Some(*site),
-        Stage::SourceFenced { from }
-        | Stage::SourceStopped { from, .. }
-        | Stage::TargetWhole { from }
-        | Stage::TargetFenced { from } => Some(*from),
-        Stage::TargetStarted { to, .. } | Stage::Committed { to } => Some(*to),
-        Stage::Contradiction { .. } => None,
     }
 }
 

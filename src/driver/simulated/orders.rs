@@ -135,11 +135,18 @@ impl Simulation {
                 let order = Order::Adopt {
                     takeover: takeover.clone(),
                 };
+                // S1: where somebody else than the one named holds the claim, it stays for the next time.
+                let named = |site: Site| {
+                    let held = look(site)?.and_then(|register| register.claim.as_ref());
+                    Ok::<_, DriverError>(held.is_none() || held == takeover.as_ref())
+                };
                 let mut orders = Vec::new();
-                if has_register(at.other())? {
+                if has_register(at.other())? && named(at.other())? {
                     orders.push((at.other(), order.clone()));
                 }
-                orders.push((*at, order));
+                if named(*at)? {
+                    orders.push((*at, order));
+                }
                 orders
             }
             Action::Protect { from } => vec![
@@ -288,6 +295,7 @@ impl Simulation {
             Happening::Admitted {
                 kind: message.kind,
                 mark: message.mark,
+                failover: message.failover.clone(),
             },
         );
         self.begin(name, site, message);
