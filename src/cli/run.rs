@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::stop_on_signal;
 use crate::controllers::{
     DriverFactory, DriverInput, LeaseSettings, Operator, Paces, Settings, Timeouts,
 };
@@ -71,19 +71,11 @@ pub struct Arguments {
     #[arg(long, env = "HOMEWARD_SUBMIT_TIMEOUT", default_value = "30s", value_parser = duration)]
     submit_timeout: Duration,
     /// How log lines look: text or json.
-    #[arg(long, env = "HOMEWARD_LOG_FORMAT", default_value = "text", value_parser = log_format)]
+    #[arg(long, env = "HOMEWARD_LOG_FORMAT", default_value = "text", value_parser = super::log_format)]
     log_format: LogFormat,
     /// Which log lines are written, for example `info` or `info,homeward=debug`.
     #[arg(long, env = "HOMEWARD_LOG", default_value = "info")]
     log: String,
-}
-
-fn log_format(word: &str) -> Result<LogFormat, String> {
-    match word {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("must be text or json".into()),
-    }
 }
 
 /// A time as it stands in resources: `200ms`, `10s`, `5m`.
@@ -164,20 +156,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     operator.run(stop).await?;
     telling.cancel();
     tracing::info!("ended as asked");
-    Ok(())
-}
-
-fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stops: takes up nothing new and lets what is under way end");
-        stop.cancel();
-    });
     Ok(())
 }
 
