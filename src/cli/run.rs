@@ -9,9 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::stop_on_signal;
 use crate::controllers::{
-    DriverFactory, DriverInput, LeaseSettings, Operator, Paces, Settings, Timeouts,
+    LeaseSettings, Operator, Paces, Settings, Timeouts,
 };
-use crate::driver::{DriverError, ReplicationDriver};
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
 /// What `homeward run` takes. Every value can also be set in the environment.
@@ -149,7 +148,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let operator = Operator {
         config,
         settings,
-        factory: Arc::new(Drivers),
+        factory: Arc::new(super::drivers::Drivers),
         health,
         metrics,
     };
@@ -157,21 +156,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     telling.cancel();
     tracing::info!("ended as asked");
     Ok(())
-}
-
-/// The drivers that this program has.
-struct Drivers;
-
-impl DriverFactory for Drivers {
-    fn build(&self, input: &DriverInput) -> Result<Arc<dyn ReplicationDriver>, DriverError> {
-        Err(DriverError::refused(
-            crate::domain::ErrorClass::Invalid,
-            format!(
-                "vault {}/{}: this build has no driver",
-                input.namespace, input.name
-            ),
-        ))
-    }
 }
 
 #[cfg(test)]
