@@ -16,9 +16,12 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controllers;
+pub mod dataplane;
 pub mod domain;
 pub mod driver;
+pub mod pki;
 pub mod telemetry;
