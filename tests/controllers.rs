@@ -9,6 +9,7 @@ use homeward::api::{Failover, FailoverPhase, ProtectedVirtualMachine, RecoveryVa
 use homeward::domain::{ActionKind, Claim, ErrorClass, Stage};
 use homeward::driver::DriverError;
 use k8s_openapi::api::core::v1::Secret;
+use kube::api::ListParams;
 use serde_json::json;
 
 fn phase(failover: &homeward::api::Failover) -> Option<FailoverPhase> {
@@ -371,7 +372,7 @@ async fn a_vault_whose_driver_cannot_be_made_says_why() {
         (inputs() > before).then_some(())
     })
     .await;
-    let last = factory
+    let newest = factory
         .inputs
         .lock()
         .unwrap()
@@ -379,7 +380,7 @@ async fn a_vault_whose_driver_cannot_be_made_says_why() {
         .rfind(|input| input.name == "vault")
         .unwrap()
         .clone();
-    assert_eq!(last.secrets.get("ca", "tls.key"), Some(b"two".as_slice()));
+    assert_eq!(newest.secrets.get("ca", "tls.key"), Some(b"two".as_slice()));
     vault.state.lock().unwrap().disconnected = Some((Site::Azure, "az1 does not answer".into()));
     let lost = bench
         .resource_is::<RecoveryVault>("vault", "disconnected", |vault| {
@@ -622,12 +623,12 @@ async fn an_idle_fleet_writes_nothing() {
     let versions = || async {
         let vms = bench
             .api::<ProtectedVirtualMachine>()
-            .list(&Default::default())
+            .list(&ListParams::default())
             .await
             .unwrap();
         let vaults = bench
             .api::<RecoveryVault>()
-            .list(&Default::default())
+            .list(&ListParams::default())
             .await
             .unwrap();
         let vms = vms.items.into_iter().map(|vm| vm.metadata.resource_version);

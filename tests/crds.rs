@@ -118,9 +118,10 @@ fn made(kind: Kind, with: &[(&'static str, Value)], refused: Option<&'static str
 fn changed(
     kind: Kind,
     with: &[(&'static str, Value)],
-    then: Value,
+    then: impl Into<Value>,
     refused: Option<&'static str>,
 ) -> Case {
+    let then: Value = then.into();
     Case {
         then: Some(json!({"spec": then})),
         ..made(kind, with, refused)
@@ -360,29 +361,22 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// An answer that was given is there before the status moves on; then it must stay.
-async fn commit_stays(api: &Api<DynamicObject>) -> (Result<DynamicObject, kube::Error>, String) {
-    let good: DynamicObject =
-        serde_json::from_value(named(Kind::Failover.good(), "commit-stays")).unwrap();
+/// An answer at the commit gate, then another one at another phase.
+async fn commit_twice(
+    api: &Api<DynamicObject>,
+    name: &str,
+    first: &str,
+    then: &str,
+    second: Value,
+) -> Result<DynamicObject, kube::Error> {
+    let good = serde_json::from_value(named(Kind::Failover.good(), name)).unwrap();
     api.create(&PostParams::default(), &good).await.unwrap();
-    status(api, "commit-stays", &json!({"phase": "AwaitingCommit"})).await;
-    change(
-        api,
-        "commit-stays",
-        &json!({"spec": {"commit": "Rollback"}}),
-    )
-    .await
-    .unwrap();
-    let changed = change(
-        api,
-        "commit-stays",
-        &json!({"spec": {"commit": "Approved"}}),
-    )
-    .await;
-    (
-        changed,
-        "spec.commit was answered and cannot be taken back or changed".into(),
-    )
+    status(api, name, &json!({"phase": "AwaitingCommit"})).await;
+    change(api, name, &json!({"spec": {"commit": first}}))
+        .await
+        .unwrap();
+    status(api, name, &json!({"phase": then})).await;
+    change(api, name, &json!({"spec": {"commit": second}})).await
 }
 
 fn named(mut value: Value, name: &str) -> Value {
@@ -453,10 +447,43 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
             }
         }
     }
-    let (changed, message) = commit_stays(&api(Kind::Failover)).await;
-    let text = changed.unwrap_err().to_string();
-    assert!(text.contains(&message), "{text}");
-    heard.push_str(&text);
+    for (number, (first, then, second, refused)) in [
+        ("Rollback", "AwaitingCommit", json!("Approved"), None),
+        (
+            "Rollback",
+            "RollingBack",
+            json!("Approved"),
+            Some("spec.commit was answered and is being carried out"),
+        ),
+        (
+            "Approved",
+            "AwaitingCommit",
+            json!("Rollback"),
+            Some("spec.commit was answered and cannot be taken back"),
+        ),
+        (
+            "Approved",
+            "AwaitingCommit",
+            json!(null),
+            Some("spec.commit was answered and cannot be taken back"),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("commit-{number}");
+        let told = commit_twice(&api(Kind::Failover), &name, first, then, second.clone()).await;
+        let what = format!("{first}, then {second} at {then}");
+        match (told, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(expected)) => {
+                let text = error.to_string();
+                assert!(text.contains(expected), "{what} says {text}");
+                heard.push_str(&text);
+            }
+            (told, _) => panic!("{what}: {told:?}"),
+        }
+    }
 
     let mut messages = Vec::new();
     for definition in definitions() {
