@@ -78,7 +78,9 @@ fn compare(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
-        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
+        let is_yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())

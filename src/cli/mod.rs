@@ -2,7 +2,9 @@
 //! drivers.
 
 mod crds;
+mod pki;
 mod run;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,8 +24,12 @@ struct Arguments {
 enum Command {
     /// Prints, writes or checks the CustomResourceDefinitions.
     Crds(crds::Arguments),
+    /// Makes an authority, and issues certificates for agents and the operator.
+    Pki(pki::Arguments),
     /// Runs the operator.
     Run(Box<run::Arguments>),
+    /// Lists, starts and stops the VMs of a host, through its agent.
+    Vm(vm::Arguments),
 }
 
 /// Does what the command line says.
@@ -32,7 +38,9 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Crds(arguments) => crds::crds(&arguments),
+        Command::Pki(arguments) => pki::pki(arguments),
         Command::Run(arguments) => block_on(run::run(*arguments)),
+        Command::Vm(arguments) => block_on(vm::vm(arguments)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
