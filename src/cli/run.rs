@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn durations_are_read_as_in_resources() {
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("5m"), Ok(Duration::from_mins(5)));
         for bad in ["", "5", "-3s", "0s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
