@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use homeward::dataplane::{
-    Admission, Admitted, Candidates, DiskId, DiskSpec, Endpoint, FileSource, Gate, Hello, Mode, PassControl, PassDisk, PassSpec, Peer, Refusal,
-    Roots, ServeOptions, Served, VolumeSet, send_pass, serve_connection,
+    Admission, Admitted, Candidates, DiskId, DiskSpec, Endpoint, FileSource, Gate, Hello, Mode,
+    PassControl, PassDisk, PassSpec, Peer, Refusal, Roots, ServeOptions, Served, VolumeSet,
+    send_pass, serve_connection,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -43,15 +44,29 @@ fn main() -> Result<()> {
 
 fn volume_set(dir: &str, disk: &str) -> Result<VolumeSet> {
     let size = std::fs::metadata(disk).map_or(0, |data| data.len());
-    Ok(VolumeSet::open(Path::new(dir), VM, &[DiskSpec { id: DiskId::new("vda")?, path: disk.into(), size }])?)
+    Ok(VolumeSet::open(
+        Path::new(dir),
+        VM,
+        &[DiskSpec {
+            id: DiskId::new("vda")?,
+            path: disk.into(),
+            size,
+        }],
+    )?)
 }
 
 /// `port state disk mode bitmap-file tls-dir`; says what it has sent.
 fn send(args: &[String]) -> Result<()> {
-    let [port, state, disk, mode, bitmap, tls] = args else { bail!("six arguments") };
+    let [port, state, disk, mode, bitmap, tls] = args else {
+        bail!("six arguments")
+    };
     let mut set = volume_set(state, disk)?;
     let id = DiskId::new("vda")?;
-    let mode = if mode == "new" { Mode::NewFiles } else { Mode::InPlace };
+    let mode = if mode == "new" {
+        Mode::NewFiles
+    } else {
+        Mode::InPlace
+    };
     let candidates = if bitmap.is_empty() {
         Candidates::All
     } else {
@@ -60,18 +75,42 @@ fn send(args: &[String]) -> Result<()> {
             homeward::dataplane::Content::Whole { point, .. } => point.roots.clone(),
             other => bail!("the source is {}", other.kind()),
         };
-        Candidates::Ranges { base, ranges: [(id.clone(), changed.iter().map(|at| *at..at + BLOCK).collect())].into() }
+        Candidates::Ranges {
+            base,
+            ranges: [(
+                id.clone(),
+                changed.iter().map(|at| *at..at + BLOCK).collect(),
+            )]
+            .into(),
+        }
     };
     let address = format!("127.0.0.1:{port}");
     let endpoint = if tls.is_empty() {
         Endpoint::plain(address)
     } else {
-        Endpoint::tls(address, client_tls(Path::new(tls))?, ServerName::try_from("localhost")?)
+        Endpoint::tls(
+            address,
+            client_tls(Path::new(tls))?,
+            ServerName::try_from("localhost")?,
+        )
     };
-    let spec = PassSpec { epoch: 1, step: 1, pass: Uuid::new_v4(), mode, point: "bench".to_owned(), candidates };
-    let disks = vec![PassDisk { id, source: Box::new(FileSource::open(Path::new(disk))?) }];
+    let spec = PassSpec {
+        epoch: 1,
+        step: 1,
+        pass: Uuid::new_v4(),
+        mode,
+        point: "bench".to_owned(),
+        candidates,
+    };
+    let disks = vec![PassDisk {
+        id,
+        source: Box::new(FileSource::open(Path::new(disk))?),
+    }];
     let done = send_pass(&endpoint, spec, disks, &mut set, &PassControl::new())?;
-    println!("{}", json!({ "sent": done.bytes_sent, "received": done.bytes_received, "changed": done.bytes_changed }));
+    println!(
+        "{}",
+        json!({ "sent": done.bytes_sent, "received": done.bytes_received, "changed": done.bytes_changed })
+    );
     Ok(())
 }
 
@@ -79,26 +118,48 @@ struct AdmitAll(Arc<Mutex<VolumeSet>>, Arc<Gate>);
 
 impl Admission for AdmitAll {
     fn admit(&self, hello: &Hello, _peer: &Peer) -> Result<Admitted, Refusal> {
-        let session = self.1.open_session(hello.epoch).map_err(|error| Refusal::new(homeward::dataplane::RefusalKind::Fenced, error.to_string()))?;
-        Ok(Admitted { set: Arc::clone(&self.0), session })
+        let session = self.1.open_session(hello.epoch).map_err(|error| {
+            Refusal::new(homeward::dataplane::RefusalKind::Fenced, error.to_string())
+        })?;
+        Ok(Admitted {
+            set: Arc::clone(&self.0),
+            session,
+        })
     }
 }
 
 /// `state disk tls-dir`; says its port, then serves one connection. New files are sealed before it ends.
 fn receive(args: &[String]) -> Result<()> {
-    let [state, disk, tls] = args else { bail!("three arguments") };
+    let [state, disk, tls] = args else {
+        bail!("three arguments")
+    };
     let set = Arc::new(Mutex::new(volume_set(state, disk)?));
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
-    let tls = if tls.is_empty() { None } else { Some(server_tls(Path::new(tls))?) };
+    let tls = if tls.is_empty() {
+        None
+    } else {
+        Some(server_tls(Path::new(tls))?)
+    };
     let (stream, _) = listener.accept()?;
-    let served = serve_connection(stream, &AdmitAll(Arc::clone(&set), Gate::new()), &ServeOptions { tls, ..ServeOptions::default() });
-    let Served::Whole(roots) = served else { bail!("{served:?}") };
+    let served = serve_connection(
+        stream,
+        &AdmitAll(Arc::clone(&set), Gate::new()),
+        &ServeOptions {
+            tls,
+            ..ServeOptions::default()
+        },
+    );
+    let Served::Whole(roots) = served else {
+        bail!("{served:?}")
+    };
     seal_new_files(&set, &roots)
 }
 
 fn seal_new_files(set: &Mutex<VolumeSet>, roots: &Roots) -> Result<()> {
-    let mut set = set.lock().map_err(|_| anyhow::anyhow!("a thread has panicked"))?;
+    let mut set = set
+        .lock()
+        .map_err(|_| anyhow::anyhow!("a thread has panicked"))?;
     if matches!(set.content(), homeward::dataplane::Content::NewFiles { .. }) {
         set.seal(roots)?;
     }
@@ -118,7 +179,10 @@ fn make_pki(dir: &Path) -> Result<()> {
     for role in ["server", "client"] {
         let key = KeyPair::generate()?;
         let params = CertificateParams::new(vec!["localhost".to_owned()])?;
-        std::fs::write(dir.join(format!("{role}-cert.pem")), params.signed_by(&key, &ca)?.pem())?;
+        std::fs::write(
+            dir.join(format!("{role}-cert.pem")),
+            params.signed_by(&key, &ca)?.pem(),
+        )?;
         std::fs::write(dir.join(format!("{role}-key.pem")), key.serialize_pem())?;
     }
     Ok(())
@@ -132,9 +196,16 @@ fn roots(dir: &Path) -> Result<Arc<rustls::RootCertStore>> {
     Ok(Arc::new(store))
 }
 
-fn identity(dir: &Path, role: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let chain = CertificateDer::pem_file_iter(dir.join(format!("{role}-cert.pem")))?.collect::<Result<_, _>>()?;
-    Ok((chain, PrivateKeyDer::from_pem_file(dir.join(format!("{role}-key.pem")))?))
+fn identity(
+    dir: &Path,
+    role: &str,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = CertificateDer::pem_file_iter(dir.join(format!("{role}-cert.pem")))?
+        .collect::<Result<_, _>>()?;
+    Ok((
+        chain,
+        PrivateKeyDer::from_pem_file(dir.join(format!("{role}-key.pem")))?,
+    ))
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -142,16 +213,28 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn server_tls(dir: &Path) -> Result<Arc<rustls::ServerConfig>> {
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots(dir)?, provider()).build()?;
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots(dir)?, provider())
+            .build()?;
     let (chain, key) = identity(dir, "server")?;
-    let config = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.with_client_cert_verifier(verifier).with_single_cert(chain, key)?))
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?;
+    Ok(Arc::new(
+        config
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?,
+    ))
 }
 
 fn client_tls(dir: &Path) -> Result<Arc<rustls::ClientConfig>> {
     let (chain, key) = identity(dir, "client")?;
-    let config = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.with_root_certificates(roots(dir)?).with_client_auth_cert(chain, key)?))
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?;
+    Ok(Arc::new(
+        config
+            .with_root_certificates(roots(dir)?)
+            .with_client_auth_cert(chain, key)?,
+    ))
 }
 
 // ---- measuring ----
@@ -178,7 +261,10 @@ fn wait(child: &Child, what: &str) -> Result<u64> {
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     ensure!(waited == pid, "waiting for {what} failed");
     // SAFETY of the numbers, not of memory: a status of 0 is an exit with code 0.
-    ensure!(status == 0 || libc::WIFSIGNALED(status), "{what} failed with status {status:#x}");
+    ensure!(
+        status == 0 || libc::WIFSIGNALED(status),
+        "{what} failed with status {status:#x}"
+    );
     Ok(u64::try_from(usage.ru_maxrss)?)
 }
 
@@ -188,7 +274,13 @@ fn myself() -> Result<Command> {
 
 fn homeward(dir: &Path, disk: &Path, mode: &str, bitmap: &str, tls: &str) -> Result<Run> {
     let (near, far) = (dir.join("state-source"), dir.join("state-target"));
-    let mut target = myself()?.arg("--role-receive").arg(&far).arg(disk).arg(tls).stdout(Stdio::piped()).spawn()?;
+    let mut target = myself()?
+        .arg("--role-receive")
+        .arg(&far)
+        .arg(disk)
+        .arg(tls)
+        .stdout(Stdio::piped())
+        .spawn()?;
     let mut lines = BufReader::new(target.stdout.take().context("no output")?);
     let mut port = String::new();
     lines.read_line(&mut port)?;
@@ -201,35 +293,71 @@ fn homeward(dir: &Path, disk: &Path, mode: &str, bitmap: &str, tls: &str) -> Res
         .stdout(Stdio::piped())
         .spawn()?;
     let mut said = String::new();
-    source.stdout.take().context("no output")?.read_to_string(&mut said)?;
+    source
+        .stdout
+        .take()
+        .context("no output")?
+        .read_to_string(&mut said)?;
     let rss = wait(&source, "the sender")?.max(wait(&target, "the receiver")?);
     let seconds = begin.elapsed().as_secs_f64();
     let said: Value = serde_json::from_str(&said)?;
-    Ok(Run { seconds, sent: said["sent"].as_u64(), back: said["received"].as_u64(), rss })
+    Ok(Run {
+        seconds,
+        sent: said["sent"].as_u64(),
+        back: said["received"].as_u64(),
+        rss,
+    })
 }
 
 fn rsync(dir: &Path, disk: &Path) -> Result<Run> {
     let begin = Instant::now();
     let mut child = Command::new("rsync")
-        .args(["--inplace", "--no-whole-file", "--fsync", "--ignore-times", "--stats"])
+        .args([
+            "--inplace",
+            "--no-whole-file",
+            "--fsync",
+            "--ignore-times",
+            "--stats",
+        ])
         .arg(dir.join("source.img"))
         .arg(disk)
         .stdout(Stdio::piped())
         .spawn()
         .context("rsync is not there: run tools/setup bench")?;
     let mut said = String::new();
-    child.stdout.take().context("no output")?.read_to_string(&mut said)?;
+    child
+        .stdout
+        .take()
+        .context("no output")?
+        .read_to_string(&mut said)?;
     let rss = wait(&child, "rsync")?;
-    let number = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.trim().replace(',', "").parse().ok());
-    Ok(Run { seconds: begin.elapsed().as_secs_f64(), sent: number("Total bytes sent:"), back: number("Total bytes received:"), rss })
+    let number = |name: &str| {
+        said.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.trim().replace(',', "").parse().ok())
+    };
+    Ok(Run {
+        seconds: begin.elapsed().as_secs_f64(),
+        sent: number("Total bytes sent:"),
+        back: number("Total bytes received:"),
+        rss,
+    })
 }
 
 fn cp(dir: &Path, disk: &Path) -> Result<Run> {
     let begin = Instant::now();
-    let child = Command::new("cp").arg("--sparse=never").arg(dir.join("source.img")).arg(disk).spawn()?;
+    let child = Command::new("cp")
+        .arg("--sparse=never")
+        .arg(dir.join("source.img"))
+        .arg(disk)
+        .spawn()?;
     let rss = wait(&child, "cp")?;
     File::open(disk)?.sync_all()?;
-    Ok(Run { seconds: begin.elapsed().as_secs_f64(), rss, ..Run::default() })
+    Ok(Run {
+        seconds: begin.elapsed().as_secs_f64(),
+        rss,
+        ..Run::default()
+    })
 }
 
 fn nbdcopy(dir: &Path, disk: &Path, tls: &str) -> Result<Run> {
@@ -239,21 +367,40 @@ fn nbdcopy(dir: &Path, disk: &Path, tls: &str) -> Result<Run> {
     let mut server = Command::new("nbdkit");
     server.args(["-f", "-i", "127.0.0.1", "-p", &port.to_string()]);
     if !tls.is_empty() {
-        server.args(["--tls=require", "--tls-verify-peer"]).arg(format!("--tls-certificates={tls}"));
+        server
+            .args(["--tls=require", "--tls-verify-peer"])
+            .arg(format!("--tls-certificates={tls}"));
     }
-    let mut server = server.arg("file").arg(disk).spawn().context("nbdkit is not there: run tools/setup bench")?;
+    let mut server = server
+        .arg("file")
+        .arg(disk)
+        .spawn()
+        .context("nbdkit is not there: run tools/setup bench")?;
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         ensure!(server.try_wait()?.is_none(), "nbdkit has ended");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let uri = if tls.is_empty() { format!("nbd://127.0.0.1:{port}") } else { format!("nbds://localhost:{port}/?tls-certificates={tls}") };
+    let uri = if tls.is_empty() {
+        format!("nbd://127.0.0.1:{port}")
+    } else {
+        format!("nbds://localhost:{port}/?tls-certificates={tls}")
+    };
     let begin = Instant::now();
-    let child = Command::new("nbdcopy").arg("--flush").arg(dir.join("source.img")).arg(uri).spawn().context("nbdcopy is not there")?;
+    let child = Command::new("nbdcopy")
+        .arg("--flush")
+        .arg(dir.join("source.img"))
+        .arg(uri)
+        .spawn()
+        .context("nbdcopy is not there")?;
     let rss = wait(&child, "nbdcopy");
     let seconds = begin.elapsed().as_secs_f64();
     server.kill()?;
     let served = wait(&server, "nbdkit")?;
-    Ok(Run { seconds, rss: rss?.max(served), ..Run::default() })
+    Ok(Run {
+        seconds,
+        rss: rss?.max(served),
+        ..Run::default()
+    })
 }
 
 // ---- images ----
@@ -278,7 +425,11 @@ fn content(generation: u64, offset: u64, out: &mut [u8]) {
 }
 
 fn make_image(path: &Path, size: u64) -> Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
     let mut block = vec![0; usize::try_from(BLOCK)?];
     for offset in (0..size).step_by(usize::try_from(BLOCK)?) {
         content(0, offset, &mut block);
@@ -297,11 +448,17 @@ fn pick(size: u64, percent: u64, piece: u64) -> Changes {
     let wanted = pieces * percent / 100;
     for at in 0..wanted {
         let other = at + noise.next() % (pieces - at);
-        places.swap(usize::try_from(at).unwrap_or(0), usize::try_from(other).unwrap_or(0));
+        places.swap(
+            usize::try_from(at).unwrap_or(0),
+            usize::try_from(other).unwrap_or(0),
+        );
     }
     places.truncate(usize::try_from(wanted).unwrap_or(0));
     places.sort_unstable();
-    places.into_iter().map(|at| (at * piece, usize::try_from(piece).unwrap_or(0))).collect()
+    places
+        .into_iter()
+        .map(|at| (at * piece, usize::try_from(piece).unwrap_or(0)))
+        .collect()
 }
 
 /// Writes the changes of a generation; generation 0 takes them back.
@@ -346,22 +503,40 @@ struct Bench {
 }
 
 fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 fn bench() -> Result<()> {
     let root = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    let dir = std::env::var("HOMEWARD_BENCH_DIR").map_or_else(|_| Path::new(&root).join("bench"), PathBuf::from);
+    let dir = std::env::var("HOMEWARD_BENCH_DIR")
+        .map_or_else(|_| Path::new(&root).join("bench"), PathBuf::from);
     std::fs::create_dir_all(&dir)?;
     let dir = dir.canonicalize()?;
-    let mut bench =
-        Bench { size: setting("HOMEWARD_BENCH_MIB", 2048) << 20, rounds: usize::try_from(setting("HOMEWARD_BENCH_ROUNDS", 3))?, dir, results: Vec::new() };
+    let mut bench = Bench {
+        size: setting("HOMEWARD_BENCH_MIB", 2048) << 20,
+        rounds: usize::try_from(setting("HOMEWARD_BENCH_ROUNDS", 3))?,
+        dir,
+        results: Vec::new(),
+    };
     let wanted = std::env::var("HOMEWARD_BENCH_CASES").unwrap_or_default();
     let wants = |case: &str| wanted.is_empty() || wanted.split(',').any(|one| one == case);
     let source = bench.dir.join("source.img");
-    eprintln!("making images of {} MiB in {}", bench.size >> 20, bench.dir.display());
+    eprintln!(
+        "making images of {} MiB in {}",
+        bench.size >> 20,
+        bench.dir.display()
+    );
     make_image(&source, bench.size)?;
-    let deltas = [("delta-1%", 1, BLOCK), ("delta-5%", 5, BLOCK), ("delta-50%", 50, BLOCK), ("scatter-4k", 1, 4096), ("bitmap-1%", 1, BLOCK)];
+    let deltas = [
+        ("delta-1%", 1, BLOCK),
+        ("delta-5%", 5, BLOCK),
+        ("delta-50%", 50, BLOCK),
+        ("scatter-4k", 1, 4096),
+        ("bitmap-1%", 1, BLOCK),
+    ];
     if deltas.iter().any(|(case, ..)| wants(case)) {
         for tool in ["homeward", "rsync"] {
             make_image(&bench.dir.join(format!("{tool}.img")), bench.size)?;
@@ -395,7 +570,10 @@ impl Bench {
     fn delta(&mut self, case: &str, changes: &Changes) -> Result<()> {
         let source = self.dir.join("source.img");
         let bitmap = self.dir.join("bitmap.json");
-        std::fs::write(&bitmap, serde_json::to_vec(&changes.iter().map(|(at, _)| *at).collect::<Vec<_>>())?)?;
+        std::fs::write(
+            &bitmap,
+            serde_json::to_vec(&changes.iter().map(|(at, _)| *at).collect::<Vec<_>>())?,
+        )?;
         let mut runs: BTreeMap<&str, Vec<Run>> = BTreeMap::new();
         for round in 0..self.rounds {
             for tool in ["homeward", "rsync"] {
@@ -409,7 +587,9 @@ impl Bench {
                 ensure!(!same(&source, &disk)?, "nothing to send");
                 rustix::fs::sync();
                 let run = match tool {
-                    "homeward" if case.starts_with("bitmap") => homeward(&self.dir, &disk, "place", &bitmap.to_string_lossy(), "")?,
+                    "homeward" if case.starts_with("bitmap") => {
+                        homeward(&self.dir, &disk, "place", &bitmap.to_string_lossy(), "")?
+                    }
                     "homeward" => homeward(&self.dir, &disk, "place", "", "")?,
                     _ => rsync(&self.dir, &disk)?,
                 };
@@ -421,7 +601,10 @@ impl Bench {
             }
         }
         let changed = changes.iter().map(|(_, len)| *len as u64).sum();
-        self.results.extend(runs.into_iter().map(|(tool, runs)| (case.to_owned(), tool.to_owned(), changed, Ok(runs))));
+        self.results.extend(
+            runs.into_iter()
+                .map(|(tool, runs)| (case.to_owned(), tool.to_owned(), changed, Ok(runs))),
+        );
         Ok(())
     }
 
@@ -429,7 +612,11 @@ impl Bench {
         let source = self.dir.join("source.img");
         let pki = self.dir.join("pki");
         make_pki(&pki)?;
-        let tls = if case == "full-tls" { pki.to_string_lossy().into_owned() } else { String::new() };
+        let tls = if case == "full-tls" {
+            pki.to_string_lossy().into_owned()
+        } else {
+            String::new()
+        };
         let mut runs: BTreeMap<&str, Result<Vec<Run>>> = BTreeMap::new();
         for round in 0..self.rounds {
             for tool in ["homeward", "nbdcopy", "cp"] {
@@ -457,7 +644,10 @@ impl Bench {
             }
         }
         let size = self.size;
-        self.results.extend(runs.into_iter().map(|(tool, runs)| (case.to_owned(), tool.to_owned(), size, runs)));
+        self.results.extend(
+            runs.into_iter()
+                .map(|(tool, runs)| (case.to_owned(), tool.to_owned(), size, runs)),
+        );
         Ok(())
     }
 
@@ -473,7 +663,17 @@ impl Bench {
             .filter(|(_, tool, ..)| tool == "homeward")
             .filter_map(|(case, _, _, runs)| Some((case.as_str(), median(runs.as_ref().ok()?))))
             .collect();
-        println!("{:<12}{:<10}{:>9}{:>13}{:>15}{:>13}{:>12}{:>11}", "case", "tool", "median s", "x homeward", "bytes sent", "per changed", "bytes back", "peak KiB");
+        println!(
+            "{:<12}{:<10}{:>9}{:>13}{:>15}{:>13}{:>12}{:>11}",
+            "case",
+            "tool",
+            "median s",
+            "x homeward",
+            "bytes sent",
+            "per changed",
+            "bytes back",
+            "peak KiB"
+        );
         let mut list = Vec::new();
         for (case, tool, changed, runs) in &self.results {
             let runs = match runs {
@@ -485,17 +685,29 @@ impl Bench {
             };
             let (time, last) = (median(runs), runs[runs.len() - 1]);
             let rss = runs.iter().map(|run| run.rss).max().unwrap_or(0);
-            let text = |value: Option<u64>| value.map_or_else(|| "n/a".to_owned(), |value| value.to_string());
+            let text = |value: Option<u64>| {
+                value.map_or_else(|| "n/a".to_owned(), |value| value.to_string())
+            };
             #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-            let share = last.sent.map_or_else(|| "n/a".to_owned(), |sent| format!("{:.4}", sent as f64 / *changed as f64));
+            let share = last.sent.map_or_else(
+                || "n/a".to_owned(),
+                |sent| format!("{:.4}", sent as f64 / *changed as f64),
+            );
             let ratio = ours.get(case.as_str()).map_or(f64::NAN, |ours| time / ours);
-            println!("{case:<12}{tool:<10}{time:>9.2}{ratio:>13.2}{:>15}{share:>13}{:>12}{rss:>11}", text(last.sent), text(last.back));
+            println!(
+                "{case:<12}{tool:<10}{time:>9.2}{ratio:>13.2}{:>15}{share:>13}{:>12}{rss:>11}",
+                text(last.sent),
+                text(last.back)
+            );
             list.push(json!({
                 "case": case, "tool": tool, "medianSeconds": time, "bytesOnWire": last.sent, "bytesBack": last.back, "peakRssKib": rss,
                 "bytesChanged": changed, "runs": runs.iter().map(|run| run.seconds).collect::<Vec<_>>(),
             }));
         }
-        std::fs::write(self.dir.join("results.json"), serde_json::to_vec_pretty(&list)?)?;
+        std::fs::write(
+            self.dir.join("results.json"),
+            serde_json::to_vec_pretty(&list)?,
+        )?;
         Ok(())
     }
 }

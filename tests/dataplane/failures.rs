@@ -12,7 +12,12 @@ use crate::support::*;
 
 fn sim(content: &[u8]) -> (SimFs, Site) {
     let fs = SimFs::new();
-    let site = Site::at(Arc::new(fs.clone()) as Arc<dyn Fs>, PathBuf::from("/vm"), None, &[("vda", content)]);
+    let site = Site::at(
+        Arc::new(fs.clone()) as Arc<dyn Fs>,
+        PathBuf::from("/vm"),
+        None,
+        &[("vda", content)],
+    );
     (fs, site)
 }
 
@@ -29,7 +34,9 @@ fn s17_a_corrupted_write_is_seen_by_reading_back() {
         let (old, new, source, fs, target) = pair();
         let mut writes = 0;
         fs.fault(move |effect, path| {
-            let disk = path.file_name().is_some_and(|name| name == "vda" || name == "vda.incoming");
+            let disk = path
+                .file_name()
+                .is_some_and(|name| name == "vda" || name == "vda.incoming");
             writes += u32::from(disk && effect == Effect::Write);
             (disk && effect == Effect::Write && writes == 5).then_some(Fault::Corrupt)
         });
@@ -38,7 +45,9 @@ fn s17_a_corrupted_write_is_seen_by_reading_back() {
         assert!(matches!(served, Served::Failed(_)));
         assert!(target.set().content().whole().is_none());
         fs.no_fault();
-        let outcome = pass(&source, &target, spec(1, mode, Candidates::All)).0.unwrap();
+        let outcome = pass(&source, &target, spec(1, mode, Candidates::All))
+            .0
+            .unwrap();
         if mode == Mode::NewFiles {
             assert_eq!(target.read("vda"), old);
         }
@@ -49,18 +58,27 @@ fn s17_a_corrupted_write_is_seen_by_reading_back() {
 
 #[test]
 fn s12_after_a_failed_sync_the_cache_is_not_believed() {
-    for (mode, file) in [(Mode::InPlace, "vda"), (Mode::NewFiles, "vda.incoming"), (Mode::InPlace, "journal")] {
+    for (mode, file) in [
+        (Mode::InPlace, "vda"),
+        (Mode::NewFiles, "vda.incoming"),
+        (Mode::InPlace, "journal"),
+    ] {
         for undo in [false, true] {
             let (old, new, source, fs, target) = pair();
             let mut syncs = 0;
             fs.fault(move |effect, path| {
-                let hit = effect == Effect::Sync && !path.parent().is_some_and(|dir| dir.ends_with("tables")) && path.ends_with(file);
+                let hit = effect == Effect::Sync
+                    && !path.parent().is_some_and(|dir| dir.ends_with("tables"))
+                    && path.ends_with(file);
                 syncs += u32::from(hit);
                 let nth = if file == "vda" { 1 } else { 2 };
                 (hit && syncs == nth).then_some(Fault::LostSync)
             });
             let (outcome, _) = pass(&source, &target, spec(1, mode, Candidates::All));
-            assert!(matches!(outcome, Err(PassError::TargetIo(_))), "{file}: {outcome:?}");
+            assert!(
+                matches!(outcome, Err(PassError::TargetIo(_))),
+                "{file}: {outcome:?}"
+            );
             fs.no_fault();
             if undo {
                 target.set().undo().unwrap();
@@ -69,11 +87,17 @@ fn s12_after_a_failed_sync_the_cache_is_not_believed() {
                 assert_eq!(target.read("vda"), old, "{file}");
                 continue;
             }
-            let outcome = pass(&source, &target, spec(1, mode, Candidates::All)).0.unwrap();
+            let outcome = pass(&source, &target, spec(1, mode, Candidates::All))
+                .0
+                .unwrap();
             target.set().seal(&outcome.roots).unwrap();
             fs.power_cycle(&mut Dice::new(3));
             target.reopen().unwrap();
-            assert_eq!(target.read("vda"), new, "{file}: what was called durable has survived");
+            assert_eq!(
+                target.read("vda"),
+                new,
+                "{file}: what was called durable has survived"
+            );
         }
     }
 }
@@ -82,20 +106,36 @@ fn s12_after_a_failed_sync_the_cache_is_not_believed() {
 fn no_space_for_the_journal_is_a_typed_refusal_and_nothing_is_written() {
     let (old, _, source, fs, target) = pair();
     fs.set_free(12_345);
-    fs.fault(|effect, path| (effect == Effect::Reserve && path.ends_with("journal")).then_some(Fault::NoSpace));
+    fs.fault(|effect, path| {
+        (effect == Effect::Reserve && path.ends_with("journal")).then_some(Fault::NoSpace)
+    });
     let (outcome, served) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
     match outcome {
-        Err(PassError::NoSpace { needed, available, .. }) => {
-            assert!(needed >= old.len() as u64 && available == 12_345, "{needed} {available}");
+        Err(PassError::NoSpace {
+            needed, available, ..
+        }) => {
+            assert!(
+                needed >= old.len() as u64 && available == 12_345,
+                "{needed} {available}"
+            );
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(served, Served::Refused(Refusal { kind: RefusalKind::NoSpace, .. })));
+    assert!(matches!(
+        served,
+        Served::Refused(Refusal {
+            kind: RefusalKind::NoSpace,
+            ..
+        })
+    ));
     assert_eq!(target.read("vda"), old);
     assert!(!target.set().has_open_journal());
     // New files do not fit either: that is said before a byte travels.
     let (outcome, _) = pass(&source, &target, spec(1, Mode::NewFiles, Candidates::All));
-    assert!(matches!(outcome, Err(PassError::NoSpace { needed, .. }) if needed == old.len() as u64), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { needed, .. }) if needed == old.len() as u64),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -104,15 +144,21 @@ fn no_space_in_the_middle_keeps_the_old_content_within_reach() {
         let (old, new, source, fs, target) = pair();
         let mut writes = 0;
         fs.fault(move |effect, path| {
-            let hit = effect == Effect::Write && (path.ends_with("vda") || path.ends_with("journal"));
+            let hit =
+                effect == Effect::Write && (path.ends_with("vda") || path.ends_with("journal"));
             writes += u32::from(hit);
             (hit && writes == nth).then_some(Fault::NoSpace)
         });
         let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
-        assert!(matches!(outcome, Err(PassError::NoSpace { .. })), "{nth}: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(PassError::NoSpace { .. })),
+            "{nth}: {outcome:?}"
+        );
         fs.no_fault();
         if nth % 2 == 0 {
-            pass(&source, &target, spec(1, Mode::InPlace, Candidates::All)).0.unwrap();
+            pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+                .0
+                .unwrap();
             assert_eq!(target.read("vda"), new);
         } else {
             target.set().undo().unwrap();
@@ -124,7 +170,10 @@ fn no_space_in_the_middle_keeps_the_old_content_within_reach() {
 #[test]
 fn no_space_on_a_real_small_file_system() {
     let mount = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(mount.path()).status();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(mount.path())
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no leave to mount a tmpfs");
         return;
@@ -132,7 +181,10 @@ fn no_space_on_a_real_small_file_system() {
     struct Unmount<'a>(&'a std::path::Path);
     impl Drop for Unmount<'_> {
         fn drop(&mut self) {
-            let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+            let _ = std::process::Command::new("umount")
+                .arg("-l")
+                .arg(self.0)
+                .status();
         }
     }
     let _unmount = Unmount(mount.path());
@@ -141,10 +193,16 @@ fn no_space_on_a_real_small_file_system() {
     let host: Arc<dyn Fs> = Arc::new(homeward::dataplane::io::fs::HostFs);
     let target = Site::at(host, mount.path().to_owned(), None, &[("vda", &old)]);
     let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
-    assert!(matches!(outcome, Err(PassError::NoSpace { needed, available, .. }) if needed > available && available > 0), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { needed, available, .. }) if needed > available && available > 0),
+        "{outcome:?}"
+    );
     assert_eq!(target.read("vda"), old);
     let (outcome, _) = pass(&source, &target, spec(2, Mode::NewFiles, Candidates::All));
-    assert!(matches!(outcome, Err(PassError::NoSpace { .. })), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { .. })),
+        "{outcome:?}"
+    );
     target.set().undo().unwrap();
     assert_eq!(target.read("vda"), old);
 }
@@ -177,12 +235,26 @@ fn s09_a_barred_session_writes_nothing_more() {
     for newer in [false, true] {
         let (source, target) = (Site::new(&[("vda", &new)]), Site::new(&[("vda", &old)]));
         let barrier = Arc::new(Barrier::new(2));
-        let slow = Pausing { inner: FileSource::open(&source.path("vda")).unwrap(), at: 80, barrier: Arc::clone(&barrier), reads: 0 };
+        let slow = Pausing {
+            inner: FileSource::open(&source.path("vda")).unwrap(),
+            at: 80,
+            barrier: Arc::clone(&barrier),
+            reads: 0,
+        };
         let (address, serving) = serve_one(&target, ServeOptions::default());
         std::thread::scope(|scope| {
             let sending = scope.spawn(|| {
-                let disks = vec![PassDisk { id: id("vda"), source: Box::new(slow) }];
-                send_pass(&Endpoint::plain(address.to_string()), spec(1, Mode::InPlace, Candidates::All), disks, &mut source.set(), &PassControl::new())
+                let disks = vec![PassDisk {
+                    id: id("vda"),
+                    source: Box::new(slow),
+                }];
+                send_pass(
+                    &Endpoint::plain(address.to_string()),
+                    spec(1, Mode::InPlace, Candidates::All),
+                    disks,
+                    &mut source.set(),
+                    &PassControl::new(),
+                )
             });
             barrier.wait();
             if newer {
@@ -196,13 +268,32 @@ fn s09_a_barred_session_writes_nothing_more() {
                 target.set().undo().unwrap();
                 assert_eq!(target.read("vda"), old);
                 // Nobody new comes in either.
-                let (outcome, _) = pass(&Site::new(&[("vda", &new)]), &target, spec(2, Mode::InPlace, Candidates::All));
-                assert!(matches!(outcome, Err(PassError::Refused(Refusal { kind: RefusalKind::Fenced, .. }))), "{outcome:?}");
+                let (outcome, _) = pass(
+                    &Site::new(&[("vda", &new)]),
+                    &target,
+                    spec(2, Mode::InPlace, Candidates::All),
+                );
+                assert!(
+                    matches!(
+                        outcome,
+                        Err(PassError::Refused(Refusal {
+                            kind: RefusalKind::Fenced,
+                            ..
+                        }))
+                    ),
+                    "{outcome:?}"
+                );
             }
             let before = target.read("vda");
             barrier.wait();
             let outcome = sending.join().unwrap();
-            assert!(matches!(outcome, Err(PassError::Disconnected(_) | PassError::Barred(_))), "{outcome:?}");
+            assert!(
+                matches!(
+                    outcome,
+                    Err(PassError::Disconnected(_) | PassError::Barred(_))
+                ),
+                "{outcome:?}"
+            );
             assert!(!matches!(serving.join().unwrap(), Served::Whole(_)));
             assert_eq!(target.read("vda"), before, "the late one changed nothing");
         });
@@ -212,12 +303,26 @@ fn s09_a_barred_session_writes_nothing_more() {
 #[test]
 fn s09_a_start_locks_the_disks_against_every_session() {
     let old = noise(1, 4 * KIB64);
-    let (source, target) = (Site::new(&[("vda", &noise(2, old.len()))]), Site::new(&[("vda", &old)]));
+    let (source, target) = (
+        Site::new(&[("vda", &noise(2, old.len()))]),
+        Site::new(&[("vda", &old)]),
+    );
     let lock = target.set().lock_exclusive().unwrap();
     let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
-    assert!(matches!(outcome, Err(PassError::Refused(Refusal { kind: RefusalKind::Busy, .. }))), "{outcome:?}");
+    assert!(
+        matches!(
+            outcome,
+            Err(PassError::Refused(Refusal {
+                kind: RefusalKind::Busy,
+                ..
+            }))
+        ),
+        "{outcome:?}"
+    );
     drop(lock);
-    pass(&source, &target, spec(1, Mode::InPlace, Candidates::All)).0.unwrap();
+    pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+        .0
+        .unwrap();
 }
 
 #[test]
@@ -245,7 +350,12 @@ fn another_version_is_refused_with_words() {
     match header.decode_body(&body).unwrap() {
         Frame::Refuse(refusal) => {
             assert_eq!(refusal.kind, RefusalKind::Version);
-            assert!(refusal.message.contains(&format!("version {}", VERSION + 1)), "{refusal}");
+            assert!(
+                refusal
+                    .message
+                    .contains(&format!("version {}", VERSION + 1)),
+                "{refusal}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -273,19 +383,39 @@ fn a_cancel_ends_the_pass_and_undo_brings_the_old_content_back() {
     let (old, new) = (noise(1, 200 * KIB64), noise(2, 200 * KIB64));
     let (source, target) = (Site::new(&[("vda", &new)]), Site::new(&[("vda", &old)]));
     let barrier = Arc::new(Barrier::new(2));
-    let slow = Pausing { inner: FileSource::open(&source.path("vda")).unwrap(), at: 80, barrier: Arc::clone(&barrier), reads: 0 };
+    let slow = Pausing {
+        inner: FileSource::open(&source.path("vda")).unwrap(),
+        at: 80,
+        barrier: Arc::clone(&barrier),
+        reads: 0,
+    };
     let (address, serving) = serve_one(&target, ServeOptions::default());
     let control = PassControl::new();
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            let disks = vec![PassDisk { id: id("vda"), source: Box::new(slow) }];
-            send_pass(&Endpoint::plain(address.to_string()), spec(1, Mode::InPlace, Candidates::All), disks, &mut source.set(), &control)
+            let disks = vec![PassDisk {
+                id: id("vda"),
+                source: Box::new(slow),
+            }];
+            send_pass(
+                &Endpoint::plain(address.to_string()),
+                spec(1, Mode::InPlace, Candidates::All),
+                disks,
+                &mut source.set(),
+                &control,
+            )
         });
         barrier.wait();
         let progress = control.progress();
         assert_eq!(progress.phase, PassPhase::Transferring);
-        assert_eq!((progress.bytes_compared, progress.bytes_total), (new.len() as u64, new.len() as u64));
-        assert!(progress.bytes_done > 0 && progress.bytes_done < progress.bytes_total, "{progress:?}");
+        assert_eq!(
+            (progress.bytes_compared, progress.bytes_total),
+            (new.len() as u64, new.len() as u64)
+        );
+        assert!(
+            progress.bytes_done > 0 && progress.bytes_done < progress.bytes_total,
+            "{progress:?}"
+        );
         control.cancel();
         barrier.wait();
         assert!(matches!(sending.join().unwrap(), Err(PassError::Cancelled)));
@@ -309,11 +439,23 @@ fn a_source_that_cannot_be_read_fails_on_its_own_side() {
     let old = noise(1, 4 * KIB64);
     let (source, target) = (Site::new(&[("vda", &old)]), Site::new(&[("vda", &old)]));
     let (address, serving) = serve_one(&target, ServeOptions::default());
-    let disks = vec![PassDisk { id: id("vda"), source: Box::new(Broken) }];
-    let outcome = send_pass(&Endpoint::plain(address.to_string()), spec(1, Mode::InPlace, Candidates::All), disks, &mut source.set(), &PassControl::new());
+    let disks = vec![PassDisk {
+        id: id("vda"),
+        source: Box::new(Broken),
+    }];
+    let outcome = send_pass(
+        &Endpoint::plain(address.to_string()),
+        spec(1, Mode::InPlace, Candidates::All),
+        disks,
+        &mut source.set(),
+        &PassControl::new(),
+    );
     let error = outcome.unwrap_err();
     assert!(matches!(error, PassError::SourceRead { .. }));
-    assert_eq!((error.side(), error.category()), (Some(Side::Source), "source_read"));
+    assert_eq!(
+        (error.side(), error.category()),
+        (Some(Side::Source), "source_read")
+    );
     serving.join().unwrap();
     assert_eq!(target.read("vda"), old);
 }

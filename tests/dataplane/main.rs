@@ -3,5 +3,7 @@
 mod crash;
 mod failures;
 mod passes;
+mod protocol;
 mod simfs;
 mod support;
+mod tls;
