@@ -182,6 +182,31 @@ fn s10_a_crash_at_any_effect_resumes_to_the_whole_new_content() {
 }
 
 #[test]
+fn s12_what_a_killed_process_wrote_is_synced_before_it_counts() {
+    let (old, new) = old_and_new();
+    let case = &CASES[1];
+    for n in 1.. {
+        let (source, far, target, candidates) = pair(case, &old, &new);
+        far.crash_at(n);
+        let (outcome, _) = pass(&source, &target, spec(9, Mode::InPlace, candidates.clone()));
+        if !far.has_crashed() {
+            outcome.unwrap();
+            break;
+        }
+        // The machine lives on, and with it what is in its cache: the next session finds it there.
+        far.kill();
+        target.reopen().unwrap();
+        pass(&source, &target, spec(9, Mode::InPlace, candidates))
+            .0
+            .unwrap();
+        far.lose_what_is_not_synced();
+        target.reopen().unwrap();
+        assert!(target.set().content().whole().is_some());
+        assert_eq!(content(&target), new, "effect {n}");
+    }
+}
+
+#[test]
 fn s10_undo_may_crash_anywhere_and_is_begun_again() {
     let (old, new) = old_and_new();
     let case = &CASES[1];

@@ -176,6 +176,18 @@ impl SimFs {
         state.restart();
     }
 
+    /// Loses power and starts again: nothing of what was not synced survives.
+    pub fn lose_what_is_not_synced(&self) {
+        let mut state = self.state();
+        state.name_ops.clear();
+        state.names = state.durable_names.clone();
+        for inode in state.inodes.values_mut() {
+            inode.pending.clear();
+            inode.live = inode.durable.clone();
+        }
+        state.restart();
+    }
+
     /// The process dies, the machine does not: everything that was written is there.
     pub fn kill(&self) {
         self.state().restart();
