@@ -364,7 +364,7 @@ fn a_receiver_takes_only_what_fits_the_disk_the_plan_and_the_order() {
         }],
         vec![Frame::Compare {
             disk: 0,
-            spans: vec![0..1],
+            spans: std::iter::once(0..1).collect(),
         }],
     ];
     for frames in bad {

@@ -302,7 +302,7 @@ impl Fs for SimFs {
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
         if let Some(inode) = state.inodes.get_mut(&inode) {
-            inode.path = to.to_owned();
+            to.clone_into(&mut inode.path);
         }
         state
             .name_ops
