@@ -7,5 +7,7 @@
 pub mod child;
 pub mod control_plane;
 pub mod guest_image;
+pub mod process_hypervisor;
+pub mod processes;
 pub mod records;
 pub mod tools;
