@@ -9,5 +9,7 @@ pub mod control_plane;
 pub mod guest_image;
 pub mod process_hypervisor;
 pub mod processes;
+pub mod proofs;
 pub mod records;
 pub mod tools;
+pub mod world;

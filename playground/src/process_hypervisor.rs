@@ -360,10 +360,10 @@ impl Hypervisor for ProcessHypervisor {
         };
         let folder = self.points(guest.uuid).join(new.to_string());
         let disks = guest.disks.clone();
-        let copies = folder.clone();
+        let into = folder;
         // On a thread of its own: whoever gives up waiting leaves no stopped guest behind.
         let copied =
-            tokio::task::spawn_blocking(move || copy_at_one_instant(process, &disks, &copies))
+            tokio::task::spawn_blocking(move || copy_at_one_instant(process, &disks, &into))
                 .await
                 .map_err(|error| HypervisorError::Process(error.to_string()))?;
         let (disks, taken_at) = match copied {

@@ -1,0 +1,325 @@
+//! What is proven from outside about a VM that was moved: from its consoles, its disks and the agents' answers, never from
+//! what the operator says of itself.
+//!
+//! - [`History`]: the guest's runs as its consoles told them; every run found its disks whole, and no two ran at once;
+//! - [`History::records_are_there`]: every record that was acknowledged is on the disks;
+//! - [`changed_bytes`]: what differs between two states of the disks, to compare with what was sent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use homeward::api::Site;
+
+use crate::{
+    guest_image::{ConsoleLine, console_lines},
+    records::Report,
+};
+
+/// One run of a guest, from its start to its end, as its console tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The site of the console.
+    pub site: Site,
+    /// What the run is called in the records it wrote.
+    pub boot: u64,
+    /// The highest record it found on its disks.
+    pub found: u64,
+    /// Whether it found its disks whole; `None` when it was cut short before it could tell.
+    pub verified: Option<bool>,
+    /// The records it acknowledged, with the guest's clock in milliseconds of Unix time.
+    pub acknowledged: BTreeMap<u64, u64>,
+    /// The last record, when it was stopped in good order.
+    pub stopped: Option<u64>,
+    /// What it complained about.
+    pub complaints: Vec<String>,
+}
+
+impl Run {
+    /// When it acknowledged first and last; `None` when it acknowledged nothing.
+    #[must_use]
+    pub fn span(&self) -> Option<(u64, u64)> {
+        let first = self.acknowledged.values().next()?;
+        let last = self.acknowledged.values().next_back()?;
+        Some((*first, *last))
+    }
+
+    /// The highest record that it acknowledged, or found.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.acknowledged
+            .keys()
+            .next_back()
+            .copied()
+            .unwrap_or(self.found)
+    }
+}
+
+/// All runs of a guest, in the order of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+impl History {
+    /// Reads the consoles of a guest at both sites.
+    ///
+    /// # Errors
+    ///
+    /// When a console tells of another site than its own.
+    pub fn of_consoles(consoles: &[(Site, String)]) -> Result<Self> {
+        let mut runs = Vec::new();
+        for (site, text) in consoles {
+            runs.extend(runs_of(*site, text)?);
+        }
+        // A run that acknowledged nothing took no part.
+        runs.sort_by_key(|run| run.span().map_or(u64::MAX, |(first, _)| first));
+        Ok(Self { runs })
+    }
+
+    /// How many records were acknowledged, over all runs.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.runs.iter().map(|run| run.acknowledged.len()).sum()
+    }
+
+    /// The runs that acknowledged something, by site, in order.
+    #[must_use]
+    pub fn sites(&self) -> Vec<Site> {
+        let spans = self.runs.iter().filter(|run| run.span().is_some());
+        spans.map(|run| run.site).collect()
+    }
+
+    /// Proves that every run found whole disks, and that none began before the one before it had ended.
+    ///
+    /// # Errors
+    ///
+    /// Which run did not, or which two overlap.
+    pub fn never_two_at_once(&self) -> Result<()> {
+        for run in &self.runs {
+            ensure!(
+                run.verified != Some(false) && run.complaints.is_empty(),
+                "the run {:016x} at {} complained: {}",
+                run.boot,
+                run.site,
+                run.complaints.join("; ")
+            );
+        }
+        let mut before: Option<(&Run, u64)> = None;
+        for run in &self.runs {
+            let Some((first, last)) = run.span() else {
+                continue;
+            };
+            if let Some((other, end)) = before {
+                ensure!(
+                    end <= first,
+                    "two guests at once: {:016x} at {} acknowledged until {end}, {:016x} at {} from {first} on",
+                    other.boot,
+                    other.site,
+                    run.boot,
+                    run.site
+                );
+            }
+            before = Some((run, last));
+        }
+        Ok(())
+    }
+
+    /// Proves that every record which was acknowledged is on the disks, written by the run that acknowledged it, and that the
+    /// disks hold one unbroken history. Runs in `dropped` were taken back by a rollback: none of theirs may be there.
+    /// Returns how many were found; those that the ring has overtaken are proven by the chain of their successors.
+    ///
+    /// # Errors
+    ///
+    /// Which record is missing, or what is wrong with the disks.
+    pub fn records_are_there(&self, report: &Report, dropped: &BTreeSet<u64>) -> Result<usize> {
+        report.ensure_consistent()?;
+        let oldest = report.records.first().map_or(0, |record| record.number);
+        let mut found = 0;
+        for run in &self.runs {
+            for number in run.acknowledged.keys() {
+                let there = report
+                    .record(*number)
+                    .is_some_and(|record| record.boot == run.boot);
+                if dropped.contains(&run.boot) {
+                    ensure!(
+                        !there,
+                        "record {number} of the run {:016x} at {} is there, and that run was taken back",
+                        run.boot,
+                        run.site
+                    );
+                } else if *number < oldest {
+                    ensure!(
+                        report.last >= *number,
+                        "the disks end before record {number}"
+                    );
+                } else {
+                    ensure!(
+                        there,
+                        "record {number}, acknowledged at {} by the run {:016x}, is not on the disks (last {})",
+                        run.site,
+                        run.boot,
+                        report.last
+                    );
+                    found += 1;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn runs_of(site: Site, text: &str) -> Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    for line in console_lines(text) {
+        if let ConsoleLine::Boot {
+            site: told,
+            last,
+            boot,
+        } = &line
+        {
+            ensure!(
+                told == site.as_str(),
+                "the console of {site} tells of {told}"
+            );
+            runs.push(Run {
+                site,
+                boot: *boot,
+                found: *last,
+                verified: None,
+                acknowledged: BTreeMap::new(),
+                stopped: None,
+                complaints: Vec::new(),
+            });
+            continue;
+        }
+        let Some(run) = runs.last_mut() else {
+            bail!("the console of {site} begins in the middle: {line:?}")
+        };
+        match line {
+            ConsoleLine::Boot { .. } => {}
+            ConsoleLine::Verified { .. } => run.verified = Some(true),
+            ConsoleLine::NotVerified { reason } => {
+                run.verified = Some(false);
+                run.complaints.push(reason);
+            }
+            ConsoleLine::Ack {
+                number,
+                unix_milliseconds,
+                ..
+            } => {
+                run.acknowledged.insert(number, unix_milliseconds);
+            }
+            ConsoleLine::Stopped { last } => run.stopped = Some(last),
+            ConsoleLine::Error { reason } => run.complaints.push(reason),
+        }
+    }
+    Ok(runs)
+}
+
+/// Size of the blocks that changes are counted in, as the data plane counts them.
+pub const BLOCK: usize = 64 * 1024;
+
+/// Bytes of the blocks that differ between two states of the same disks.
+///
+/// # Errors
+///
+/// When a file cannot be read, or the disks are not the same in number and size.
+pub fn changed_bytes(before: &[PathBuf], after: &[PathBuf]) -> Result<u64> {
+    ensure!(before.len() == after.len(), "not the same disks");
+    let mut changed = 0;
+    for (before, after) in before.iter().zip(after) {
+        changed += changed_bytes_of(before, after)?;
+    }
+    Ok(changed)
+}
+
+fn changed_bytes_of(before: &Path, after: &Path) -> Result<u64> {
+    let open =
+        |path: &Path| File::open(path).with_context(|| format!("cannot open {}", path.display()));
+    let (old, new) = (open(before)?, open(after)?);
+    let length = old.metadata()?.len();
+    ensure!(
+        length == new.metadata()?.len(),
+        "{} and {} differ in size",
+        before.display(),
+        after.display()
+    );
+    let mut changed = 0;
+    let mut buffers = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut offset = 0;
+    while offset < length {
+        // Where both have a hole there is nothing to compare.
+        let Some(data) = next_data(&old, offset)?
+            .into_iter()
+            .chain(next_data(&new, offset)?)
+            .min()
+        else {
+            break;
+        };
+        offset = offset.max(data / BLOCK as u64 * BLOCK as u64);
+        let count = usize::try_from((length - offset).min(BLOCK as u64))?;
+        let (left, right) = (&mut buffers.0[..count], &mut buffers.1[..count]);
+        old.read_exact_at(left, offset)?;
+        new.read_exact_at(right, offset)?;
+        if left != right {
+            changed += count as u64;
+        }
+        offset += count as u64;
+    }
+    Ok(changed)
+}
+
+fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
+/// Copies disks, holes and all, to another folder.
+///
+/// # Errors
+///
+/// When a file cannot be read or written.
+pub fn copy_disks(disks: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut copies = Vec::new();
+    for disk in disks {
+        let name = disk.file_name().context("a disk has a name")?;
+        let copy = folder.join(name);
+        copy_sparse(disk, &copy).with_context(|| format!("cannot copy {}", disk.display()))?;
+        copies.push(copy);
+    }
+    Ok(copies)
+}
+
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let (old, new) = (File::open(from)?, File::create(to)?);
+    let length = old.metadata()?.len();
+    new.set_len(length)?;
+    let mut buffer = vec![0; 16 * BLOCK];
+    let mut offset = 0;
+    while let Some(data) = next_data(&old, offset)? {
+        let hole =
+            rustix::fs::seek(&old, rustix::fs::SeekFrom::Hole(data)).map_err(io::Error::from)?;
+        offset = data;
+        while offset < hole {
+            let count = usize::try_from((hole - offset).min(buffer.len() as u64))?;
+            old.read_exact_at(&mut buffer[..count], offset)?;
+            new.write_all_at(&buffer[..count], offset)?;
+            offset += count as u64;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
