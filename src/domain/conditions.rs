@@ -195,3 +195,61 @@ pub fn merge(
         )
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_transition_time_moves_with_the_status_and_with_nothing_else() {
+        let said = |truth, message: &str| {
+            vec![Said::new(
+                ConditionType::Ready,
+                truth,
+                Reason::AsDeclared,
+                message,
+            )]
+        };
+        let first = merge(&[], said(Truth::True, "one"), Some(1), at(10));
+        assert_eq!(first[0].last_transition_time, Time(at(10)));
+        let second = merge(&first, said(Truth::True, "two"), Some(2), at(20));
+        assert_eq!(second[0].last_transition_time, Time(at(10)));
+        assert_eq!(
+            (second[0].message.as_str(), second[0].observed_generation),
+            ("two", Some(2))
+        );
+        let third = merge(&second, said(Truth::False, "two"), Some(2), at(30));
+        assert_eq!(third[0].last_transition_time, Time(at(30)));
+    }
+
+    #[test]
+    fn what_is_not_said_again_is_gone() {
+        let before = merge(
+            &[],
+            vec![Said::new(
+                ConditionType::Reconciling,
+                Truth::True,
+                Reason::FailingOver,
+                "moves",
+            )],
+            None,
+            at(10),
+        );
+        assert!(merge(&before, Vec::new(), None, at(20)).is_empty());
+    }
+
+    #[test]
+    fn reasons_are_words_that_kubernetes_accepts() {
+        for reason in Reason::ALL {
+            assert!(
+                reason.as_str().chars().all(|c| c.is_ascii_alphanumeric()),
+                "{}",
+                reason.as_str()
+            );
+        }
+    }
+}

@@ -101,3 +101,106 @@ fn hours(time: SignedDuration) -> String {
         format!("{}m", time.as_mins())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 2_000_000_000;
+
+    fn basis(replica: &Fact<bool>) -> Basis<'_> {
+        Basis {
+            asked: DataSyncRequest::Auto,
+            to: Site::OnPremises,
+            active_since: Some(Timestamp::from_second(NOW - 3600 * 100).unwrap()),
+            full_download_after: SignedDuration::from_hours(720),
+            replica_present: replica,
+            replicating: false,
+            now: Timestamp::from_second(NOW).unwrap(),
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_full_download_only_when_the_delta_would_not_pay() {
+        let present = Fact::Known(true);
+        let gone = Fact::Known(false);
+        let short = basis(&present);
+        let long = Basis {
+            full_download_after: SignedDuration::from_hours(99),
+            ..basis(&present)
+        };
+        let exactly = Basis {
+            full_download_after: SignedDuration::from_hours(100),
+            ..basis(&present)
+        };
+        let fresh = Basis {
+            replicating: true,
+            ..long.clone()
+        };
+        let towards_azure = Basis {
+            to: Site::Azure,
+            ..basis(&gone)
+        };
+        for (basis, chosen, word) in [
+            (
+                &short,
+                DataSync::DeltaBeforeFailover,
+                "100h, not longer than 720h",
+            ),
+            (
+                &exactly,
+                DataSync::DeltaBeforeFailover,
+                "100h, not longer than 100h",
+            ),
+            (&long, DataSync::FullDuringFailover, "100h, longer than 99h"),
+            (&fresh, DataSync::DeltaBeforeFailover, "up to date"),
+            (&basis_of(&gone), DataSync::FullDuringFailover, "no replica"),
+            (
+                &towards_azure,
+                DataSync::DeltaBeforeFailover,
+                "kept up to date",
+            ),
+        ] {
+            let choice = choose(basis).unwrap();
+            assert_eq!(choice.chosen, chosen, "{}", choice.reason);
+            assert!(
+                choice.reason.contains(word),
+                "{} does not say {word}",
+                choice.reason
+            );
+        }
+    }
+
+    fn basis_of(replica: &Fact<bool>) -> Basis<'_> {
+        basis(replica)
+    }
+
+    #[test]
+    fn what_was_asked_for_is_taken_whatever_is_known() {
+        let unknown = Fact::Unknown("the host is silent".to_owned());
+        for (asked, chosen) in [
+            (
+                DataSyncRequest::DeltaBeforeFailover,
+                DataSync::DeltaBeforeFailover,
+            ),
+            (
+                DataSyncRequest::FullDuringFailover,
+                DataSync::FullDuringFailover,
+            ),
+        ] {
+            let choice = choose(&Basis {
+                asked,
+                ..basis(&unknown)
+            })
+            .unwrap();
+            assert_eq!(choice.chosen, chosen);
+        }
+    }
+
+    #[test]
+    fn s07_nothing_is_chosen_from_an_unknown_replica() {
+        let unknown = Fact::Unknown("the host is silent".to_owned());
+        let why = choose(&basis(&unknown)).unwrap_err();
+        assert!(why.contains("the host is silent"), "{why}");
+    }
+}

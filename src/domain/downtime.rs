@@ -51,3 +51,55 @@ pub fn predict(basis: &Basis<'_>) -> Prediction {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEASURED: MeasuredDowntime = MeasuredDowntime {
+        shutdown_milliseconds: 1200,
+        start_milliseconds: 300,
+    };
+
+    #[test]
+    fn a_prediction_is_the_sum_of_its_parts() {
+        let prediction = predict(&Basis {
+            measured: Some(&MEASURED),
+            bytes: Some(50_000_000),
+            bytes_per_second: Some(100_000_000),
+        });
+        assert_eq!(prediction.milliseconds, Some(1200 + 500 + 300));
+        assert_eq!(
+            prediction.parts,
+            "shutdown 1200 ms, last delta 500 ms, start 300 ms"
+        );
+    }
+
+    #[test]
+    fn nothing_to_send_takes_no_time_at_any_rate() {
+        let prediction = predict(&Basis {
+            measured: Some(&MEASURED),
+            bytes: Some(0),
+            bytes_per_second: None,
+        });
+        assert_eq!(prediction.milliseconds, Some(1500));
+    }
+
+    #[test]
+    fn an_unknown_part_makes_the_whole_unknown_and_is_named() {
+        for (measured, bytes, rate, unknown) in [
+            (None, Some(1), Some(1000), "shutdown unknown"),
+            (Some(&MEASURED), None, Some(1), "last delta unknown"),
+            (Some(&MEASURED), Some(1), None, "last delta unknown"),
+            (Some(&MEASURED), Some(1), Some(0), "last delta unknown"),
+        ] {
+            let prediction = predict(&Basis {
+                measured,
+                bytes,
+                bytes_per_second: rate,
+            });
+            assert_eq!(prediction.milliseconds, None);
+            assert!(prediction.parts.contains(unknown), "{}", prediction.parts);
+        }
+    }
+}

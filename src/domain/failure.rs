@@ -78,3 +78,31 @@ impl ErrorClass {
         SignedDuration::from_millis(doubled.min(longest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_and_stay_bounded() {
+        for class in ErrorClass::ALL {
+            let delays: Vec<_> = (1..200)
+                .map(|failures| class.retry_delay(failures))
+                .collect();
+            assert!(
+                delays.windows(2).all(|pair| pair[0] <= pair[1]),
+                "{class:?} shrinks"
+            );
+            assert!(
+                delays[0] >= SignedDuration::from_millis(100)
+                    && delays[198] <= SignedDuration::from_secs(120)
+            );
+            assert_eq!(ErrorClass::parse(class.as_str()), class);
+        }
+    }
+
+    #[test]
+    fn a_word_from_a_newer_version_is_tried_again() {
+        assert_eq!(ErrorClass::parse("Melted"), ErrorClass::Transient);
+    }
+}

@@ -150,6 +150,8 @@ pub struct VmObservation {
     pub written_since_start: Fact<u64>,
     /// Bytes that would have to be sent for the next recovery point, where the driver can tell.
     pub pending_delta: Option<u64>,
+    /// Bytes of all disks together, where the driver can tell.
+    pub disk_bytes: Option<u64>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.
     pub obstacles: Vec<String>,
 }

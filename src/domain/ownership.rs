@@ -24,3 +24,32 @@ pub fn earlier_owner<'a>(
         .min()
         .map(|first| format!("{}/{}", first.namespace, first.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimant(second: i64, namespace: &str, name: &str) -> Claimant {
+        Claimant {
+            created: Timestamp::from_second(second).unwrap(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn exactly_one_of_any_claimants_has_nobody_before_it() {
+        let all = [
+            claimant(5, "b", "x"),
+            claimant(3, "z", "x"),
+            claimant(3, "a", "y"),
+            claimant(3, "a", "x"),
+        ];
+        let owners: Vec<_> = all
+            .iter()
+            .filter(|me| earlier_owner(me, &all).is_none())
+            .collect();
+        assert_eq!(owners, [&claimant(3, "a", "x")]);
+        assert_eq!(earlier_owner(&all[0], &all).as_deref(), Some("a/x"));
+    }
+}

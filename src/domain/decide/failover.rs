@@ -74,7 +74,7 @@ pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
     }
     this.status.observed_generation = fo.generation;
     let (effect, wait) = this.run();
-    this.publish(effect, wait)
+    this.publish(effect, wait.as_ref())
 }
 
 impl Move<'_> {
@@ -182,7 +182,7 @@ impl Move<'_> {
             FailoverPhase::Preparing => self.preparing(view, vm, stage, can),
             FailoverPhase::Synchronizing if self.full() => self.cutting_over(vm, stage, can),
             FailoverPhase::Synchronizing => self.synchronizing(vm, stage),
-            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage),
+            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
             FailoverPhase::Committing => self.committing(stage),
@@ -505,15 +505,12 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        let replicating = match &vm.protection {
-            Fact::Known(protection) if protection.from == self.from() => {
-                protection.last_whole.is_some()
-            }
-            Fact::Known(_) | Fact::Absent => {
-                return Next::Submit(Action::Protect { from: self.from() });
-            }
+        let protection = match &vm.protection {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Known(protection) if protection.from == self.from() => Some(protection),
+            Fact::Known(_) | Fact::Absent => None,
         };
+        let replicating = protection.is_some_and(|protection| protection.last_whole.is_some());
         if self.status.data_sync.is_none() {
             let basis = data_sync::Basis {
                 asked: self.fo.spec.data_sync,
@@ -528,6 +525,10 @@ impl Move<'_> {
                 Ok(choice) => self.status.data_sync = Some(choice),
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
+        }
+        // A full download needs a place to go to, and that there is room for it must be known before the VM is stopped.
+        if self.full() && protection.is_none() && vm.replica_present != Fact::Known(true) {
+            return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
             &mut self.status,
@@ -591,6 +592,7 @@ impl Move<'_> {
         view: &VaultView<'_>,
         vm: &VmObservation,
         stage: &Stage,
+        can: &DirectionCapabilities,
     ) -> Next {
         if !self.still_at_source(stage) {
             return Next::Enter(FailoverPhase::CuttingOver);
@@ -613,7 +615,7 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
-        if !self.full() {
+        if can.pause_before_cutover && !self.full() {
             match &vm.protection {
                 Fact::Known(protection) if self.synchronized(protection) => {
                     self.note_synchronized(protection);
@@ -1014,7 +1016,11 @@ impl Move<'_> {
             .and_then(|whole| whole.bytes_per_second);
         let prediction = downtime::predict(&downtime::Basis {
             measured: self.world.status.measured_downtime.as_ref(),
-            bytes: if self.full() { None } else { vm.pending_delta },
+            bytes: if self.full() {
+                vm.disk_bytes
+            } else {
+                vm.pending_delta
+            },
             bytes_per_second: rate,
         });
         let downtime = self.status.downtime.get_or_insert_default();
@@ -1066,7 +1072,7 @@ impl Move<'_> {
         )
     }
 
-    fn publish(mut self, effect: Option<Effect>, wait: Option<Wait>) -> Decision {
+    fn publish(mut self, effect: Option<Effect>, wait: Option<&Wait>) -> Decision {
         let now = self.now();
         let phase = self.phase();
         if phase != self.fo.status.phase.unwrap_or(FailoverPhase::AwaitingStart) {
@@ -1079,12 +1085,12 @@ impl Move<'_> {
                 format!("{} to {}: {phase:?}{text}", self.from(), self.to()),
             ));
         }
-        self.status.waiting_for = wait.as_ref().map(|wait| wait.text.clone());
+        self.status.waiting_for = wait.map(|wait| wait.text.clone());
         self.status.progress = self.progress_status();
         self.status.conditions = report::failover_conditions(
             &self.status,
             &self.fo.status.conditions,
-            wait.as_ref(),
+            wait,
             self.fo.generation,
             now,
         );
@@ -1093,12 +1099,12 @@ impl Move<'_> {
             | FailoverPhase::Committing
             | FailoverPhase::Cancelling
             | FailoverPhase::RollingBack => Pace::Urgent,
-            _ => super::pace_of(wait.as_ref(), effect.is_some() || wait.is_some()),
+            _ => super::pace_of(wait, effect.is_some() || wait.is_some()),
         };
         let wake_after = wait
             .as_ref()
             .map(|wait| wait.until.map_or(LOOK_AGAIN, |then| until(now, then)));
-        let status = report::moving(self.world, self.fo, &self.status, wait.as_ref());
+        let status = report::moving(self.world, self.fo, &self.status, wait);
         Decision {
             effect,
             status,

@@ -37,12 +37,11 @@ fn stand(said: &mut Vec<Said>, standing: &Standing) {
     } = standing;
     let (ready, extra) = match waiting {
         Some(Waiting::Mend) => (Truth::False, Some(ConditionType::Stalled)),
-        Some(Waiting::Person | Waiting::Suspended) => (Truth::True, None),
         Some(Waiting::Operation | Waiting::Outside) => {
             (Truth::False, Some(ConditionType::Reconciling))
         }
         None if *moving => (Truth::False, Some(ConditionType::Reconciling)),
-        None => (Truth::True, None),
+        Some(Waiting::Person | Waiting::Suspended) | None => (Truth::True, None),
     };
     said.push(Said::new(
         ConditionType::Ready,
