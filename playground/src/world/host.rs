@@ -161,6 +161,12 @@ impl Host {
         self.folder.join("agent.log")
     }
 
+    /// What the agent wrote to its log, over all its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
     /// Where people put definitions of VMs.
     #[must_use]
     pub fn definitions(&self) -> PathBuf {
