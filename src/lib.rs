@@ -15,6 +15,8 @@
 
 pub mod agent;
 pub mod api;
+pub mod controllers;
 pub mod domain;
 pub mod driver;
 pub mod pki;
+pub mod telemetry;
