@@ -11,11 +11,15 @@
 //! failover, commit, epoch, point, pass) are explained in `docs/concepts.md`.
 
 // A panic is never the operator's or the agent's answer. Tests may.
-#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
 
 pub mod agent;
 pub mod api;
 pub mod controllers;
+pub mod dataplane;
 pub mod domain;
 pub mod driver;
 pub mod pki;

@@ -54,7 +54,9 @@ impl fmt::Display for Claim {
 }
 
 /// One step of one VM on one host: compared epoch first (S2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "camelCase")]
 pub struct StepId {
     /// Raised whenever the right to run moves.
@@ -88,7 +90,12 @@ impl fmt::Debug for Root {
 impl FromStr for Root {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("a root is 64 hexadecimal digits, not {:?}", text.chars().take(80).collect::<String>());
+        let wrong = || {
+            format!(
+                "a root is 64 hexadecimal digits, not {:?}",
+                text.chars().take(80).collect::<String>()
+            )
+        };
         if text.len() != 64 || !text.is_ascii() {
             return Err(wrong());
         }
@@ -108,7 +115,9 @@ impl Serialize for Root {
 
 impl<'de> Deserialize<'de> for Root {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -183,7 +192,12 @@ pub struct NetworkDefinition {
 
 /// What a VM boots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "from", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[serde(
+    tag = "from",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
 pub enum Boot {
     /// Its first disk, by the firmware.
     #[default]
@@ -1146,18 +1160,33 @@ impl Order {
             check_name("failover", failover)?;
         }
         match &self.command {
-            Command::Adopt { takeover } => takeover.as_ref().map_or(Ok(()), |claim| check_claim("command.takeover", claim)),
+            Command::Adopt { takeover } => takeover
+                .as_ref()
+                .map_or(Ok(()), |claim| check_claim("command.takeover", claim)),
             Command::Enroll { definition, owner } => {
-                definition.validate().map_err(|wrong| format!("command.definition.{wrong}"))?;
+                definition
+                    .validate()
+                    .map_err(|wrong| format!("command.definition.{wrong}"))?;
                 if definition.uuid != self.vm {
                     return Err("command.definition.uuid: must be the VM of the order".into());
                 }
-                if let Some(disk) = definition.disks.iter().find(|disk| disk.size_bytes.is_none()) {
-                    return Err(format!("command.definition.disks: disk {} must say its sizeBytes", disk.id));
+                if let Some(disk) = definition
+                    .disks
+                    .iter()
+                    .find(|disk| disk.size_bytes.is_none())
+                {
+                    return Err(format!(
+                        "command.definition.disks: disk {} must say its sizeBytes",
+                        disk.id
+                    ));
                 }
                 check_peer("command.owner", owner)
             }
-            Command::Replicate { peer, interval_seconds, immediate: _ } => {
+            Command::Replicate {
+                peer,
+                interval_seconds,
+                immediate: _,
+            } => {
                 if *interval_seconds == 0 || *interval_seconds > 30 * 24 * 3600 {
                     return Err("command.intervalSeconds: between 1 second and 30 days".into());
                 }
@@ -1168,8 +1197,13 @@ impl Order {
             Command::Start { stop } => {
                 check_name("command.stop.host", &stop.host)?;
                 check_name("command.stop.target", &stop.target)?;
-                if stop.disks.is_empty() || stop.disks.len() > MAX_DEVICES || stop.roots.len() != stop.disks.len() {
-                    return Err(format!("command.stop: between 1 and {MAX_DEVICES} disks, each with its root"));
+                if stop.disks.is_empty()
+                    || stop.disks.len() > MAX_DEVICES
+                    || stop.roots.len() != stop.disks.len()
+                {
+                    return Err(format!(
+                        "command.stop: between 1 and {MAX_DEVICES} disks, each with its root"
+                    ));
                 }
                 for disk in &stop.disks {
                     check_disk_id("command.stop.disks.id", &disk.id)?;
@@ -1194,7 +1228,10 @@ impl Order {
     /// Epoch and step.
     #[must_use]
     pub const fn id(&self) -> StepId {
-        StepId { epoch: self.epoch, step: self.step }
+        StepId {
+            epoch: self.epoch,
+            step: self.step,
+        }
     }
 }
 
@@ -1202,7 +1239,10 @@ impl Register {
     /// Epoch and step.
     #[must_use]
     pub const fn id(&self) -> StepId {
-        StepId { epoch: self.epoch, step: self.step }
+        StepId {
+            epoch: self.epoch,
+            step: self.step,
+        }
     }
 }
 
@@ -1231,7 +1271,9 @@ impl VmDefinition {
             if let Some(size) = disk.size_bytes
                 && (size == 0 || size % 512 != 0)
             {
-                return Err(format!("disks[{at}].sizeBytes: {size} is not a positive multiple of 512"));
+                return Err(format!(
+                    "disks[{at}].sizeBytes: {size} is not a positive multiple of 512"
+                ));
             }
         }
         if self.networks.len() > MAX_DEVICES {
@@ -1245,7 +1287,11 @@ impl VmDefinition {
         }
         match &self.boot {
             Boot::Disk => Ok(()),
-            Boot::Kernel { kernel, initramfs, command_line } => {
+            Boot::Kernel {
+                kernel,
+                initramfs,
+                command_line,
+            } => {
                 check_path("boot.kernel", kernel)?;
                 if let Some(initramfs) = initramfs {
                     check_path("boot.initramfs", initramfs)?;
@@ -1264,12 +1310,16 @@ impl VmDefinition {
 pub(crate) fn check_name(field: &str, name: &str) -> Result<(), String> {
     let fine = name.len() <= MAX_NAME
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     if fine {
         return Ok(());
     }
     let seen: String = name.chars().take(80).collect();
-    Err(format!("{field}: {seen:?} is not a name of up to {MAX_NAME} letters, digits, dots, dashes and underscores"))
+    Err(format!(
+        "{field}: {seen:?} is not a name of up to {MAX_NAME} letters, digits, dots, dashes and underscores"
+    ))
 }
 
 /// Disk ids are names that stay short, since file names are made of them.
@@ -1290,7 +1340,11 @@ fn check_peer(field: &str, peer: &PeerAddress) -> Result<(), String> {
     check_text(&format!("{field}.control"), &peer.control)?;
     check_text(&format!("{field}.data"), &peer.data)?;
     match peer.data.rsplit_once(':') {
-        Some((address, port)) if !address.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        Some((address, port))
+            if !address.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+        {
+            Ok(())
+        }
         _ => Err(format!("{field}.data: must be address:port")),
     }
 }
@@ -1303,12 +1357,19 @@ fn check_text(field: &str, text: &str) -> Result<(), String> {
 }
 
 fn check_path(field: &str, path: &std::path::Path) -> Result<(), String> {
-    path.to_str().map_or_else(|| Err(format!("{field}: must be UTF-8")), |text| check_text(field, text))
+    path.to_str().map_or_else(
+        || Err(format!("{field}: must be UTF-8")),
+        |text| check_text(field, text),
+    )
 }
 
 fn check_mac(field: &str, mac: &str) -> Result<(), String> {
     let parts: Vec<_> = mac.split(':').collect();
-    if parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit())) {
+    if parts.len() == 6
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit()))
+    {
         return Ok(());
     }
     Err(format!("{field}: must look like 52:54:00:12:34:56"))
@@ -1319,7 +1380,14 @@ mod tests {
     use super::*;
 
     fn order(command: Command) -> Order {
-        Order { vm: Uuid::nil(), epoch: 1, step: 1, claim: None, failover: None, command }
+        Order {
+            vm: Uuid::nil(),
+            epoch: 1,
+            step: 1,
+            claim: None,
+            failover: None,
+            command,
+        }
     }
 
     #[test]
@@ -1327,7 +1395,13 @@ mod tests {
         let text = r#"{"vm":"00000000-0000-0000-0000-000000000000","epoch":2,"step":7,
             "claim":{"cluster":"c","pvm":"p"},"failover":"f","command":{"kind":"Stop","target":"az01","force":true}}"#;
         let read: Order = serde_json::from_str(text).unwrap();
-        assert_eq!(read.command, Command::Stop { target: "az01".into(), force: true });
+        assert_eq!(
+            read.command,
+            Command::Stop {
+                target: "az01".into(),
+                force: true
+            }
+        );
         let again: Order = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
         assert_eq!(again, read);
     }
@@ -1345,7 +1419,15 @@ mod tests {
 
     #[test]
     fn names_stay_in_their_folder() {
-        for bad in ["", "..", "../x", "a/b", "-rf", "a\nb", &"x".repeat(MAX_NAME + 1)] {
+        for bad in [
+            "",
+            "..",
+            "../x",
+            "a/b",
+            "-rf",
+            "a\nb",
+            &"x".repeat(MAX_NAME + 1),
+        ] {
             assert!(check_name("f", bad).is_err(), "{bad}");
         }
         assert!(check_name("f", "disk-0_a.b").is_ok());
@@ -1353,8 +1435,18 @@ mod tests {
 
     #[test]
     fn peers_need_a_port() {
-        let peer = |data: &str| PeerAddress { host: "az01".into(), control: String::new(), data: data.into() };
-        let replicate = |data| order(Command::Replicate { peer: peer(data), interval_seconds: 5, immediate: false });
+        let peer = |data: &str| PeerAddress {
+            host: "az01".into(),
+            control: String::new(),
+            data: data.into(),
+        };
+        let replicate = |data| {
+            order(Command::Replicate {
+                peer: peer(data),
+                interval_seconds: 5,
+                immediate: false,
+            })
+        };
         assert!(replicate("127.0.0.1:7444").validate().is_ok());
         assert!(replicate("[::1]:7444").validate().is_ok());
         for bad in ["127.0.0.1", ":7444", "host:", "host:99999", "host:0"] {

@@ -67,13 +67,19 @@ impl AgentClient {
     ///
     /// # Errors
     /// `Configuration`, when the URL or one of the PEM texts cannot be used.
-    pub fn new(url: &str, ca_pem: &[u8], cert_pem: &[u8], key_pem: &[u8]) -> Result<Self, ClientError> {
+    pub fn new(
+        url: &str,
+        ca_pem: &[u8],
+        cert_pem: &[u8],
+        key_pem: &[u8],
+    ) -> Result<Self, ClientError> {
         let wrong = |message: String| ClientError::Configuration(message);
         let base = Url::parse(url).map_err(|error| wrong(format!("{url}: {error}")))?;
         if base.scheme() != "https" || base.host_str().is_none() || base.cannot_be_a_base() {
             return Err(wrong(format!("{url}: must be https://host:port")));
         }
-        let tls = tls::client_config(ca_pem, cert_pem, key_pem).map_err(|error| wrong(error.to_string()))?;
+        let tls = tls::client_config(ca_pem, cert_pem, key_pem)
+            .map_err(|error| wrong(error.to_string()))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(true)
@@ -107,8 +113,11 @@ impl AgentClient {
     /// # Errors
     /// `Refused` when it was not admitted; see [`ClientError`] for the rest.
     pub async fn order(&self, vm: Uuid, order: &Order) -> Result<OrderAnswer, ClientError> {
-        let body = serde_json::to_vec(order).map_err(|error| ClientError::Configuration(error.to_string()))?;
-        let (_, body) = self.call(Method::POST, &format!("v1/vms/{vm}/orders"), Some(body)).await?;
+        let body = serde_json::to_vec(order)
+            .map_err(|error| ClientError::Configuration(error.to_string()))?;
+        let (_, body) = self
+            .call(Method::POST, &format!("v1/vms/{vm}/orders"), Some(body))
+            .await?;
         self.read(&body)
     }
 
@@ -122,16 +131,30 @@ impl AgentClient {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Vec<u8>), ClientError> {
-        let url = self.base.join(path).map_err(|error| ClientError::Configuration(error.to_string()))?;
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
+        let url = self
+            .base
+            .join(path)
+            .map_err(|error| ClientError::Configuration(error.to_string()))?;
         let mut request = self.http.request(method, url);
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
         }
         let mut response = request.send().await.map_err(|error| self.broken(&error))?;
         let status = response.status();
         let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.broken(&error))?
+        {
             if answer.len() as u64 + chunk.len() as u64 > MAX_ANSWER {
                 return Err(self.unexpected(status, "the answer is too long"));
             }
@@ -142,21 +165,36 @@ impl AgentClient {
         }
         match serde_json::from_slice(&answer) {
             Ok(refusal) => Err(ClientError::Refused(Box::new(refusal))),
-            Err(_) => Err(self.unexpected(status, &String::from_utf8_lossy(&answer).chars().take(200).collect::<String>())),
+            Err(_) => Err(self.unexpected(
+                status,
+                &String::from_utf8_lossy(&answer)
+                    .chars()
+                    .take(200)
+                    .collect::<String>(),
+            )),
         }
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
-        serde_json::from_slice(body).map_err(|error| self.unexpected(StatusCode::OK, &error.to_string()))
+        serde_json::from_slice(body)
+            .map_err(|error| self.unexpected(StatusCode::OK, &error.to_string()))
     }
 
     fn unexpected(&self, status: StatusCode, message: &str) -> ClientError {
-        ClientError::Unexpected { url: self.base.to_string(), status: status.as_u16(), message: message.to_owned() }
+        ClientError::Unexpected {
+            url: self.base.to_string(),
+            status: status.as_u16(),
+            message: message.to_owned(),
+        }
     }
 
     fn broken(&self, error: &reqwest::Error) -> ClientError {
         let (url, message) = (self.base.to_string(), describe(error));
-        if error.is_connect() { ClientError::Unreachable { url, message } } else { ClientError::NoAnswer { url, message } }
+        if error.is_connect() {
+            ClientError::Unreachable { url, message }
+        } else {
+            ClientError::NoAnswer { url, message }
+        }
     }
 }
 

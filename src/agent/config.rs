@@ -178,8 +178,9 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong: which field, and what it must be.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| anyhow::anyhow!("cannot read the configuration {}: {error}", path.display()))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            anyhow::anyhow!("cannot read the configuration {}: {error}", path.display())
+        })?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         Self::parse(&text, folder).map_err(|wrong| anyhow::anyhow!("{}: {wrong}", path.display()))
     }
@@ -189,8 +190,9 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong: which field, and what it must be.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, String> {
-        let mut config: Self = serde_yaml::from_str(text)
-            .map_err(|error| format!("{error} (fields are described in docs/agent.md; unknown ones are refused)"))?;
+        let mut config: Self = serde_yaml::from_str(text).map_err(|error| {
+            format!("{error} (fields are described in docs/agent.md; unknown ones are refused)")
+        })?;
         config.resolve(folder);
         config.check()?;
         Ok(config)
@@ -202,7 +204,13 @@ impl Config {
                 *path = folder.join(&*path);
             }
         };
-        for path in [&mut self.tls.ca, &mut self.tls.certificate, &mut self.tls.key, &mut self.state_dir, &mut self.storage_dir] {
+        for path in [
+            &mut self.tls.ca,
+            &mut self.tls.certificate,
+            &mut self.tls.key,
+            &mut self.state_dir,
+            &mut self.storage_dir,
+        ] {
             absolute(path);
         }
         if let Some(path) = &mut self.definitions_dir {
@@ -228,9 +236,13 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         check_name("host", &self.host)?;
         if let Some(advertise) = &self.data.advertise
-            && !advertise.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+            && !advertise.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
         {
-            return Err(format!("data.advertise: {advertise:?} must be address:port, as peers reach it"));
+            return Err(format!(
+                "data.advertise: {advertise:?} must be address:port, as peers reach it"
+            ));
         }
         if self.data.advertise.is_none() && self.data.listen.ip().is_unspecified() {
             return Err("data.advertise: must be given when data.listen is every address; write address:port as peers reach it".into());
@@ -238,7 +250,10 @@ impl Config {
         if self.tls.allowed_operators.is_empty() {
             return Err("tls.allowedOperators: nobody could give orders; name the DNS name in the operator's certificate".into());
         }
-        for (field, names) in [("tls.allowedOperators", &self.tls.allowed_operators), ("tls.allowedAgents", &self.tls.allowed_agents)] {
+        for (field, names) in [
+            ("tls.allowedOperators", &self.tls.allowed_operators),
+            ("tls.allowedAgents", &self.tls.allowed_agents),
+        ] {
             for name in names {
                 check_name(field, name)?;
             }
@@ -252,11 +267,15 @@ impl Config {
         if let Some(limit) = self.bandwidth_limit_bytes_per_second
             && limit < 64 * 1024
         {
-            return Err(format!("bandwidthLimitBytesPerSecond: {limit} is below one block a second; at least 65536, or leave it out"));
+            return Err(format!(
+                "bandwidthLimitBytesPerSecond: {limit} is below one block a second; at least 65536, or leave it out"
+            ));
         }
         let deadline = self.hypervisor.qemu.shutdown_deadline_seconds;
         if deadline == 0 || deadline > 24 * 3600 {
-            return Err("hypervisor.qemu.shutdownDeadlineSeconds: between 1 second and a day".into());
+            return Err(
+                "hypervisor.qemu.shutdownDeadlineSeconds: between 1 second and a day".into(),
+            );
         }
         if self.state_dir == self.storage_dir {
             return Err("storageDir: must be another folder than stateDir".into());
@@ -267,7 +286,10 @@ impl Config {
     /// `address:port` under which peers reach the data plane.
     #[must_use]
     pub fn data_address(&self) -> String {
-        self.data.advertise.clone().unwrap_or_else(|| self.data.listen.to_string())
+        self.data
+            .advertise
+            .clone()
+            .unwrap_or_else(|| self.data.listen.to_string())
     }
 
     /// How long a guest may take to shut down.
@@ -299,7 +321,10 @@ networks: [lan]
         assert_eq!(config.storage_dir, Path::new("/var/lib/homeward"));
         assert_eq!(config.data_address(), "127.0.0.1:7444");
         assert_eq!(config.shutdown_deadline(), Duration::from_secs(120));
-        assert_eq!(config.hypervisor.qemu.on_shutdown_deadline, OnShutdownDeadline::Fail);
+        assert_eq!(
+            config.hypervisor.qemu.on_shutdown_deadline,
+            OnShutdownDeadline::Fail
+        );
     }
 
     #[test]
@@ -307,13 +332,37 @@ networks: [lan]
         let cases = [
             ("host: hv01", "host: ../x", "host:"),
             ("networks: [lan]", "networks: [lan]\nbogus: 1", "bogus"),
-            ("listen: 127.0.0.1:7443", "listen: nowhere", "control.listen"),
-            ("data: { listen: 127.0.0.1:7444 }", "data: { listen: '0.0.0.0:7444' }", "data.advertise"),
-            ("data: { listen: 127.0.0.1:7444 }", "data: { listen: 127.0.0.1:7444, advertise: here }", "data.advertise"),
+            (
+                "listen: 127.0.0.1:7443",
+                "listen: nowhere",
+                "control.listen",
+            ),
+            (
+                "data: { listen: 127.0.0.1:7444 }",
+                "data: { listen: '0.0.0.0:7444' }",
+                "data.advertise",
+            ),
+            (
+                "data: { listen: 127.0.0.1:7444 }",
+                "data: { listen: 127.0.0.1:7444, advertise: here }",
+                "data.advertise",
+            ),
             ("[homeward-operator]", "[]", "tls.allowedOperators"),
-            ("networks: [lan]", "bandwidthLimitBytesPerSecond: 10", "bandwidthLimitBytesPerSecond"),
-            ("networks: [lan]", "hypervisor: { qemu: { cache: unsafe } }", "hypervisor.qemu.cache"),
-            ("networks: [lan]", "hypervisor: { qemu: { shutdownDeadlineSeconds: 0 } }", "shutdownDeadlineSeconds"),
+            (
+                "networks: [lan]",
+                "bandwidthLimitBytesPerSecond: 10",
+                "bandwidthLimitBytesPerSecond",
+            ),
+            (
+                "networks: [lan]",
+                "hypervisor: { qemu: { cache: unsafe } }",
+                "hypervisor.qemu.cache",
+            ),
+            (
+                "networks: [lan]",
+                "hypervisor: { qemu: { shutdownDeadlineSeconds: 0 } }",
+                "shutdownDeadlineSeconds",
+            ),
             ("site: OnPremises", "site: Moon", "site"),
         ];
         for (from, to, field) in cases {

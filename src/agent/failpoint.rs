@@ -23,14 +23,24 @@ struct Inner {
 impl Failpoints {
     /// Whoever comes to this place next stays there for ever, as if the process had died in between.
     pub fn arm(&self, place: &str) {
-        self.inner.armed.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned());
+        self.inner
+            .armed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(place.to_owned());
     }
 
     /// Waits until somebody has come to the place.
     pub async fn reached(&self, place: &str) {
         loop {
             let changed = self.inner.changed.notified();
-            if self.inner.reached.lock().unwrap_or_else(PoisonError::into_inner).contains(place) {
+            if self
+                .inner
+                .reached
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(place)
+            {
                 return;
             }
             changed.await;
@@ -40,11 +50,19 @@ impl Failpoints {
     /// Passes the place, unless it is armed.
     pub(crate) async fn pass(&self, place: &str) {
         let hit = {
-            let armed = self.inner.armed.lock().unwrap_or_else(PoisonError::into_inner);
+            let armed = self
+                .inner
+                .armed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             !armed.is_empty() && armed.contains(place)
         };
         if hit {
-            self.inner.reached.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned());
+            self.inner
+                .reached
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(place.to_owned());
             self.inner.changed.notify_waiters();
             std::future::pending::<()>().await;
         }

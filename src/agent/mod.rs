@@ -1,10 +1,38 @@
 //! The process beside a hypervisor: it alone starts and stops the VMs of its host.
+//!
+//! ```text
+//!   operator, people                          other agents
+//!        │ orders, state (server, api)              │ data (receive)
+//!        v                                          v
+//!   ┌─ register: who may run ──> orders: effects ──> volume, manifest ──┐
+//!   │      │ store: synced             │                                │
+//!   │      v                           v                                │
+//!   │   inventory                hypervisor          replication ──> transfer ──> other agents
+//!   └───────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - [`register`] decides and is pure; everything else carries out.
+//! - Guests outlive the agent. What it was told survives it too: registers, definitions, replication, unfinished orders.
+//! - It knows nothing of Kubernetes, of Azure, and of the operator's inside; it asks nobody for leave but its registers.
 
 pub mod api;
 pub mod client;
 pub mod config;
+mod definitions;
 pub mod failpoint;
+mod host;
 pub mod hypervisor;
+mod inventory;
+mod manifest;
+mod orders;
+mod receive;
 mod register;
+mod replication;
+mod server;
+mod startup;
 mod store;
 pub mod tls;
+mod transfer;
+mod volume;
+
+pub use startup::{run, run_with};

@@ -24,9 +24,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::api::{
-    Claim, Command, CommitRecord, FenceRecord, Operation, OperationError, OperationErrorKind, OperationState, Order, OrderKind,
-    OrderResult, Power, PowerSwitch, Refusal, RefusalKind, Register, Role, Root, Roots, StartRecord, StepId, StepRecord,
-    StopRecord, VmDefinition,
+    Claim, Command, CommitRecord, FenceRecord, Operation, OperationError, OperationErrorKind,
+    OperationState, Order, OrderKind, OrderResult, Power, PowerSwitch, Refusal, RefusalKind,
+    Register, Role, Root, Roots, StartRecord, StepId, StepRecord, StopRecord, VmDefinition,
 };
 
 /// What the host knows of the VM at the moment of an order.
@@ -68,7 +68,9 @@ pub(crate) fn uncommitted(register: &Register) -> bool {
 
 /// Whether a fence has been synced but what ran has not been seen to end.
 pub(crate) fn fence_unfinished(register: &Register) -> bool {
-    register.role == Role::Replica && register.fence.is_none() && last_kind(register) == Some(OrderKind::Fence)
+    register.role == Role::Replica
+        && register.fence.is_none()
+        && last_kind(register) == Some(OrderKind::Fence)
         || register.role == Role::Replica && register.start.is_some()
 }
 
@@ -79,11 +81,21 @@ pub(crate) fn hash(order: &Order) -> Root {
 }
 
 fn refuse(kind: RefusalKind, message: impl Into<String>, register: Option<&Register>) -> Refusal {
-    Refusal { kind, message: message.into(), register: register.map(|register| Box::new(register.clone())), needed: None, available: None }
+    Refusal {
+        kind,
+        message: message.into(),
+        register: register.map(|register| Box::new(register.clone())),
+        needed: None,
+        available: None,
+    }
 }
 
 /// Decides on one order against the register as it stands.
-pub(crate) fn admit(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> Result<Admission, Refusal> {
+pub(crate) fn admit(
+    register: Option<&Register>,
+    order: &Order,
+    facts: &Facts<'_>,
+) -> Result<Admission, Refusal> {
     let hash = hash(order);
     if let Some(register) = register
         && let Some(known) = check_step(register, order, hash)?
@@ -117,7 +129,11 @@ pub(crate) fn admit(register: Option<&Register>, order: &Order, facts: &Facts<'_
 }
 
 /// S2: not newer is refused; equal returns the recorded result.
-fn check_step(register: &Register, order: &Order, hash: Root) -> Result<Option<Operation>, Refusal> {
+fn check_step(
+    register: &Register,
+    order: &Order,
+    hash: Root,
+) -> Result<Option<Operation>, Refusal> {
     let (ours, theirs) = (register.id(), order.id());
     if theirs < ours {
         let message = format!("{theirs} is older than the register's {ours}: read the state again");
@@ -129,7 +145,9 @@ fn check_step(register: &Register, order: &Order, hash: Root) -> Result<Option<O
     match &register.last {
         Some(last) if last.hash == hash => Ok(Some(last.operation.clone())),
         _ => {
-            let message = format!("{theirs} was used by another order: read the state again and take a newer step");
+            let message = format!(
+                "{theirs} was used by another order: read the state again and take a newer step"
+            );
             Err(refuse(RefusalKind::StepReused, message, Some(register)))
         }
     }
@@ -137,12 +155,16 @@ fn check_step(register: &Register, order: &Order, hash: Root) -> Result<Option<O
 
 /// S1: a claim moves only by an explicit takeover.
 fn check_claim(register: Option<&Register>, order: &Order) -> Result<(), Refusal> {
-    let Some(register) = register else { return Ok(()) };
+    let Some(register) = register else {
+        return Ok(());
+    };
     if register.claim == order.claim {
         return Ok(());
     }
     let claimed = |by: &Claim| {
-        let message = format!("the VM belongs to {by}; it can be taken over by an Adopt that names this claim");
+        let message = format!(
+            "the VM belongs to {by}; it can be taken over by an Adopt that names this claim"
+        );
         Err(refuse(RefusalKind::Claimed, message, Some(register)))
     };
     match (&register.claim, &order.command) {
@@ -153,14 +175,21 @@ fn check_claim(register: Option<&Register>, order: &Order) -> Result<(), Refusal
             let message = "the VM is nobody's since it was detached: adopt it at its owner, enroll it at its replica";
             Err(refuse(RefusalKind::NotClaimed, message, Some(register)))
         }
-        (Some(held), Command::Adopt { takeover: Some(named) }) if held == named => Ok(()),
+        (
+            Some(held),
+            Command::Adopt {
+                takeover: Some(named),
+            },
+        ) if held == named => Ok(()),
         (Some(held), _) => claimed(held),
     }
 }
 
 /// S1, S6: an equal epoch with another Failover is refused. Returns the failover that stands afterwards.
 fn check_failover(register: Option<&Register>, order: &Order) -> Result<Option<String>, Refusal> {
-    let Some(register) = register else { return Ok(order.failover.clone()) };
+    let Some(register) = register else {
+        return Ok(order.failover.clone());
+    };
     if matches!(order.command, Command::Power { .. }) {
         return Ok(register.failover.clone());
     }
@@ -182,13 +211,21 @@ fn check_failover(register: Option<&Register>, order: &Order) -> Result<Option<S
 }
 
 fn other_failover(register: &Register, held: &str) -> Refusal {
-    let message = format!("failover {held} is under way at epoch {}; it has to be released first", register.epoch);
+    let message = format!(
+        "failover {held} is under way at epoch {}; it has to be released first",
+        register.epoch
+    );
     refuse(RefusalKind::OtherFailover, message, Some(register))
 }
 
 fn mid_move(register: &Register, what: &str) -> Refusal {
-    let state = if register.role == Role::Fenced { "fenced for a move" } else { "started and not committed, or not yet fenced" };
-    let message = format!("the VM is {state}: it can be {what} once the move is committed or turned back");
+    let state = if register.role == Role::Fenced {
+        "fenced for a move"
+    } else {
+        "started and not committed, or not yet fenced"
+    };
+    let message =
+        format!("the VM is {state}: it can be {what} once the move is committed or turned back");
     refuse(RefusalKind::WrongRole, message, Some(register))
 }
 
@@ -206,40 +243,65 @@ fn last_kind(register: &Register) -> Option<OrderKind> {
 }
 
 /// The register after the order, without epoch, step, failover and the record of the step.
-fn transition(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn transition(
+    register: Option<&Register>,
+    order: &Order,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     match (&order.command, register) {
         (Command::Adopt { .. }, _) => adopt(register, order, facts),
-        (Command::Enroll { definition, owner: _ }, _) => enroll(register, order, &definition.name, facts),
+        (
+            Command::Enroll {
+                definition,
+                owner: _,
+            },
+            _,
+        ) => enroll(register, order, &definition.name, facts),
         (Command::Fence {}, _) => fence(register, order, facts),
         (_, None) => {
             // S4: a missing register means fenced.
             let message = "this host has no register of the VM, so it is fenced here: adopt it where it runs, enroll it elsewhere";
             Err(refuse(RefusalKind::NoRegister, message, None))
         }
-        (Command::Stop { target, force }, Some(register)) => stop(register, order, target, *force, facts),
+        (Command::Stop { target, force }, Some(register)) => {
+            stop(register, order, target, *force, facts)
+        }
         (Command::Start { stop }, Some(register)) => start(register, order, stop, facts),
         (Command::Resume { fence }, Some(register)) => resume(register, order, fence),
         (Command::Retire { commit }, Some(register)) => retire(register, order, commit, facts),
         (Command::Commit {}, Some(register)) => commit(register, order, facts),
-        (Command::Deliver { peer, mode: _ }, Some(register)) => deliver(register, order, &peer.host),
+        (Command::Deliver { peer, mode: _ }, Some(register)) => {
+            deliver(register, order, &peer.host)
+        }
         (Command::Replicate { .. } | Command::Pause {}, Some(register)) => {
             same_epoch(register, order)?;
             owner(register, order, facts)?;
             if uncommitted(register) {
                 // The source still holds what a rollback needs; nothing may be written over it (design 4.3).
-                return Err(refuse(RefusalKind::WrongRole, "the start here is not committed: commit or turn back first", Some(register)));
+                return Err(refuse(
+                    RefusalKind::WrongRole,
+                    "the start here is not committed: commit or turn back first",
+                    Some(register),
+                ));
             }
             Ok(register.clone())
         }
         (Command::Power { state, force: _ }, Some(register)) => {
             same_epoch(register, order)?;
             owner(register, order, facts)?;
-            Ok(Register { desired_power: *state, ..register.clone() })
+            Ok(Register {
+                desired_power: *state,
+                ..register.clone()
+            })
         }
         (Command::Undo {}, Some(register)) => {
             same_epoch(register, order)?;
             if register.role != Role::Replica || fence_unfinished(register) {
-                return Err(wrong_role(register, order, "a replica whose fence, if any, has ended"));
+                return Err(wrong_role(
+                    register,
+                    order,
+                    "a replica whose fence, if any, has ended",
+                ));
             }
             Ok(register.clone())
         }
@@ -253,18 +315,31 @@ fn transition(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> 
                 return Err(mid_move(register, "detached"));
             }
             // S4: the register stays.
-            Ok(Register { claim: None, ..register.clone() })
+            Ok(Register {
+                claim: None,
+                ..register.clone()
+            })
         }
     }
 }
 
 fn wrong_role(register: &Register, order: &Order, needed: &str) -> Refusal {
-    let message = format!("this host is {} at epoch {}; {} needs {needed}", register.role, register.epoch, order.command.kind());
+    let message = format!(
+        "this host is {} at epoch {}; {} needs {needed}",
+        register.role,
+        register.epoch,
+        order.command.kind()
+    );
     refuse(RefusalKind::WrongRole, message, Some(register))
 }
 
 fn wrong_epoch(register: &Register, order: &Order, needed: &str) -> Refusal {
-    let message = format!("{} takes {needed}, not epoch {}; the register is at epoch {}", order.command.kind(), order.epoch, register.epoch);
+    let message = format!(
+        "{} takes {needed}, not epoch {}; the register is at epoch {}",
+        order.command.kind(),
+        order.epoch,
+        register.epoch
+    );
     refuse(RefusalKind::WrongEpoch, message, Some(register))
 }
 
@@ -273,7 +348,11 @@ fn wrong_record(register: &Register, what: &str) -> Refusal {
 }
 
 fn same_epoch(register: &Register, order: &Order) -> Result<(), Refusal> {
-    if order.epoch == register.epoch { Ok(()) } else { Err(wrong_epoch(register, order, "the register's own epoch")) }
+    if order.epoch == register.epoch {
+        Ok(())
+    } else {
+        Err(wrong_epoch(register, order, "the register's own epoch"))
+    }
 }
 
 fn owner(register: &Register, order: &Order, facts: &Facts<'_>) -> Result<(), Refusal> {
@@ -281,7 +360,11 @@ fn owner(register: &Register, order: &Order, facts: &Facts<'_>) -> Result<(), Re
         return Err(wrong_role(register, order, "the owner"));
     }
     if facts.definition.is_none() {
-        return Err(refuse(RefusalKind::NoDefinition, "this host owns the VM but has no definition of it", Some(register)));
+        return Err(refuse(
+            RefusalKind::NoDefinition,
+            "this host owns the VM but has no definition of it",
+            Some(register),
+        ));
     }
     Ok(())
 }
@@ -308,17 +391,29 @@ fn fresh(order: &Order, name: &str, role: Role, facts: &Facts<'_>) -> Register {
     }
 }
 
-fn adopt(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn adopt(
+    register: Option<&Register>,
+    order: &Order,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     if let Some(register) = register {
         same_epoch(register, order)?;
-        return Ok(Register { claim: order.claim.clone(), ..register.clone() });
+        return Ok(Register {
+            claim: order.claim.clone(),
+            ..register.clone()
+        });
     }
     // S4: without a register the VM is fenced; whoever adopts says by the epoch that it is above all that was seen elsewhere.
     let Some(definition) = facts.definition else {
-        return Err(refuse(RefusalKind::NoDefinition, "this host has no definition of the VM", None));
+        return Err(refuse(
+            RefusalKind::NoDefinition,
+            "this host has no definition of the VM",
+            None,
+        ));
     };
     if definition.autostart {
-        let message = "the definition has autostart: true; only the agent may start the VM: set it to false";
+        let message =
+            "the definition has autostart: true; only the agent may start the VM: set it to false";
         return Err(refuse(RefusalKind::Autostart, message, None));
     }
     let desired_power = match facts.power {
@@ -326,43 +421,87 @@ fn adopt(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> Resul
         Power::Off | Power::ShutDown => PowerSwitch::Off,
         Power::Unknown => return Err(power_unknown(None)),
     };
-    Ok(Register { desired_power, ..fresh(order, &definition.name, Role::Owner, facts) })
+    Ok(Register {
+        desired_power,
+        ..fresh(order, &definition.name, Role::Owner, facts)
+    })
 }
 
 fn power_unknown(register: Option<&Register>) -> Refusal {
-    refuse(RefusalKind::PowerUnknown, "the hypervisor does not say whether the guest runs; nothing is done from that", register)
+    refuse(
+        RefusalKind::PowerUnknown,
+        "the hypervisor does not say whether the guest runs; nothing is done from that",
+        register,
+    )
 }
 
 fn not_off(register: Option<&Register>, power: Power) -> Refusal {
     if power == Power::Unknown {
         return power_unknown(register);
     }
-    refuse(RefusalKind::WrongRole, "the guest has a process on this host, though it has no right to run here: stop it first", register)
+    refuse(
+        RefusalKind::WrongRole,
+        "the guest has a process on this host, though it has no right to run here: stop it first",
+        register,
+    )
 }
 
-fn enroll(register: Option<&Register>, order: &Order, name: &str, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn enroll(
+    register: Option<&Register>,
+    order: &Order,
+    name: &str,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     if facts.power != Power::Off {
         return Err(not_off(register, facts.power));
     }
-    let Some(register) = register else { return Ok(fresh(order, name, Role::Replica, facts)) };
+    let Some(register) = register else {
+        return Ok(fresh(order, name, Role::Replica, facts));
+    };
     if register.role != Role::Replica || fence_unfinished(register) {
-        return Err(wrong_role(register, order, "a host without a register, or a replica whose fence, if any, has ended"));
+        return Err(wrong_role(
+            register,
+            order,
+            "a host without a register, or a replica whose fence, if any, has ended",
+        ));
     }
-    Ok(Register { name: name.to_owned(), claim: order.claim.clone(), ..register.clone() })
+    Ok(Register {
+        name: name.to_owned(),
+        claim: order.claim.clone(),
+        ..register.clone()
+    })
 }
 
-fn stop(register: &Register, order: &Order, target: &str, force: bool, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn stop(
+    register: &Register,
+    order: &Order,
+    target: &str,
+    force: bool,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     if target == facts.host {
-        return Err(refuse(RefusalKind::Invalid, "command.target: a VM does not move to the host where it is", Some(register)));
+        return Err(refuse(
+            RefusalKind::Invalid,
+            "command.target: a VM does not move to the host where it is",
+            Some(register),
+        ));
     }
     match register.role {
         Role::Owner => {
             owner(register, order, facts)?;
             if uncommitted(register) {
-                return Err(refuse(RefusalKind::WrongRole, "the start here is not committed: commit or turn back first", Some(register)));
+                return Err(refuse(
+                    RefusalKind::WrongRole,
+                    "the start here is not committed: commit or turn back first",
+                    Some(register),
+                ));
             }
             if order.epoch <= register.epoch {
-                return Err(wrong_epoch(register, order, "a new epoch, the highest of both sites plus one"));
+                return Err(wrong_epoch(
+                    register,
+                    order,
+                    "a new epoch, the highest of both sites plus one",
+                ));
             }
             // Whether it ran is kept now: when the order is given again the guest may already be off.
             let desired_power = match facts.power {
@@ -387,61 +526,124 @@ fn stop(register: &Register, order: &Order, target: &str, force: bool, facts: &F
             same_epoch(register, order)?;
             if register.moving_to.as_deref() != Some(target) {
                 let held = register.moving_to.as_deref().unwrap_or("nobody");
-                return Err(refuse(RefusalKind::WrongRecord, format!("the fence was set for a move to {held}: turn back first"), Some(register)));
+                return Err(refuse(
+                    RefusalKind::WrongRecord,
+                    format!("the fence was set for a move to {held}: turn back first"),
+                    Some(register),
+                ));
             }
             Ok(register.clone())
         }
-        Role::Fenced | Role::Replica => Err(wrong_role(register, order, "the owner, or a fenced host without a stop record")),
+        Role::Fenced | Role::Replica => Err(wrong_role(
+            register,
+            order,
+            "the owner, or a fenced host without a stop record",
+        )),
     }
 }
 
 fn deliver(register: &Register, order: &Order, peer: &str) -> Result<Register, Refusal> {
     same_epoch(register, order)?;
     if register.role != Role::Fenced || register.stop.is_none() {
-        return Err(wrong_role(register, order, "a fenced host with its stop record"));
+        return Err(wrong_role(
+            register,
+            order,
+            "a fenced host with its stop record",
+        ));
     }
     if register.moving_to.as_deref() != Some(peer) {
         let held = register.moving_to.as_deref().unwrap_or("nobody");
-        return Err(wrong_record(register, &format!("the fence was set for a move to {held}, not to {peer}")));
+        return Err(wrong_record(
+            register,
+            &format!("the fence was set for a move to {held}, not to {peer}"),
+        ));
     }
     Ok(register.clone())
 }
 
-fn start(register: &Register, order: &Order, stop: &StopRecord, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn start(
+    register: &Register,
+    order: &Order,
+    stop: &StopRecord,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     // S3: a target starts only with the record of this very stop, made for it.
     if stop.vm != order.vm || stop.target != facts.host || stop.host == facts.host {
-        let message = format!("the stop record is of VM {} moving from {} to {}, not to this host", stop.vm, stop.host, stop.target);
+        let message = format!(
+            "the stop record is of VM {} moving from {} to {}, not to this host",
+            stop.vm, stop.host, stop.target
+        );
         return Err(wrong_record(register, &message));
     }
     if stop.epoch != order.epoch {
-        return Err(wrong_epoch(register, order, &format!("the stop record's epoch {}", stop.epoch)));
+        return Err(wrong_epoch(
+            register,
+            order,
+            &format!("the stop record's epoch {}", stop.epoch),
+        ));
     }
     let Some(definition) = facts.definition else {
-        return Err(refuse(RefusalKind::NoDefinition, "this host has no definition of the VM: enroll it", Some(register)));
+        return Err(refuse(
+            RefusalKind::NoDefinition,
+            "this host has no definition of the VM: enroll it",
+            Some(register),
+        ));
     };
     match register.role {
         // Given again after the right had moved here but the guest did not come up.
-        Role::Owner if uncommitted(register) && order.epoch == register.epoch => Ok(register.clone()),
+        Role::Owner if uncommitted(register) && order.epoch == register.epoch => {
+            Ok(register.clone())
+        }
         Role::Replica if !fence_unfinished(register) => {
             if facts.power != Power::Off {
                 return Err(not_off(Some(register), facts.power));
             }
             // S14: the disks after the stop are those that stand here.
-            let here: Vec<_> = definition.disks.iter().map(|disk| disk.id.as_str()).collect();
-            if here.len() != stop.disks.len() || !stop.disks.iter().all(|disk| here.contains(&disk.id.as_str())) {
-                return Err(refuse(RefusalKind::DisksDiffer, "the disks of the stop record are not those of the definition here", Some(register)));
+            let here: Vec<_> = definition
+                .disks
+                .iter()
+                .map(|disk| disk.id.as_str())
+                .collect();
+            if here.len() != stop.disks.len()
+                || !stop
+                    .disks
+                    .iter()
+                    .all(|disk| here.contains(&disk.id.as_str()))
+            {
+                return Err(refuse(
+                    RefusalKind::DisksDiffer,
+                    "the disks of the stop record are not those of the definition here",
+                    Some(register),
+                ));
             }
             // S3: and only with a verified copy of that manifest.
             if facts.content != Some(&stop.roots) {
-                let message = "the disks here do not hold the content of the stop record: deliver it first";
-                return Err(refuse(RefusalKind::ContentMismatch, message, Some(register)));
+                let message =
+                    "the disks here do not hold the content of the stop record: deliver it first";
+                return Err(refuse(
+                    RefusalKind::ContentMismatch,
+                    message,
+                    Some(register),
+                ));
             }
-            let desired_power = if stop.was_running { PowerSwitch::On } else { PowerSwitch::Off };
+            let desired_power = if stop.was_running {
+                PowerSwitch::On
+            } else {
+                PowerSwitch::Off
+            };
             // S9: data sessions up to this step are barred for good. The role changes in `promote`, once the content is sealed.
             let session = register.session.max(Some(order.id()));
-            Ok(Register { desired_power, session, ..register.clone() })
+            Ok(Register {
+                desired_power,
+                session,
+                ..register.clone()
+            })
         }
-        Role::Owner | Role::Fenced | Role::Replica => Err(wrong_role(register, order, "a replica whose fence, if any, has ended")),
+        Role::Owner | Role::Fenced | Role::Replica => Err(wrong_role(
+            register,
+            order,
+            "a replica whose fence, if any, has ended",
+        )),
     }
 }
 
@@ -473,32 +675,64 @@ fn commit(register: &Register, order: &Order, facts: &Facts<'_>) -> Result<Regis
         at: facts.now,
     };
     // The record takes effect with the sync of this very register.
-    Ok(Register { commit: Some(commit), ..register.clone() })
+    Ok(Register {
+        commit: Some(commit),
+        ..register.clone()
+    })
 }
 
-fn retire(register: &Register, order: &Order, commit: &CommitRecord, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn retire(
+    register: &Register,
+    order: &Order,
+    commit: &CommitRecord,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     same_epoch(register, order)?;
     if register.role == Role::Replica && last_kind(register) == Some(OrderKind::Retire) {
         return Ok(register.clone());
     }
     if register.role != Role::Fenced || register.stop.is_none() {
-        return Err(wrong_role(register, order, "a fenced host with its stop record"));
+        return Err(wrong_role(
+            register,
+            order,
+            "a fenced host with its stop record",
+        ));
     }
     // S5: the source retires only after the target's commit of this very move.
-    if commit.vm != order.vm || commit.epoch != register.epoch || register.moving_to.as_deref() != Some(&commit.host) {
-        let message = format!("the commit is of VM {} at epoch {} on {}, not of this move", commit.vm, commit.epoch, commit.host);
+    if commit.vm != order.vm
+        || commit.epoch != register.epoch
+        || register.moving_to.as_deref() != Some(&commit.host)
+    {
+        let message = format!(
+            "the commit is of VM {} at epoch {} on {}, not of this move",
+            commit.vm, commit.epoch, commit.host
+        );
         return Err(wrong_record(register, &message));
     }
     if facts.power != Power::Off {
         return Err(not_off(Some(register), facts.power));
     }
-    Ok(Register { role: Role::Replica, desired_power: PowerSwitch::Off, moving_to: None, stop: None, session: None, ..register.clone() })
+    Ok(Register {
+        role: Role::Replica,
+        desired_power: PowerSwitch::Off,
+        moving_to: None,
+        stop: None,
+        session: None,
+        ..register.clone()
+    })
 }
 
-fn fence(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> Result<Register, Refusal> {
+fn fence(
+    register: Option<&Register>,
+    order: &Order,
+    facts: &Facts<'_>,
+) -> Result<Register, Refusal> {
     let Some(register) = register else {
         // A target that never heard of the VM can still promise not to run it.
-        let name = facts.definition.map_or_else(|| order.vm.to_string(), |definition| definition.name.clone());
+        let name = facts.definition.map_or_else(
+            || order.vm.to_string(),
+            |definition| definition.name.clone(),
+        );
         return Ok(fresh(order, &name, Role::Replica, facts));
     };
     let unfinished = fence_unfinished(register);
@@ -508,15 +742,37 @@ fn fence(register: Option<&Register>, order: &Order, facts: &Facts<'_>) -> Resul
             let message = "the move is committed: a way back is a new failover";
             return Err(refuse(RefusalKind::Committed, message, Some(register)));
         }
-        Role::Owner if !uncommitted(register) => return Err(wrong_role(register, order, "the target of an uncommitted move")),
-        Role::Fenced => return Err(wrong_role(register, order, "the target of an uncommitted move")),
+        Role::Owner if !uncommitted(register) => {
+            return Err(wrong_role(
+                register,
+                order,
+                "the target of an uncommitted move",
+            ));
+        }
+        Role::Fenced => {
+            return Err(wrong_role(
+                register,
+                order,
+                "the target of an uncommitted move",
+            ));
+        }
         Role::Owner | Role::Replica => {}
     }
     if order.epoch < register.epoch || (order.epoch == register.epoch && !unfinished) {
-        return Err(wrong_epoch(register, order, "a new epoch, the highest of both sites plus one"));
+        return Err(wrong_epoch(
+            register,
+            order,
+            "a new epoch, the highest of both sites plus one",
+        ));
     }
     // `start` stays until what ran has been seen to end: it says that something may have run.
-    Ok(Register { role: Role::Replica, desired_power: PowerSwitch::Off, fence: None, session: None, ..register.clone() })
+    Ok(Register {
+        role: Role::Replica,
+        desired_power: PowerSwitch::Off,
+        fence: None,
+        session: None,
+        ..register.clone()
+    })
 }
 
 fn resume(register: &Register, order: &Order, fence: &FenceRecord) -> Result<Register, Refusal> {
@@ -524,33 +780,83 @@ fn resume(register: &Register, order: &Order, fence: &FenceRecord) -> Result<Reg
         return Err(wrong_record(register, "the fence record is of another VM"));
     }
     if fence.epoch != order.epoch {
-        return Err(wrong_epoch(register, order, &format!("the fence record's epoch {}", fence.epoch)));
+        return Err(wrong_epoch(
+            register,
+            order,
+            &format!("the fence record's epoch {}", fence.epoch),
+        ));
     }
     match register.role {
         // Given again after the right had come back but the guest did not come up.
-        Role::Owner if order.epoch == register.epoch && last_kind(register) == Some(OrderKind::Resume) => Ok(register.clone()),
+        Role::Owner
+            if order.epoch == register.epoch && last_kind(register) == Some(OrderKind::Resume) =>
+        {
+            Ok(register.clone())
+        }
         Role::Fenced => {
             // S2: turning back takes a new epoch, first synced at the one host that could have started it.
             if order.epoch <= register.epoch {
-                return Err(wrong_epoch(register, order, "the epoch of a fence that is newer than the stop"));
+                return Err(wrong_epoch(
+                    register,
+                    order,
+                    "the epoch of a fence that is newer than the stop",
+                ));
             }
             if register.moving_to.as_deref() != Some(&fence.host) {
                 let held = register.moving_to.as_deref().unwrap_or("nobody");
-                return Err(wrong_record(register, &format!("the fence is of host {}, the move was to {held}", fence.host)));
+                return Err(wrong_record(
+                    register,
+                    &format!(
+                        "the fence is of host {}, the move was to {held}",
+                        fence.host
+                    ),
+                ));
             }
-            Ok(Register { role: Role::Owner, moving_to: None, stop: None, start: None, commit: None, fence: None, ..register.clone() })
+            Ok(Register {
+                role: Role::Owner,
+                moving_to: None,
+                stop: None,
+                start: None,
+                commit: None,
+                fence: None,
+                ..register.clone()
+            })
         }
-        Role::Owner | Role::Replica => Err(wrong_role(register, order, "the fenced source of this move")),
+        Role::Owner | Role::Replica => Err(wrong_role(
+            register,
+            order,
+            "the fenced source of this move",
+        )),
     }
 }
 
 /// In the middle of a `Start`: the content is sealed, the right to run moves here (S11, then S1).
-pub(crate) fn promote(register: &Register, step: StepId, start: StartRecord, now: Timestamp) -> Option<Register> {
-    let running = register.last.as_ref().is_some_and(|last| last.operation.state == OperationState::Running);
-    if register.id() != step || last_kind(register) != Some(OrderKind::Start) || !running || register.role != Role::Replica {
+pub(crate) fn promote(
+    register: &Register,
+    step: StepId,
+    start: StartRecord,
+    now: Timestamp,
+) -> Option<Register> {
+    let running = register
+        .last
+        .as_ref()
+        .is_some_and(|last| last.operation.state == OperationState::Running);
+    if register.id() != step
+        || last_kind(register) != Some(OrderKind::Start)
+        || !running
+        || register.role != Role::Replica
+    {
         return None;
     }
-    Some(Register { role: Role::Owner, start: Some(start), commit: None, fence: None, session: None, updated_at: now, ..register.clone() })
+    Some(Register {
+        role: Role::Owner,
+        start: Some(start),
+        commit: None,
+        fence: None,
+        session: None,
+        updated_at: now,
+        ..register.clone()
+    })
 }
 
 /// How the execution of an order ended.
@@ -565,7 +871,12 @@ pub(crate) enum Ending {
 }
 
 /// The register after the order with this step has ended; None when a newer order has taken its place.
-pub(crate) fn complete(register: &Register, step: StepId, ending: Ending, now: Timestamp) -> Option<Register> {
+pub(crate) fn complete(
+    register: &Register,
+    step: StepId,
+    ending: Ending,
+    now: Timestamp,
+) -> Option<Register> {
     let mut next = register.clone();
     let last = next.last.as_mut()?;
     if register.id() != step || last.operation.state != OperationState::Running {
@@ -576,7 +887,9 @@ pub(crate) fn complete(register: &Register, step: StepId, ending: Ending, now: T
         Ending::Succeeded(result) => {
             match &result {
                 // S3: the stop is a record.
-                OrderResult::Stopped { record } if next.role == Role::Fenced => next.stop = Some(record.clone()),
+                OrderResult::Stopped { record } if next.role == Role::Fenced => {
+                    next.stop = Some(record.clone())
+                }
                 OrderResult::Fenced { record } if next.role == Role::Replica => {
                     next.fence = Some(record.clone());
                     next.start = None;
@@ -592,7 +905,10 @@ pub(crate) fn complete(register: &Register, step: StepId, ending: Ending, now: T
         }
         Ending::Interrupted(message) => {
             last.operation.state = OperationState::Interrupted;
-            last.operation.error = Some(OperationError { kind: OperationErrorKind::Cancelled, message });
+            last.operation.error = Some(OperationError {
+                kind: OperationErrorKind::Cancelled,
+                message,
+            });
         }
     }
     next.updated_at = now;
@@ -609,23 +925,43 @@ pub(crate) struct SessionRequest {
 }
 
 /// S9: whether a data session may write now. The register is to be synced first when one is returned.
-pub(crate) fn admit_session(register: Option<&Register>, session: SessionRequest, now: Timestamp) -> Result<Option<Register>, Refusal> {
+pub(crate) fn admit_session(
+    register: Option<&Register>,
+    session: SessionRequest,
+    now: Timestamp,
+) -> Result<Option<Register>, Refusal> {
     let Some(register) = register else {
-        return Err(refuse(RefusalKind::NoRegister, "this host does not know the VM: enroll it first", None));
+        return Err(refuse(
+            RefusalKind::NoRegister,
+            "this host does not know the VM: enroll it first",
+            None,
+        ));
     };
     if register.role != Role::Replica || fence_unfinished(register) {
-        let message = format!("this host is {} at epoch {} and takes no data", register.role, register.epoch);
+        let message = format!(
+            "this host is {} at epoch {} and takes no data",
+            register.role, register.epoch
+        );
         return Err(refuse(RefusalKind::WrongRole, message, Some(register)));
     }
-    if session.id.epoch < register.epoch || register.session.is_some_and(|newest| session.id < newest) {
+    if session.id.epoch < register.epoch
+        || register.session.is_some_and(|newest| session.id < newest)
+    {
         let newest = register.session.unwrap_or_else(|| register.id());
-        let message = format!("data of {} is older than what was let in before ({newest})", session.id);
+        let message = format!(
+            "data of {} is older than what was let in before ({newest})",
+            session.id
+        );
         return Err(refuse(RefusalKind::Stale, message, Some(register)));
     }
     if register.session == Some(session.id) {
         return Ok(None);
     }
-    Ok(Some(Register { session: Some(session.id), updated_at: now, ..register.clone() }))
+    Ok(Some(Register {
+        session: Some(session.id),
+        updated_at: now,
+        ..register.clone()
+    }))
 }
 
 #[cfg(test)]

@@ -42,7 +42,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Register, Self::Definition, Self::Replication, Self::Changes];
+    const ALL: [Self; 4] = [
+        Self::Register,
+        Self::Definition,
+        Self::Replication,
+        Self::Changes,
+    ];
 
     const fn folder(self) -> &'static str {
         match self {
@@ -64,18 +69,35 @@ pub(crate) struct Store {
 impl Store {
     /// Makes what is missing and takes the lock.
     pub(crate) fn open(folder: &Path) -> Result<Self, StoreError> {
-        let at = |path: &Path, error| StoreError { path: path.to_owned(), error };
+        let at = |path: &Path, error| StoreError {
+            path: path.to_owned(),
+            error,
+        };
         for kind in Kind::ALL {
             let path = folder.join(kind.folder());
             fs::create_dir_all(&path).map_err(|error| at(&path, error))?;
         }
         sync_folder(folder).map_err(|error| at(folder, error))?;
         let path = folder.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|error| at(&path, error))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|error| at(&path, error))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            at(&path, io::Error::new(io::ErrorKind::AddrInUse, "another agent runs on this stateDir; there is one agent a host"))
+            at(
+                &path,
+                io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another agent runs on this stateDir; there is one agent a host",
+                ),
+            )
         })?;
-        Ok(Self { folder: folder.to_owned(), _lock: lock })
+        Ok(Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+        })
     }
 
     fn path(&self, kind: Kind, vm: Uuid) -> PathBuf {
@@ -83,19 +105,36 @@ impl Store {
     }
 
     /// Writes one file. When this returns, it is on the disk.
-    pub(crate) fn save<T: Serialize>(&self, kind: Kind, vm: Uuid, value: &T) -> Result<(), StoreError> {
+    pub(crate) fn save<T: Serialize>(
+        &self,
+        kind: Kind,
+        vm: Uuid,
+        value: &T,
+    ) -> Result<(), StoreError> {
         let path = self.path(kind, vm);
-        let at = |error| StoreError { path: path.clone(), error };
+        let at = |error| StoreError {
+            path: path.clone(),
+            error,
+        };
         let bytes = serde_json::to_vec_pretty(value).map_err(|error| at(error.into()))?;
         replace(&path, &bytes).map_err(at)
     }
 
     /// Reads one file; None when there is none.
-    pub(crate) fn load<T: DeserializeOwned>(&self, kind: Kind, vm: Uuid) -> Result<Option<T>, StoreError> {
+    pub(crate) fn load<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        vm: Uuid,
+    ) -> Result<Option<T>, StoreError> {
         let path = self.path(kind, vm);
-        let at = |error| StoreError { path: path.clone(), error };
+        let at = |error| StoreError {
+            path: path.clone(),
+            error,
+        };
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| at(error.into())),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| at(error.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(error)),
         }
@@ -106,7 +145,8 @@ impl Store {
         debug_assert_ne!(kind, Kind::Register);
         let path = self.path(kind, vm);
         match fs::remove_file(&path) {
-            Ok(()) => sync_folder(path.parent().unwrap_or(&self.folder)).map_err(|error| StoreError { path, error }),
+            Ok(()) => sync_folder(path.parent().unwrap_or(&self.folder))
+                .map_err(|error| StoreError { path, error }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(StoreError { path, error }),
         }
@@ -115,11 +155,18 @@ impl Store {
     /// The VMs that have a file of this kind.
     pub(crate) fn list(&self, kind: Kind) -> Result<Vec<Uuid>, StoreError> {
         let folder = self.folder.join(kind.folder());
-        let at = |error| StoreError { path: folder.clone(), error };
+        let at = |error| StoreError {
+            path: folder.clone(),
+            error,
+        };
         let mut found = Vec::new();
         for entry in fs::read_dir(&folder).map_err(at)? {
             let name = entry.map_err(at)?.file_name();
-            if let Some(vm) = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|name| name.parse().ok()) {
+            if let Some(vm) = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".json"))
+                .and_then(|name| name.parse().ok())
+            {
                 found.push(vm);
             }
         }
@@ -155,7 +202,10 @@ mod tests {
         assert_eq!(store.load::<String>(Kind::Changes, vm).unwrap(), None);
         store.save(Kind::Changes, vm, &"one").unwrap();
         store.save(Kind::Changes, vm, &"two").unwrap();
-        assert_eq!(store.load::<String>(Kind::Changes, vm).unwrap().unwrap(), "two");
+        assert_eq!(
+            store.load::<String>(Kind::Changes, vm).unwrap().unwrap(),
+            "two"
+        );
         assert_eq!(store.list(Kind::Changes).unwrap(), [vm]);
         store.remove(Kind::Changes, vm).unwrap();
         store.remove(Kind::Changes, vm).unwrap();
@@ -168,8 +218,15 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let vm = Uuid::from_u128(1);
         store.save(Kind::Register, vm, &"whole").unwrap();
-        fs::write(store.path(Kind::Register, vm).with_extension("json.tmp"), "\"hal").unwrap();
-        assert_eq!(store.load::<String>(Kind::Register, vm).unwrap().unwrap(), "whole");
+        fs::write(
+            store.path(Kind::Register, vm).with_extension("json.tmp"),
+            "\"hal",
+        )
+        .unwrap();
+        assert_eq!(
+            store.load::<String>(Kind::Register, vm).unwrap().unwrap(),
+            "whole"
+        );
         assert_eq!(store.list(Kind::Register).unwrap(), [vm]);
     }
 
@@ -177,7 +234,12 @@ mod tests {
     fn a_second_agent_is_kept_out() {
         let folder = tempfile::tempdir().unwrap();
         let first = Store::open(folder.path()).unwrap();
-        assert!(Store::open(folder.path()).unwrap_err().to_string().contains("another agent"));
+        assert!(
+            Store::open(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("another agent")
+        );
         drop(first);
         Store::open(folder.path()).unwrap();
     }

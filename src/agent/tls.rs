@@ -14,7 +14,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -30,7 +33,10 @@ pub struct TlsError {
 
 impl TlsError {
     fn new(place: impl ToString, message: impl ToString) -> Self {
-        Self { place: place.to_string(), message: message.to_string() }
+        Self {
+            place: place.to_string(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -42,42 +48,65 @@ struct Material {
 }
 
 impl Material {
-    fn parse(ca: &[u8], certificate: &[u8], key: &[u8], names: [&str; 3]) -> Result<Self, TlsError> {
+    fn parse(
+        ca: &[u8],
+        certificate: &[u8],
+        key: &[u8],
+        names: [&str; 3],
+    ) -> Result<Self, TlsError> {
         let certificates = |pem: &[u8], name: &str| {
             let found = CertificateDer::pem_slice_iter(pem)
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|error| TlsError::new(name, format!("not PEM: {error}")))?;
-            if found.is_empty() { Err(TlsError::new(name, "holds no certificate")) } else { Ok(found) }
+            if found.is_empty() {
+                Err(TlsError::new(name, "holds no certificate"))
+            } else {
+                Ok(found)
+            }
         };
         let mut roots = RootCertStore::empty();
         for root in certificates(ca, names[0])? {
-            roots.add(root).map_err(|error| TlsError::new(names[0], error))?;
+            roots
+                .add(root)
+                .map_err(|error| TlsError::new(names[0], error))?;
         }
         let chain = certificates(certificate, names[1])?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::new(names[2], "holds no private key in PEM"))?;
-        Ok(Self { roots: Arc::new(roots), chain, key })
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| TlsError::new(names[2], "holds no private key in PEM"))?;
+        Ok(Self {
+            roots: Arc::new(roots),
+            chain,
+            key,
+        })
     }
 
     fn server(&self, verifier: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, TlsError> {
         ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|builder| {
-                builder.with_client_cert_verifier(verifier).with_single_cert(self.chain.clone(), self.key.clone_key())
+                builder
+                    .with_client_cert_verifier(verifier)
+                    .with_single_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(|error| TlsError::new("certificate and key", error))
     }
 
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-        WebPkiClientVerifier::builder_with_provider(self.roots.clone(), Arc::new(aws_lc_rs::default_provider()))
-            .build()
-            .map_err(|error| TlsError::new("ca", error))
+        WebPkiClientVerifier::builder_with_provider(
+            self.roots.clone(),
+            Arc::new(aws_lc_rs::default_provider()),
+        )
+        .build()
+        .map_err(|error| TlsError::new("ca", error))
     }
 
     fn client(&self) -> Result<ClientConfig, TlsError> {
         ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|builder| {
-                builder.with_root_certificates(self.roots.clone()).with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+                builder
+                    .with_root_certificates(self.roots.clone())
+                    .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(|error| TlsError::new("certificate and key", error))
     }
@@ -94,13 +123,22 @@ pub fn client_config(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Client
 /// The names (DNS names among the subject alternative names) of a certificate.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
-    let Ok(Some(alternatives)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(alternatives)) = parsed.subject_alternative_name() else {
+        return Vec::new();
+    };
     let dns = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
         _ => None,
     };
-    alternatives.value.general_names.iter().filter_map(dns).collect()
+    alternatives
+        .value
+        .general_names
+        .iter()
+        .filter_map(dns)
+        .collect()
 }
 
 /// Lets in only peers whose certificate carries an allowed name.
@@ -121,13 +159,20 @@ impl ClientCertVerifier for AllowedNames {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self
+            .inner
+            .verify_client_cert(end_entity, intermediates, now)?;
         let names = names(end_entity);
         if names.iter().any(|name| self.allowed.contains(name)) {
             return Ok(verified);
         }
-        tracing::warn!(?names, "a data connection was refused: none of its names is in tls.allowedAgents");
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure))
+        tracing::warn!(
+            ?names,
+            "a data connection was refused: none of its names is in tls.allowedAgents"
+        );
+        Err(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::ApplicationVerificationFailure,
+        ))
     }
 
     fn verify_tls12_signature(
@@ -183,7 +228,11 @@ impl Identity {
     pub(crate) fn load(settings: &Tls, host: &str) -> Result<Self, TlsError> {
         let stamps = stamps(settings);
         let configs = read(settings, host)?;
-        Ok(Self { settings: settings.clone(), host: host.to_owned(), loaded: Mutex::new(Loaded { stamps, configs }) })
+        Ok(Self {
+            settings: settings.clone(),
+            host: host.to_owned(),
+            loaded: Mutex::new(Loaded { stamps, configs }),
+        })
     }
 
     /// The configurations, read again if a file has changed.
@@ -196,7 +245,9 @@ impl Identity {
                     tracing::info!("certificates were read again");
                     loaded.configs = configs;
                 }
-                Err(error) => tracing::error!(%error, "the new certificates cannot be used; the old ones stay"),
+                Err(error) => {
+                    tracing::error!(%error, "the new certificates cannot be used; the old ones stay")
+                }
             }
             // A set that was caught half written is read once more when its files change again.
             loaded.stamps = stamps;
@@ -210,7 +261,11 @@ fn files(settings: &Tls) -> [&PathBuf; 3] {
 }
 
 fn stamps(settings: &Tls) -> Vec<Stamp> {
-    let stamp = |path: &PathBuf| fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
+    let stamp = |path: &PathBuf| {
+        fs::metadata(path)
+            .ok()
+            .and_then(|meta| Some((meta.modified().ok()?, meta.len())))
+    };
     files(settings).into_iter().map(stamp).collect()
 }
 
@@ -219,15 +274,32 @@ fn read(settings: &Tls, host: &str) -> Result<Configs, TlsError> {
         let place = format!("tls.{field} ({})", path.display());
         fs::read(path).map_err(|error| TlsError::new(place, error))
     };
-    let (ca, certificate, key) =
-        (bytes("ca", &settings.ca)?, bytes("certificate", &settings.certificate)?, bytes("key", &settings.key)?);
-    let material = Material::parse(&ca, &certificate, &key, ["tls.ca", "tls.certificate", "tls.key"])?;
-    if !material.chain.first().is_some_and(|own| names(own).iter().any(|name| name == host)) {
-        let message = format!("does not carry the DNS name {host} of this host; issue one with `homeward pki issue {host}`");
+    let (ca, certificate, key) = (
+        bytes("ca", &settings.ca)?,
+        bytes("certificate", &settings.certificate)?,
+        bytes("key", &settings.key)?,
+    );
+    let material = Material::parse(
+        &ca,
+        &certificate,
+        &key,
+        ["tls.ca", "tls.certificate", "tls.key"],
+    )?;
+    if !material
+        .chain
+        .first()
+        .is_some_and(|own| names(own).iter().any(|name| name == host))
+    {
+        let message = format!(
+            "does not carry the DNS name {host} of this host; issue one with `homeward pki issue {host}`"
+        );
         return Err(TlsError::new("tls.certificate", message));
     }
     let verifier = material.verifier()?;
-    let allowed = AllowedNames { inner: verifier.clone(), allowed: settings.allowed_agents.clone() };
+    let allowed = AllowedNames {
+        inner: verifier.clone(),
+        allowed: settings.allowed_agents.clone(),
+    };
     let mut control = material.server(verifier)?;
     control.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Configs {

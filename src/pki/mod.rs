@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 
 /// How long the authority is valid.
@@ -71,7 +72,10 @@ impl Authority {
     /// # Errors
     /// `Exists` when either file is there; nothing is overwritten.
     pub fn create(folder: &Path, name: &str) -> Result<Self, PkiError> {
-        fs::create_dir_all(folder).map_err(|error| PkiError::File { path: folder.to_owned(), error })?;
+        fs::create_dir_all(folder).map_err(|error| PkiError::File {
+            path: folder.to_owned(),
+            error,
+        })?;
         let (certificate, key_file) = (folder.join("ca.pem"), folder.join("ca-key.pem"));
         absent(&[&certificate, &key_file])?;
         let mut params = CertificateParams::default();
@@ -84,7 +88,10 @@ impl Authority {
         // The key first: a certificate without its key would look whole and be of no use.
         write(&key_file, key.serialize_pem().as_bytes(), 0o600)?;
         write(&certificate, pem.as_bytes(), 0o644)?;
-        Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
+        Ok(Self {
+            folder: folder.to_owned(),
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Reads the authority of a folder.
@@ -97,7 +104,10 @@ impl Authority {
             fs::read_to_string(&path).map_err(|error| PkiError::File { path, error })
         };
         let key = KeyPair::from_pem(&read("ca-key.pem")?)?;
-        Ok(Self { folder: folder.to_owned(), issuer: Issuer::from_ca_cert_pem(&read("ca.pem")?, key)? })
+        Ok(Self {
+            folder: folder.to_owned(),
+            issuer: Issuer::from_ca_cert_pem(&read("ca.pem")?, key)?,
+        })
     }
 
     /// Issues `<name>.pem` and `<name>-key.pem`. The name itself is always a DNS name of the certificate; `sans` are more DNS
@@ -128,7 +138,10 @@ impl Authority {
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match usages {
-            Usages::ServerAndClient => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            Usages::ServerAndClient => vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ],
             Usages::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
@@ -143,10 +156,16 @@ impl Authority {
 
 /// From yesterday on, so that a clock that is a little behind believes it.
 fn valid_for(params: &mut CertificateParams, days: u64) {
-    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let today = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
     let day = Duration::from_secs(24 * 3600);
     let number = |value: i8| u8::try_from(value).unwrap_or(1);
-    let from = date_time_ymd(i32::from(today.year()), number(today.month()), number(today.day()));
+    let from = date_time_ymd(
+        i32::from(today.year()),
+        number(today.month()),
+        number(today.day()),
+    );
     params.not_before = from - day;
     params.not_after = from + Duration::from_secs(24 * 3600 * days);
 }
@@ -157,20 +176,37 @@ fn check_name(name: &str) -> Result<(), PkiError> {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
         // The authority's own files.
         && !matches!(name, "ca" | "ca-key");
-    if fine { Ok(()) } else { Err(PkiError::Name(name.to_owned())) }
+    if fine {
+        Ok(())
+    } else {
+        Err(PkiError::Name(name.to_owned()))
+    }
 }
 
 fn absent(paths: &[&PathBuf]) -> Result<(), PkiError> {
-    paths.iter().find(|path| path.symlink_metadata().is_ok()).map_or(Ok(()), |path| Err(PkiError::Exists((*path).clone())))
+    paths
+        .iter()
+        .find(|path| path.symlink_metadata().is_ok())
+        .map_or(Ok(()), |path| Err(PkiError::Exists((*path).clone())))
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => PkiError::Exists(path.to_owned()),
-        _ => PkiError::File { path: path.to_owned(), error },
+        _ => PkiError::File {
+            path: path.to_owned(),
+            error,
+        },
     };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)
 }
 
 #[cfg(test)]
@@ -183,13 +219,28 @@ mod tests {
     fn keys_are_private_and_nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(folder.path(), "Homeward").unwrap();
-        let issued = authority.issue("hv01", &["127.0.0.1".into(), "hv01.lan".into()], Usages::ServerAndClient).unwrap();
+        let issued = authority
+            .issue(
+                "hv01",
+                &["127.0.0.1".into(), "hv01.lan".into()],
+                Usages::ServerAndClient,
+            )
+            .unwrap();
         for key in [folder.path().join("ca-key.pem"), issued.key.clone()] {
-            assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(key).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
         }
         let before = fs::read(&issued.certificate).unwrap();
-        assert!(matches!(authority.issue("hv01", &[], Usages::Client), Err(PkiError::Exists(_))));
-        assert!(matches!(Authority::create(folder.path(), "x"), Err(PkiError::Exists(_))));
+        assert!(matches!(
+            authority.issue("hv01", &[], Usages::Client),
+            Err(PkiError::Exists(_))
+        ));
+        assert!(matches!(
+            Authority::create(folder.path(), "x"),
+            Err(PkiError::Exists(_))
+        ));
         assert_eq!(fs::read(&issued.certificate).unwrap(), before);
     }
 
@@ -197,8 +248,15 @@ mod tests {
     fn a_loaded_authority_issues_what_its_own_certificate_signs() {
         let folder = tempfile::tempdir().unwrap();
         Authority::create(folder.path(), "Homeward").unwrap();
-        let issued = Authority::load(folder.path()).unwrap().issue("op", &[], Usages::Client).unwrap();
-        let pem = |path: &Path| x509_parser::pem::parse_x509_pem(&fs::read(path).unwrap()).unwrap().1;
+        let issued = Authority::load(folder.path())
+            .unwrap()
+            .issue("op", &[], Usages::Client)
+            .unwrap();
+        let pem = |path: &Path| {
+            x509_parser::pem::parse_x509_pem(&fs::read(path).unwrap())
+                .unwrap()
+                .1
+        };
         let (ca, leaf) = (pem(&folder.path().join("ca.pem")), pem(&issued.certificate));
         let (ca, leaf) = (ca.parse_x509().unwrap(), leaf.parse_x509().unwrap());
         assert_eq!(leaf.issuer(), ca.subject());
@@ -211,7 +269,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(folder.path(), "Homeward").unwrap();
         for bad in ["", "../x", "a/b", "ca", "ca-key", "-x"] {
-            assert!(matches!(authority.issue(bad, &[], Usages::Client), Err(PkiError::Name(_))), "{bad}");
+            assert!(
+                matches!(
+                    authority.issue(bad, &[], Usages::Client),
+                    Err(PkiError::Name(_))
+                ),
+                "{bad}"
+            );
         }
     }
 }

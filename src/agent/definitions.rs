@@ -1,0 +1,366 @@
+//! The VM definitions of this host: those that people wrote, and those that arrived from another host.
+//!
+//! Where both are there, the one that a person wrote counts: it lies in a folder that people watch.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::api::{
+    Boot, DiskDefinition, DiskShape, Problem, ProblemKind, Refusal, RefusalKind, VmDefinition,
+};
+use super::config::Config;
+use super::hypervisor::{GuestBoot, GuestDefinition, GuestDisk, GuestNetwork};
+use super::store::{Kind, Store, StoreError};
+
+/// The longest definition file that is read.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// What was read, and from which state of the files.
+#[derive(Debug, Default)]
+struct Cache {
+    stamps: BTreeMap<PathBuf, (SystemTime, u64)>,
+    written: BTreeMap<Uuid, VmDefinition>,
+    arrived: BTreeMap<Uuid, VmDefinition>,
+    problems: Vec<Problem>,
+}
+
+/// The definitions.
+#[derive(Debug)]
+pub(crate) struct Definitions {
+    folder: Option<PathBuf>,
+    cache: Mutex<Cache>,
+}
+
+impl Definitions {
+    /// Reads all.
+    pub(crate) fn open(config: &Config, store: &Store) -> Result<Self, StoreError> {
+        let mut cache = Cache::default();
+        for vm in store.list(Kind::Definition)? {
+            if let Some(definition) = store.load(Kind::Definition, vm)? {
+                cache.arrived.insert(vm, definition);
+            }
+        }
+        let definitions = Self {
+            folder: config.definitions_dir.clone(),
+            cache: Mutex::new(cache),
+        };
+        definitions.refresh();
+        Ok(definitions)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the folder again if a file has changed. Blocking.
+    pub(crate) fn refresh(&self) {
+        let Some(folder) = &self.folder else { return };
+        let mut problems = Vec::new();
+        let stamps = stamps(folder, &mut problems);
+        let mut cache = self.cache();
+        if stamps == cache.stamps && problems.is_empty() && !stamps.is_empty() {
+            return;
+        }
+        let mut written: BTreeMap<Uuid, VmDefinition> = BTreeMap::new();
+        for path in stamps.keys() {
+            match read(path, folder) {
+                Ok(definition) => {
+                    if let Some(other) = written.get(&definition.uuid) {
+                        let message = format!(
+                            "{}: uuid {} is also that of {}",
+                            path.display(),
+                            definition.uuid,
+                            other.name
+                        );
+                        problems.push(Problem {
+                            kind: ProblemKind::Definition,
+                            message,
+                        });
+                    } else {
+                        written.insert(definition.uuid, definition);
+                    }
+                }
+                Err(message) => problems.push(Problem {
+                    kind: ProblemKind::Definition,
+                    message,
+                }),
+            }
+        }
+        cache.stamps = stamps;
+        cache.written = written;
+        cache.problems = problems;
+    }
+
+    /// The definition of a VM.
+    pub(crate) fn get(&self, vm: Uuid) -> Option<VmDefinition> {
+        let cache = self.cache();
+        cache
+            .written
+            .get(&vm)
+            .or_else(|| cache.arrived.get(&vm))
+            .cloned()
+    }
+
+    /// Whether a person wrote it.
+    pub(crate) fn is_written(&self, vm: Uuid) -> bool {
+        self.cache().written.contains_key(&vm)
+    }
+
+    /// All VMs that have one.
+    pub(crate) fn all(&self) -> Vec<Uuid> {
+        let cache = self.cache();
+        let mut all: Vec<_> = cache
+            .written
+            .keys()
+            .chain(cache.arrived.keys())
+            .copied()
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// What is wrong with the files.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        self.cache().problems.clone()
+    }
+
+    /// Keeps one that arrived, durably. Blocking.
+    pub(crate) fn keep(&self, store: &Store, definition: VmDefinition) -> Result<(), StoreError> {
+        store.save(Kind::Definition, definition.uuid, &definition)?;
+        self.cache().arrived.insert(definition.uuid, definition);
+        Ok(())
+    }
+}
+
+fn stamps(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<PathBuf, (SystemTime, u64)> {
+    let mut found = BTreeMap::new();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let message = format!("definitionsDir {}: {error}", folder.display());
+            problems.push(Problem {
+                kind: ProblemKind::Definition,
+                message,
+            });
+            return found;
+        }
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if !path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
+            continue;
+        }
+        if let Ok(meta) = fs::metadata(&path) {
+            found.insert(
+                path,
+                (
+                    meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    meta.len(),
+                ),
+            );
+        }
+    }
+    found
+}
+
+fn read(path: &Path, folder: &Path) -> Result<VmDefinition, String> {
+    let wrong = |message: String| format!("{}: {message}", path.display());
+    if fs::metadata(path).is_ok_and(|meta| meta.len() > MAX_FILE) {
+        return Err(wrong(format!("longer than {MAX_FILE} bytes")));
+    }
+    let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let mut definition: VmDefinition =
+        serde_yaml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    definition.validate().map_err(wrong)?;
+    for disk in &mut definition.disks {
+        if disk.path.as_os_str().is_empty() {
+            return Err(wrong(format!("disks: disk {} has no path", disk.id)));
+        }
+        if disk.path.is_relative() {
+            disk.path = folder.join(&disk.path);
+        }
+    }
+    Ok(definition)
+}
+
+/// The definition as the hypervisor needs it.
+pub(crate) fn guest(
+    definition: &VmDefinition,
+    config: &Config,
+) -> Result<GuestDefinition, Refusal> {
+    let boot = match &definition.boot {
+        Boot::Disk => GuestBoot::Disk { firmware: None },
+        Boot::Kernel {
+            kernel,
+            initramfs,
+            command_line,
+        } => GuestBoot::Kernel {
+            kernel: kernel.clone(),
+            initramfs: initramfs.clone(),
+            command_line: command_line.clone(),
+        },
+        Boot::Profile { name, command_line } => {
+            let profile = config.boots.get(name).ok_or_else(|| {
+                let message = format!("this host has no boot profile {name}: name it under `boots` in the agent's configuration");
+                refusal(RefusalKind::NoBootProfile, message)
+            })?;
+            GuestBoot::Kernel {
+                kernel: profile.kernel.clone(),
+                initramfs: profile.initramfs.clone(),
+                command_line: command_line.clone(),
+            }
+        }
+    };
+    Ok(GuestDefinition {
+        uuid: definition.uuid,
+        name: definition.name.clone(),
+        cpus: definition.cpus,
+        memory_mib: definition.memory_mib,
+        disks: definition
+            .disks
+            .iter()
+            .map(|disk| GuestDisk {
+                id: disk.id.clone(),
+                path: disk.path.clone(),
+            })
+            .collect(),
+        networks: definition
+            .networks
+            .iter()
+            .map(|network| GuestNetwork {
+                name: network.name.clone(),
+                mac: network.mac.clone(),
+            })
+            .collect(),
+        boot,
+    })
+}
+
+/// A refusal without a register.
+pub(crate) fn refusal(kind: RefusalKind, message: impl Into<String>) -> Refusal {
+    Refusal {
+        kind,
+        message: message.into(),
+        register: None,
+        needed: None,
+        available: None,
+    }
+}
+
+/// The size that a disk has now (a file's length, a device's size). Blocking.
+pub(crate) fn size_of(disk: &DiskDefinition) -> Result<DiskShape, String> {
+    use std::io::{Seek, SeekFrom};
+    let mut file = fs::File::open(&disk.path)
+        .map_err(|error| format!("disk {}: {}: {error}", disk.id, disk.path.display()))?;
+    let size_bytes = file
+        .seek(SeekFrom::End(0))
+        .map_err(|error| format!("disk {}: {}: {error}", disk.id, disk.path.display()))?;
+    Ok(DiskShape {
+        id: disk.id.clone(),
+        size_bytes,
+    })
+}
+
+/// Where the disks of a definition that arrives will lie: those that are here already stay where they are.
+pub(crate) fn placed(
+    arriving: &VmDefinition,
+    known: Option<&VmDefinition>,
+    storage: &Path,
+) -> VmDefinition {
+    let mut definition = arriving.clone();
+    definition.autostart = false;
+    for disk in &mut definition.disks {
+        let here = known.and_then(|known| known.disks.iter().find(|here| here.id == disk.id));
+        disk.path = here.map_or_else(
+            || {
+                storage
+                    .join(arriving.uuid.to_string())
+                    .join(format!("{}.raw", disk.id))
+            },
+            |here| here.path.clone(),
+        );
+    }
+    definition
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const APP: &str = "
+uuid: 00000000-0000-0000-0000-000000000007
+name: app
+cpus: 1
+memoryMiB: 64
+disks: [{ id: root, path: root.raw }]
+networks: [{ name: lan, mac: '52:54:00:12:34:56' }]
+boot: { from: profile, name: demo, commandLine: 'site={site}' }
+";
+
+    #[test]
+    fn a_definition_is_read_from_its_folder_and_mistakes_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("app.yaml"), APP).unwrap();
+        fs::write(
+            folder.path().join("bad.yaml"),
+            APP.replace("cpus: 1", "cpus: 0").replace("0007", "0008"),
+        )
+        .unwrap();
+        fs::write(
+            folder.path().join("more.yaml"),
+            APP.replace("cpus: 1", "cpus: 1\nbogus: 2"),
+        )
+        .unwrap();
+        fs::write(folder.path().join("twin.yaml"), APP).unwrap();
+        let definitions = Definitions {
+            folder: Some(folder.path().to_owned()),
+            cache: Mutex::default(),
+        };
+        definitions.refresh();
+        let app = definitions.get(Uuid::from_u128(7)).unwrap();
+        assert_eq!(app.disks[0].path, folder.path().join("root.raw"));
+        let problems: Vec<_> = definitions
+            .problems()
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(
+            problems[0].contains("cpus")
+                && problems[1].contains("bogus")
+                && problems[2].contains("is also that of"),
+            "{problems:?}"
+        );
+        fs::remove_file(folder.path().join("app.yaml")).unwrap();
+        fs::remove_file(folder.path().join("twin.yaml")).unwrap();
+        definitions.refresh();
+        assert!(definitions.get(Uuid::from_u128(7)).is_none());
+    }
+
+    #[test]
+    fn disks_that_are_here_stay_where_they_are() {
+        let known: VmDefinition = serde_yaml::from_str(APP).unwrap();
+        let mut arriving = known.clone();
+        arriving.disks[0].path = "/elsewhere/root.raw".into();
+        arriving.disks.push(DiskDefinition {
+            id: "data".into(),
+            path: "/elsewhere/data.raw".into(),
+            size_bytes: Some(512),
+        });
+        let placed = placed(&arriving, Some(&known), Path::new("/storage"));
+        assert_eq!(placed.disks[0].path, Path::new("root.raw"));
+        assert_eq!(
+            placed.disks[1].path,
+            Path::new("/storage/00000000-0000-0000-0000-000000000007/data.raw")
+        );
+    }
+}

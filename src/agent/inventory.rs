@@ -1,0 +1,162 @@
+//! What this host says about itself: read when it is asked, in one answer.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+
+use super::api::{ContentKind, ContentState, HostState, Power, Problem, ProblemKind, VmState};
+use super::definitions::size_of;
+use super::host::{Host, Vm, lock};
+use super::orders;
+
+/// How many hypervisors are asked at once.
+const AT_ONCE: usize = 32;
+
+/// The whole inventory.
+pub(crate) async fn read(host: &Arc<Host>) -> HostState {
+    let (refreshed, storage) = (Arc::clone(host), host.config.storage_dir.clone());
+    let free = tokio::task::spawn_blocking(move || {
+        refreshed.definitions.refresh();
+        orders::available(&storage)
+    })
+    .await
+    .unwrap_or_else(|failed| Err(failed.to_string()));
+    let mut problems = host.definitions.problems();
+    problems.extend(lock(&host.problems).iter().cloned());
+    let free_bytes = free.unwrap_or_else(|message| {
+        problems.push(Problem {
+            kind: ProblemKind::Storage,
+            message,
+        });
+        0
+    });
+    let vms = futures::stream::iter(host.vms()).map(|vm| {
+        let host = Arc::clone(host);
+        async move { one(&host, &vm).await }
+    });
+    let mut vms: Vec<_> = vms.buffer_unordered(AT_ONCE).collect().await;
+    vms.sort_by(|a, b| (&a.name, a.uuid).cmp(&(&b.name, b.uuid)));
+    HostState {
+        host: host.config.host.clone(),
+        site: host.config.site,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: host.boot_id.clone(),
+        started_at: host.started_at,
+        now: Timestamp::now(),
+        data_address: host.config.data_address(),
+        free_bytes,
+        networks: host.config.networks.clone(),
+        found: lock(&host.found).clone(),
+        vms,
+        problems,
+    }
+}
+
+async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
+    let mut problems = Vec::new();
+    let definition = host.definitions.get(vm.uuid);
+    let (power, power_reason) = host.power(vm.uuid).await;
+    // The register is read after the hypervisor: what it says may be newer than the power, never older.
+    let register = vm.register();
+    if let Some(message) = lock(&vm.damaged).clone() {
+        problems.push(Problem {
+            kind: ProblemKind::Storage,
+            message,
+        });
+    }
+    if definition
+        .as_ref()
+        .is_some_and(|definition| definition.autostart)
+    {
+        let message =
+            "autostart is true; only the agent may start the VM: set it to false".to_owned();
+        problems.push(Problem {
+            kind: ProblemKind::Autostart,
+            message,
+        });
+    }
+    if matches!(power, Power::Running | Power::Paused) && orders::runs_without_right(vm) {
+        let message = "the guest runs though this host has no right to run it; stop it by hand and find out who started it".to_owned();
+        problems.push(Problem {
+            kind: ProblemKind::RunsWithoutRight,
+            message,
+        });
+    }
+    if let Some(message) = lock(&vm.not_started).clone() {
+        problems.push(Problem {
+            kind: ProblemKind::NotStarted,
+            message,
+        });
+    }
+    let mut disks = Vec::new();
+    if let Some(definition) = &definition {
+        if let Err(wrong) = super::definitions::guest(definition, &host.config) {
+            problems.push(Problem {
+                kind: ProblemKind::Definition,
+                message: wrong.message,
+            });
+        }
+        let list = definition.disks.clone();
+        let shapes =
+            tokio::task::spawn_blocking(move || list.iter().map(size_of).collect::<Vec<_>>())
+                .await
+                .unwrap_or_default();
+        for shape in shapes {
+            match shape {
+                Ok(shape) => disks.push(shape),
+                Err(message) => problems.push(Problem {
+                    kind: ProblemKind::Disk,
+                    message,
+                }),
+            }
+        }
+    }
+    let mut content = ContentState {
+        kind: ContentKind::Unknown,
+        roots: None,
+        point: None,
+        pass: None,
+    };
+    if register.is_some() && definition.is_some() {
+        match host.volume(vm).await {
+            Ok(volume) => content = volume.content(),
+            Err(failed) => problems.push(Problem {
+                kind: ProblemKind::Storage,
+                message: failed.message,
+            }),
+        }
+    }
+    VmState {
+        uuid: vm.uuid,
+        name: definition
+            .as_ref()
+            .map(|definition| definition.name.clone())
+            .or_else(|| register.as_ref().map(|register| register.name.clone()))
+            .unwrap_or_default(),
+        dirty_bytes: dirty_bytes(host, vm, power).await,
+        operation: vm.operation(),
+        replication: vm.replication.state(),
+        definition,
+        power,
+        power_reason,
+        disks,
+        register,
+        content,
+        problems,
+    }
+}
+
+/// What the guest wrote since its generation began; None when that is not known now.
+async fn dirty_bytes(host: &Arc<Host>, vm: &Arc<Vm>, power: Power) -> Option<u64> {
+    let generation = vm.replication.kept().tracking?;
+    if !matches!(power, Power::Running | Power::Paused | Power::ShutDown) {
+        return None;
+    }
+    let (_, guest) = host.guest(vm.uuid).ok()?;
+    host.hypervisor
+        .dirty_bytes(&guest, generation)
+        .await
+        .ok()
+        .flatten()
+}

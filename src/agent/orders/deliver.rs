@@ -1,0 +1,110 @@
+//! Deliver: the peer comes to hold exactly what the stop record says.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::stop;
+use crate::agent::api::{
+    DeliverMode, ManifestSource, OperationError, OperationErrorKind, OrderResult, PeerAddress,
+};
+use crate::agent::host::{Work, cancelled, error, internal, lock};
+use crate::agent::transfer::{self, Candidates, Meter, Pass, Sources};
+
+/// How often a broken connection is tried again before people are told.
+const TRIES: u32 = 6;
+
+pub(super) async fn deliver(
+    work: &Work,
+    peer: PeerAddress,
+    mode: DeliverMode,
+) -> Result<OrderResult, OperationError> {
+    let (host, vm) = (&work.host, &work.vm);
+    let register = vm
+        .register()
+        .ok_or_else(|| internal("the register is gone"))?;
+    let stop = register
+        .stop
+        .clone()
+        .ok_or_else(|| internal("there is no stop record"))?;
+    let (definition, _) = host.guest(vm.uuid)?;
+    let quiet = vm.replication.quiet().await;
+    let base = vm.replication.kept().base;
+    let changes = stop::changes(host, vm, stop.epoch).await;
+    // One pass id for all tries: what has arrived is not sent again.
+    let pass = Uuid::new_v4();
+    let point = Timestamp::now();
+    let mut pause = Duration::from_millis(500);
+    let mut tried = 0;
+    let report = loop {
+        tried += 1;
+        let (candidates, reason) = match (stop.manifest, &changes, &base, mode) {
+            (.., DeliverMode::Full) => (Candidates::All, "a full copy was ordered".to_owned()),
+            (ManifestSource::CarriedOver, Some(changes), Some(base), DeliverMode::Delta) => (
+                Candidates::Ranges {
+                    base: base.clone(),
+                    ranges: changes.ranges.clone(),
+                },
+                "a trusted bitmap until the guest's end".to_owned(),
+            ),
+            _ => (
+                Candidates::All,
+                "what the guest changed until its end is not known".to_owned(),
+            ),
+        };
+        let asked = Pass {
+            pass,
+            id: work.order.id(),
+            began_after: work.order.id(),
+            peer: peer.clone(),
+            full: mode == DeliverMode::Full,
+            candidates,
+            reason,
+            point,
+        };
+        let meter = Meter::new();
+        let shown = tokio::spawn(show(work.clone(), meter.clone()));
+        let sent = transfer::send(
+            host,
+            vm,
+            asked,
+            Sources::files(&definition),
+            &work.running.cancel,
+            &meter,
+        )
+        .await;
+        shown.abort();
+        match sent {
+            Ok(report) => break report,
+            Err(failed) if failed.kind == OperationErrorKind::Disconnected && tried < TRIES => {
+                tracing::warn!(vm = %vm.uuid, epoch = stop.epoch, error = %failed.message, tried, "delivery broke off; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = work.running.cancel.cancelled() => return Err(cancelled()),
+                }
+                pause *= 2;
+            }
+            Err(failed) => return Err(failed),
+        }
+    };
+    drop(quiet);
+    // S3, S17: what arrived is what the record says, or nothing is started from it.
+    if report.roots != stop.roots {
+        let message = "the disks have changed since the stop record was made: somebody has written to them; turn back";
+        return Err(error(OperationErrorKind::Corrupt, message));
+    }
+    tracing::info!(
+        vm = %vm.uuid, epoch = stop.epoch, bytes_changed = report.bytes_changed, bytes_sent = report.bytes_sent,
+        candidates = ?report.candidates, why = %report.candidates_reason, millis = report.duration_millis, "the stopped content is delivered"
+    );
+    Ok(OrderResult::Delivered { pass: report })
+}
+
+/// Shows the pass's progress as the order's.
+async fn show(work: Work, meter: std::sync::Arc<Meter>) {
+    loop {
+        *lock(&work.running.progress) = meter.progress();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

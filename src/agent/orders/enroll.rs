@@ -1,0 +1,129 @@
+//! Enroll: this host becomes the passive one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::agent::api::{Boot, OperationError, OrderResult, Refusal, RefusalKind, VmDefinition};
+use crate::agent::definitions::{self, refusal};
+use crate::agent::host::{Host, Vm, Work, blocking};
+
+/// Room, networks, boot profile and shape, before anything is changed.
+pub(super) async fn check(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    arriving: &VmDefinition,
+) -> Result<(), Refusal> {
+    for network in &arriving.networks {
+        if !host.config.networks.contains(&network.name) {
+            let message = format!(
+                "this host has no network {}: make one of that name and list it under `networks` in the agent's configuration",
+                network.name
+            );
+            return Err(refusal(RefusalKind::NoNetwork, message));
+        }
+    }
+    if let Boot::Profile { name, .. } = &arriving.boot
+        && !host.config.boots.contains_key(name)
+    {
+        let message = format!(
+            "this host has no boot profile {name}: name it under `boots` in the agent's configuration"
+        );
+        return Err(refusal(RefusalKind::NoBootProfile, message));
+    }
+    let known = host.definitions.get(vm.uuid);
+    if host.definitions.is_written(vm.uuid)
+        && let Some(known) = &known
+    {
+        // A person's definition is not changed from afar (S14).
+        let same = known.disks.len() == arriving.disks.len()
+            && arriving
+                .disks
+                .iter()
+                .all(|disk| known.disks.iter().any(|here| here.id == disk.id));
+        if !same {
+            let message = "the disks in this host's definition file are not those of the owner; change the file in definitionsDir";
+            return Err(refusal(RefusalKind::DisksDiffer, message));
+        }
+    }
+    let placed = definitions::placed(arriving, known.as_ref(), &host.config.storage_dir);
+    let storage = host.config.storage_dir.clone();
+    let room = tokio::task::spawn_blocking(move || (needed(&placed), available(&storage))).await;
+    let (needed, available) =
+        room.map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
+    let available = available.map_err(|failed| refusal(RefusalKind::Storage, failed))?;
+    if needed > available {
+        let message =
+            format!("the disks need {needed} bytes on this host's storage, {available} are free");
+        return Err(Refusal {
+            needed: Some(needed),
+            available: Some(available),
+            ..refusal(RefusalKind::NoSpace, message)
+        });
+    }
+    Ok(())
+}
+
+/// What the disks will take beyond what they take already. Sparse files are counted whole: they fill up.
+fn needed(placed: &VmDefinition) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let missing = |disk: &crate::agent::api::DiskDefinition| {
+        let size = disk.size_bytes.unwrap_or(0);
+        match std::fs::metadata(&disk.path) {
+            Ok(meta) if meta.is_file() => size.saturating_sub(meta.blocks() * 512),
+            Ok(_) => 0,
+            Err(_) => size,
+        }
+    };
+    placed
+        .disks
+        .iter()
+        .map(missing)
+        .fold(0, u64::saturating_add)
+}
+
+/// Free bytes where replicas lie. Blocking.
+pub(in crate::agent) fn available(storage: &Path) -> Result<u64, String> {
+    let stat = rustix::fs::statvfs(storage)
+        .map_err(|failed| format!("storageDir {}: {failed}", storage.display()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+pub(super) async fn enroll(
+    work: &Work,
+    arriving: VmDefinition,
+) -> Result<OrderResult, OperationError> {
+    let (host, vm) = (Arc::clone(&work.host), Arc::clone(&work.vm));
+    let known = host.definitions.get(vm.uuid);
+    let placed = definitions::placed(&arriving, known.as_ref(), &host.config.storage_dir);
+    let missing: Vec<_> = placed
+        .disks
+        .iter()
+        .filter(|disk| !disk.path.exists())
+        .map(|disk| disk.id.clone())
+        .collect();
+    {
+        let (host, placed) = (Arc::clone(&host), placed.clone());
+        blocking(move || {
+            for folder in placed.disks.iter().filter_map(|disk| disk.path.parent()) {
+                std::fs::create_dir_all(folder).map_err(|failed| {
+                    crate::agent::host::error(
+                        crate::agent::api::OperationErrorKind::Storage,
+                        format!("{}: {failed}", folder.display()),
+                    )
+                })?;
+            }
+            if !host.definitions.is_written(placed.uuid) {
+                host.definitions.keep(&host.store, placed)?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    work.place("defined").await;
+    let volume = host.volume(&vm).await?;
+    // Only what is made here is known to be new (S16).
+    volume.with(|set| Ok(set.create_missing()?)).await?;
+    let (_, guest) = host.guest(vm.uuid)?;
+    host.hypervisor.check(&guest)?;
+    Ok(OrderResult::Enrolled { created: missing })
+}

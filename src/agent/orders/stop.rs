@@ -1,0 +1,285 @@
+//! Stop: the fence stands; now the guest ends, and what it left is written down (S3).
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::agent::api::{
+    DiskShape, OperationError, OperationErrorKind, OrderResult, PowerSwitch, ProgressPhase,
+    Refusal, RefusalKind, StopProof, StopRecord, VmDefinition,
+};
+use crate::agent::config::OnShutdownDeadline;
+use crate::agent::definitions::{self, refusal};
+use crate::agent::host::{Host, Vm, Work, blocking, cancelled, error, internal};
+use crate::agent::hypervisor::{
+    Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, QuitReport, Stopped,
+};
+use crate::agent::manifest::{self, Changed, Plan};
+use crate::agent::replication;
+use crate::agent::store::Kind;
+
+/// What a stopped guest had changed since the last point. Kept until the stop is a record and its content delivered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Changes {
+    /// The stop's epoch.
+    pub epoch: u64,
+    /// The generation whose bitmap said so.
+    pub generation: Uuid,
+    /// The process ended and nothing was written after the answer.
+    pub last_word: bool,
+    /// Bytes of each disk.
+    pub ranges: Changed,
+}
+
+/// S14: a disk that the last pass did not bring to the target is seen before the fence.
+pub(super) fn check(host: &Host, vm: &Vm, target: &str) -> Result<(), Refusal> {
+    let kept = vm.replication.kept();
+    let (Some(definition), Some(order), Some(last)) =
+        (host.definitions.get(vm.uuid), kept.order, kept.last)
+    else {
+        return Ok(());
+    };
+    if order.peer.host != target {
+        return Ok(());
+    }
+    if let Some(disk) = definition
+        .disks
+        .iter()
+        .find(|disk| !last.roots.contains_key(&disk.id))
+    {
+        let message = format!(
+            "disk {} has no counterpart on {target}: enroll the VM there again, then let a pass become whole",
+            disk.id
+        );
+        return Err(refusal(RefusalKind::DisksDiffer, message));
+    }
+    Ok(())
+}
+
+pub(super) async fn stop(
+    work: &Work,
+    target: &str,
+    force: bool,
+) -> Result<OrderResult, OperationError> {
+    let (host, vm, epoch) = (&work.host, &work.vm, work.order.epoch);
+    // No pass may begin any more: the register says Fenced. The one under way is cancelled, its bits go back (S13).
+    replication::pause(host, vm).await?;
+    let _quiet = vm.replication.quiet().await;
+    work.check_cancelled()?;
+    work.place("fenced").await;
+
+    let register = vm
+        .register()
+        .ok_or_else(|| internal("the register is gone"))?;
+    let (_, guest) = host.guest(vm.uuid)?;
+    work.phase(ProgressPhase::ShuttingDown);
+    end_guest(work, &guest, force, epoch).await?;
+    work.place("ended").await;
+
+    // S14: the definition is read again, and the disks' sizes.
+    let reread = Arc::clone(host);
+    let definition = blocking(move || {
+        reread.definitions.refresh();
+        Ok(())
+    })
+    .await
+    .and_then(|()| host.guest(vm.uuid))?
+    .0;
+    let disks = shapes(&definition).await?;
+    let (roots, source) = content(work, &definition, epoch).await?;
+    work.place("read").await;
+
+    let was_running = register.desired_power == PowerSwitch::On;
+    let record = StopRecord {
+        vm: vm.uuid,
+        epoch,
+        host: host.config.host.clone(),
+        target: target.to_owned(),
+        proof: if was_running {
+            StopProof::ProcessGone
+        } else {
+            StopProof::WasOff
+        },
+        was_running,
+        roots,
+        disks,
+        manifest: source,
+        at: Timestamp::now(),
+    };
+    tracing::info!(vm = %vm.uuid, epoch, manifest = ?source, was_running, "the stop is proven");
+    Ok(OrderResult::Stopped { record })
+}
+
+/// Ends the guest and its process; keeps what it changed. Silence is never taken for an end (S3).
+async fn end_guest(
+    work: &Work,
+    guest: &GuestDefinition,
+    force: bool,
+    epoch: u64,
+) -> Result<(), OperationError> {
+    let (host, vm) = (&work.host, &work.vm);
+    match host.hypervisor.power(guest).await {
+        GuestPower::Gone => return Ok(()),
+        GuestPower::Unknown { why } if !force => {
+            return Err(error(
+                OperationErrorKind::Hypervisor,
+                format!(
+                    "whether the guest runs is not known ({why}); nothing follows from silence"
+                ),
+            ));
+        }
+        GuestPower::Running
+        | GuestPower::Paused { .. }
+        | GuestPower::ShutDown
+        | GuestPower::Unknown { .. } => {}
+    }
+    let stopped = shut_down(work, guest, force).await?;
+    tracing::info!(vm = %vm.uuid, epoch, step = work.order.step, forced = force, "guest stopped");
+    work.place("off").await;
+    let tracking = vm.replication.kept().tracking;
+    let mut changes = None;
+    if let (Stopped::ShutDown, Some(generation)) = (stopped, tracking) {
+        match host.hypervisor.final_dirty(guest, generation).await? {
+            Dirty::Known(ranges) => {
+                changes = Some(Changes {
+                    epoch,
+                    generation,
+                    last_word: false,
+                    ranges,
+                })
+            }
+            Dirty::Lost(why) => {
+                tracing::warn!(vm = %vm.uuid, epoch, %why, "what the guest changed is not known; the disks will be read")
+            }
+        }
+    }
+    save(host, vm, changes.clone()).await?;
+    work.place("changes").await;
+    let report = host.hypervisor.quit(guest).await?;
+    match (report, changes) {
+        (QuitReport::Untouched, Some(changes)) => {
+            save(
+                host,
+                vm,
+                Some(Changes {
+                    last_word: true,
+                    ..changes
+                }),
+            )
+            .await?
+        }
+        (QuitReport::Written, Some(_)) => {
+            tracing::warn!(vm = %vm.uuid, epoch, "the guest was revived before its process ended; the disks will be read");
+            save(host, vm, None).await?;
+        }
+        (QuitReport::NotWatched, Some(_)) => save(host, vm, None).await?,
+        (_, None) => {}
+    }
+    Ok(())
+}
+
+/// Asks the guest to shut down; takes its power away only where that was ordered or configured, and says so.
+pub(super) async fn shut_down(
+    work: &Work,
+    guest: &GuestDefinition,
+    force: bool,
+) -> Result<Stopped, OperationError> {
+    let host = &work.host;
+    if force {
+        return Ok(host.hypervisor.power_off(guest).await?);
+    }
+    let asked = tokio::select! {
+        asked = host.hypervisor.power_down(guest, host.config.shutdown_deadline()) => asked,
+        () = work.running.cancel.cancelled() => return Err(cancelled()),
+    };
+    match asked {
+        Ok(stopped) => Ok(stopped),
+        Err(HypervisorError::Deadline { deadline })
+            if host.config.hypervisor.qemu.on_shutdown_deadline == OnShutdownDeadline::PowerOff =>
+        {
+            tracing::warn!(vm = %work.vm.uuid, epoch = work.order.epoch, seconds = deadline.as_secs(), "the guest did not shut down in time; its power is taken away as configured");
+            Ok(host.hypervisor.power_off(guest).await?)
+        }
+        Err(failed) => {
+            if failed.category() == ErrorCategory::Unknown {
+                replication::recover(host, &work.vm, guest).await;
+            }
+            Err(failed.into())
+        }
+    }
+}
+
+async fn save(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    changes: Option<Changes>,
+) -> Result<(), OperationError> {
+    let (host, uuid) = (Arc::clone(host), vm.uuid);
+    blocking(move || {
+        match changes {
+            Some(changes) => host.store.save(Kind::Changes, uuid, &changes)?,
+            None => host.store.remove(Kind::Changes, uuid)?,
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// What the guest changed until its end, if that is known for the stop of this epoch.
+pub(super) async fn changes(host: &Arc<Host>, vm: &Arc<Vm>, epoch: u64) -> Option<Changes> {
+    let (host, uuid, tracking) = (Arc::clone(host), vm.uuid, vm.replication.kept().tracking);
+    let loaded = blocking(move || Ok(host.store.load::<Changes>(Kind::Changes, uuid)?))
+        .await
+        .ok()
+        .flatten();
+    loaded.filter(|changes| {
+        changes.epoch == epoch && changes.last_word && Some(changes.generation) == tracking
+    })
+}
+
+async fn shapes(definition: &VmDefinition) -> Result<Vec<DiskShape>, OperationError> {
+    let disks = definition.disks.clone();
+    blocking(move || {
+        disks
+            .iter()
+            .map(|disk| {
+                definitions::size_of(disk)
+                    .map_err(|wrong| error(OperationErrorKind::SourceRead, wrong))
+            })
+            .collect()
+    })
+    .await
+}
+
+async fn content(
+    work: &Work,
+    definition: &VmDefinition,
+    epoch: u64,
+) -> Result<(crate::agent::api::Roots, crate::agent::api::ManifestSource), OperationError> {
+    let (host, vm) = (&work.host, &work.vm);
+    work.phase(ProgressPhase::ReadingManifest);
+    let base = vm.replication.kept().base;
+    let carried = match (changes(host, vm, epoch).await, base) {
+        (Some(changes), Some(base)) => Some((base, changes.ranges)),
+        _ => None,
+    };
+    let plan = Plan {
+        disks: definition
+            .disks
+            .iter()
+            .map(|disk| (disk.id.clone(), disk.path.clone()))
+            .collect(),
+        carried,
+    };
+    let volume = host.volume(vm).await?;
+    let (cancel, progress) = (
+        work.running.cancel.clone(),
+        Arc::clone(&work.running.progress),
+    );
+    volume
+        .with(move |set| manifest::take(set, &plan, &cancel, &progress))
+        .await
+}

@@ -1,0 +1,155 @@
+//! Takes data from peers: a thread a connection, let in by certificate (TLS) and then by register (S9).
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::api::{RefusalKind, StepId};
+use super::definitions;
+use super::host::Host;
+use super::register::{self, SessionRequest};
+use super::tls;
+use crate::dataplane::{self, Admission, Admitted, Hello, Peer, ServeOptions, Served};
+
+/// Connections at once; more are closed at once, so that a flood costs little.
+const MOST_CONNECTIONS: usize = 256;
+/// How long a peer may be silent.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// Listens until the agent ends.
+pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .map_err(|error| anyhow::anyhow!("data.listen {address}: {error}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Accepts connections until the agent ends.
+pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = host.shutdown.cancelled() => return Ok(()),
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a data connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        if open.load(Ordering::Relaxed) >= MOST_CONNECTIONS {
+            tracing::warn!(%from, "too many data connections; this one is closed");
+            continue;
+        }
+        let stream = stream
+            .into_std()
+            .and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
+        let Ok(stream) = stream else { continue };
+        let (host, open) = (Arc::clone(&host), Arc::clone(&open));
+        open.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_blocking(move || {
+            one(&host, stream, from);
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr) {
+    let options = ServeOptions {
+        tls: Some(host.identity.configs().data),
+        idle_timeout: IDLE,
+    };
+    match dataplane::serve_connection(
+        stream,
+        &Door {
+            host: Arc::clone(host),
+        },
+        &options,
+    ) {
+        Served::Whole(_) => tracing::info!(%from, "a pass was received whole"),
+        Served::Refused(refusal) => {
+            tracing::info!(%from, reason = %refusal.message, "a pass was turned away")
+        }
+        Served::Failed(failure) => {
+            tracing::warn!(%from, reason = %failure.message, "a pass failed here")
+        }
+        Served::Disconnected(why) => {
+            tracing::info!(%from, %why, "a data connection ended before its pass was whole")
+        }
+    }
+}
+
+/// Judges who may write.
+struct Door {
+    host: Arc<Host>,
+}
+
+fn refused(kind: dataplane::RefusalKind, message: impl Into<String>) -> dataplane::Refusal {
+    dataplane::Refusal {
+        kind,
+        message: message.into(),
+        needed: 0,
+        available: 0,
+    }
+}
+
+impl Admission for Door {
+    fn admit(&self, hello: &Hello, peer: &Peer) -> Result<Admitted, dataplane::Refusal> {
+        let names = peer
+            .certificates
+            .first()
+            .map(tls::names)
+            .unwrap_or_default();
+        let Some(vm) = self.host.known(hello.vm) else {
+            return Err(refused(
+                dataplane::RefusalKind::UnknownVm,
+                "this host does not know the VM: enroll it first",
+            ));
+        };
+        let volume = tokio::runtime::Handle::current()
+            .block_on(self.host.volume(&vm))
+            .map_err(|failed| refused(dataplane::RefusalKind::Internal, failed.message))?;
+        let id = StepId {
+            epoch: hello.epoch,
+            step: hello.step,
+        };
+        // S9: judged, written down and opened under the one lock of the register, so that nothing changes in between.
+        let admitted = self.host.change_now(&vm, |register| {
+            let next = register::admit_session(
+                register,
+                SessionRequest { vm: hello.vm, id },
+                Timestamp::now(),
+            )?;
+            let session = volume
+                .gate
+                .open_session(hello.epoch)
+                .map_err(|barred| definitions::refusal(RefusalKind::Busy, barred.to_string()))?;
+            Ok((
+                next,
+                Admitted {
+                    set: Arc::clone(&volume.set),
+                    session,
+                },
+            ))
+        });
+        let admitted = admitted.map_err(|refusal| {
+            let kind = match refusal.kind {
+                RefusalKind::NoRegister => dataplane::RefusalKind::UnknownVm,
+                RefusalKind::Stale => dataplane::RefusalKind::Stale,
+                RefusalKind::Busy => dataplane::RefusalKind::Busy,
+                RefusalKind::Storage => dataplane::RefusalKind::Internal,
+                _ => dataplane::RefusalKind::Fenced,
+            };
+            refused(kind, refusal.message)
+        })?;
+        tracing::info!(vm = %hello.vm, epoch = hello.epoch, step = hello.step, pass = %hello.pass, from = ?names, session = admitted.session.number(), "data session opened");
+        Ok(admitted)
+    }
+}

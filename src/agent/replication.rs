@@ -1,0 +1,505 @@
+//! Continuous replication of a VM that this host owns: pass after pass to the peer, until an order says otherwise.
+//!
+//! ```text
+//!   Replicate ──> Waiting ──interval or order──> Running ──whole──> Waiting
+//!                    ^                              │ failed
+//!                    └────── BackingOff <───────────┘
+//!   Pause, Stop, Power: the running pass is cancelled, and the next begins only when it may.
+//! ```
+//!
+//! What has to be known after a restart is kept in `replication/<vm>.json`: the order, the bitmap generation that the
+//! hypervisor tracks, and the content at its beginning.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::api::{
+    OperationError, OperationErrorKind, PassReport, PeerAddress, ReplicationActivity,
+    ReplicationState, Role, Roots, RunningPass, StepId,
+};
+use super::host::{Host, Vm, blocking, cancelled, error, lock};
+use super::hypervisor::{Dirty, ErrorCategory, GuestDefinition, GuestPower, PointOutcome};
+use super::register;
+use super::store::{Kind, Store};
+use super::transfer::{self, Candidates, Meter, Pass, Sources};
+
+/// The first pause after a failed pass; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause after failed passes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What is kept over restarts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Kept {
+    /// The last `Replicate` order.
+    pub order: Option<KeptOrder>,
+    /// No pass begins.
+    pub paused: bool,
+    /// The bitmap generation that tracks changes now (S13). None with a base: the disks have stood still since.
+    pub tracking: Option<Uuid>,
+    /// The content at the beginning of the generation, as the peer holds it.
+    pub base: Option<Roots>,
+    /// The last whole pass.
+    pub last: Option<PassReport>,
+}
+
+/// A `Replicate` order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct KeptOrder {
+    /// Where to.
+    pub peer: PeerAddress,
+    /// How often.
+    pub interval_seconds: u64,
+    /// Which order it was.
+    pub ordered: StepId,
+}
+
+#[derive(Default)]
+struct Live {
+    kept: Kept,
+    task: bool,
+    immediate: bool,
+    pass: Option<(RunningPass, Arc<Meter>)>,
+    failures: u32,
+    last_error: Option<(OperationError, Timestamp)>,
+    next_at: Option<Timestamp>,
+    cancel: Option<CancellationToken>,
+}
+
+/// The replication of one VM.
+#[derive(Default)]
+pub(crate) struct Replication {
+    live: Mutex<Live>,
+    wake: Notify,
+    /// Held by the pass under way, and by whoever changes the guest's power.
+    busy: tokio::sync::Mutex<()>,
+}
+
+impl Replication {
+    /// Reads what was kept. A file that cannot be read only costs a pass over everything.
+    pub(crate) fn load(&self, store: &Store, vm: Uuid) {
+        match store.load(Kind::Replication, vm) {
+            Ok(kept) => lock(&self.live).kept = kept.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%vm, %error, "what was known of replication cannot be read; the next pass compares everything")
+            }
+        }
+    }
+
+    /// What is kept now.
+    pub(crate) fn kept(&self) -> Kept {
+        lock(&self.live).kept.clone()
+    }
+
+    /// Changes what is kept, durably. Blocking.
+    pub(crate) fn keep(
+        &self,
+        store: &Store,
+        vm: Uuid,
+        change: impl FnOnce(&mut Kept),
+    ) -> Result<(), OperationError> {
+        let mut live = lock(&self.live);
+        let mut kept = live.kept.clone();
+        change(&mut kept);
+        store.save(Kind::Replication, vm, &kept)?;
+        live.kept = kept;
+        Ok(())
+    }
+
+    /// For the inventory.
+    pub(crate) fn state(&self) -> Option<ReplicationState> {
+        let live = lock(&self.live);
+        let order = live.kept.order.clone()?;
+        let activity = match (&live.pass, live.kept.paused, live.failures) {
+            (Some(_), ..) => ReplicationActivity::Running,
+            (None, true, _) => ReplicationActivity::Paused,
+            (None, false, 0) => ReplicationActivity::Waiting,
+            (None, false, _) => ReplicationActivity::BackingOff,
+        };
+        Some(ReplicationState {
+            peer: order.peer,
+            interval_seconds: order.interval_seconds,
+            activity,
+            ordered: order.ordered,
+            pass: live.pass.as_ref().map(|(pass, meter)| RunningPass {
+                progress: meter.progress(),
+                ..pass.clone()
+            }),
+            last: live.kept.last.clone(),
+            failures: live.failures,
+            last_error: live.last_error.as_ref().map(|(error, _)| error.clone()),
+            last_error_at: live.last_error.as_ref().map(|(_, at)| *at),
+            next_at: if live.kept.paused { None } else { live.next_at },
+        })
+    }
+
+    /// Cancels the pass under way and keeps the next from beginning while the guard lives.
+    pub(crate) async fn quiet(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        if let Some(cancel) = &lock(&self.live).cancel {
+            cancel.cancel();
+        }
+        self.busy.lock().await
+    }
+
+    /// Looks again, now.
+    pub(crate) fn wake(&self, immediate: bool) {
+        let mut live = lock(&self.live);
+        live.immediate |= immediate;
+        drop(live);
+        self.wake.notify_one();
+    }
+}
+
+/// Starts the loop of a VM, if it does not run yet.
+pub(crate) fn ensure(host: &Arc<Host>, vm: &Arc<Vm>) {
+    {
+        let mut live = lock(&vm.replication.live);
+        if live.task {
+            return;
+        }
+        live.task = true;
+    }
+    tokio::spawn(run(Arc::clone(host), Arc::clone(vm)));
+}
+
+/// Whether a pass may begin: the register says so (S1), and an order wants it.
+fn wanted(vm: &Vm) -> Option<KeptOrder> {
+    let owns = vm
+        .register()
+        .is_some_and(|register| register.role == Role::Owner && !register::uncommitted(&register));
+    let kept = vm.replication.kept();
+    if owns && !kept.paused {
+        kept.order
+    } else {
+        None
+    }
+}
+
+async fn run(host: Arc<Host>, vm: Arc<Vm>) {
+    while !host.shutdown.is_cancelled() {
+        if wanted(&vm).is_some() && due(&vm) {
+            let busy = vm.replication.busy.lock().await;
+            // Looked at again, now that nobody else is at it.
+            if let Some(order) = wanted(&vm) {
+                one_pass(&host, &vm, &order).await;
+            }
+            drop(busy);
+            continue;
+        }
+        let wait = {
+            let live = lock(&vm.replication.live);
+            live.next_at
+                .filter(|_| !live.kept.paused)
+                .map(|next| until(next))
+        };
+        let sleep = async {
+            match wait {
+                Some(wait) if wanted(&vm).is_some() => tokio::time::sleep(wait).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = sleep => {}
+            () = vm.replication.wake.notified() => {}
+            () = host.shutdown.cancelled() => {}
+        }
+    }
+}
+
+fn due(vm: &Vm) -> bool {
+    let live = lock(&vm.replication.live);
+    live.immediate || live.next_at.is_none_or(|next| next <= Timestamp::now())
+}
+
+fn until(next: Timestamp) -> Duration {
+    let millis = next
+        .as_millisecond()
+        .saturating_sub(Timestamp::now().as_millisecond());
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+fn after(at: Timestamp, wait: Duration) -> Timestamp {
+    let wait = jiff::SignedDuration::try_from(wait).unwrap_or(jiff::SignedDuration::from_secs(60));
+    at.checked_add(wait).unwrap_or(at)
+}
+
+async fn one_pass(host: &Arc<Host>, vm: &Arc<Vm>, order: &KeptOrder) {
+    let began_at = Timestamp::now();
+    let cancel = host.shutdown.child_token();
+    let meter = Meter::new();
+    let pass = Uuid::new_v4();
+    {
+        let mut live = lock(&vm.replication.live);
+        live.immediate = false;
+        live.cancel = Some(cancel.clone());
+        let running = RunningPass {
+            pass,
+            began_after: order.ordered,
+            began_at,
+            progress: Default::default(),
+        };
+        live.pass = Some((running, Arc::clone(&meter)));
+    }
+    tracing::info!(vm = %vm.uuid, %pass, peer = %order.peer.host, began_after = %order.ordered, "pass began");
+    let outcome = pass_once(host, vm, order, pass, &cancel, &meter).await;
+    let mut live = lock(&vm.replication.live);
+    live.pass = None;
+    live.cancel = None;
+    match outcome {
+        Ok(report) => {
+            tracing::info!(
+                vm = %vm.uuid, %pass, bytes_changed = report.bytes_changed, bytes_sent = report.bytes_sent,
+                candidates = ?report.candidates, why = %report.candidates_reason, millis = report.duration_millis, "pass is whole"
+            );
+            live.failures = 0;
+            live.last_error = None;
+            live.next_at = Some(
+                after(began_at, Duration::from_secs(order.interval_seconds)).max(Timestamp::now()),
+            );
+        }
+        Err(failed) if failed.kind == OperationErrorKind::Cancelled => {
+            tracing::info!(vm = %vm.uuid, %pass, "pass was cancelled");
+            // Whoever cancelled it has the word now; if replication goes on after it, it does so soon.
+            live.next_at = Some(after(Timestamp::now(), FIRST_PAUSE));
+        }
+        Err(failed) => {
+            live.failures = live.failures.saturating_add(1);
+            let pause = FIRST_PAUSE
+                .saturating_mul(1 << live.failures.saturating_sub(1).min(10))
+                .min(LONGEST_PAUSE);
+            tracing::warn!(
+                vm = %vm.uuid, %pass, peer = %order.peer.host, kind = ?failed.kind, error = %failed.message,
+                failures = live.failures, retry_in_seconds = pause.as_secs(), "pass failed"
+            );
+            live.last_error = Some((failed, Timestamp::now()));
+            live.next_at = Some(after(Timestamp::now(), pause));
+        }
+    }
+}
+
+async fn pass_once(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    order: &KeptOrder,
+    pass: Uuid,
+    cancel: &CancellationToken,
+    meter: &Arc<Meter>,
+) -> Result<PassReport, OperationError> {
+    let (definition, guest) = host.guest(vm.uuid)?;
+    let kept = vm.replication.kept();
+    let register = vm.register().ok_or_else(cancelled)?;
+    let make = |candidates, reason: String, point: Timestamp| Pass {
+        pass,
+        id: register.id(),
+        began_after: order.ordered,
+        peer: order.peer.clone(),
+        full: false,
+        candidates,
+        reason,
+        point,
+    };
+    match host.hypervisor.power(&guest).await {
+        GuestPower::Running => {}
+        // A guest that is off is read directly. Nobody starts it meanwhile: whoever does waits for this pass.
+        GuestPower::Gone | GuestPower::ShutDown => {
+            let sources = Sources::files(&definition);
+            let point = Timestamp::now();
+            let pass = make(
+                Candidates::All,
+                "the guest is off; its disks are compared".into(),
+                point,
+            );
+            let report = transfer::send(host, vm, pass, sources, cancel, meter).await?;
+            let last = report.clone();
+            keep(host, vm, move |kept| {
+                kept.tracking = None;
+                kept.base = None;
+                kept.last = Some(last);
+            })
+            .await?;
+            return Ok(report);
+        }
+        other => {
+            return Err(error(
+                OperationErrorKind::Hypervisor,
+                format!("the guest is {other}; a pass needs it running or off"),
+            ));
+        }
+    }
+    let new = Uuid::new_v4();
+    let point = match host
+        .hypervisor
+        .begin_point(&guest, kept.tracking, new)
+        .await
+    {
+        Ok(point) => point,
+        Err(failed) => {
+            if failed.category() == ErrorCategory::Unknown {
+                recover(host, vm, &guest).await;
+            }
+            return Err(failed.into());
+        }
+    };
+    let (candidates, reason) = match (&point.dirty, &kept.base) {
+        (Dirty::Known(ranges), Some(base)) => (
+            Candidates::Ranges {
+                base: base.clone(),
+                ranges: ranges.clone(),
+            },
+            "a trusted bitmap".to_owned(),
+        ),
+        (Dirty::Known(_), None) => (
+            Candidates::All,
+            "the content at the bitmap's beginning is not known".to_owned(),
+        ),
+        (Dirty::Lost(why), _) => (Candidates::All, why.to_string()),
+    };
+    let ticket = point.ticket.clone();
+    let taken_at = point.taken_at;
+    let sources = Sources::point(point);
+    let sent = transfer::send(
+        host,
+        vm,
+        make(candidates, reason, taken_at),
+        sources,
+        cancel,
+        meter,
+    )
+    .await;
+    // S13: bits are dropped only after the target's durable acknowledgement, and after we have written down what it holds.
+    let written = match &sent {
+        Ok(report) => {
+            let (roots, report) = (report.roots.clone(), report.clone());
+            keep(host, vm, move |kept| {
+                kept.tracking = Some(new);
+                kept.base = Some(roots);
+                kept.last = Some(report);
+            })
+            .await
+        }
+        Err(_) => Ok(()),
+    };
+    host.failpoints.pass("pass:acknowledged").await;
+    let outcome = if sent.is_ok() && written.is_ok() {
+        PointOutcome::Delivered
+    } else {
+        PointOutcome::Failed
+    };
+    match host.hypervisor.end_point(&guest, &ticket, outcome).await {
+        Ok(tracking) => {
+            let believed = vm.replication.kept().tracking;
+            if believed.is_some_and(|believed| !tracking.held.contains(&believed)) {
+                tracing::warn!(vm = %vm.uuid, "the bitmap generation is lost; the next pass compares everything");
+                forget(host, vm).await?;
+            }
+        }
+        Err(failed) => {
+            tracing::warn!(vm = %vm.uuid, error = %failed, "the point in time could not be ended");
+            recover(host, vm, &guest).await;
+        }
+    }
+    written?;
+    sent
+}
+
+async fn keep(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    change: impl FnOnce(&mut Kept) + Send + 'static,
+) -> Result<(), OperationError> {
+    let (host, vm) = (Arc::clone(host), Arc::clone(vm));
+    blocking(move || vm.replication.keep(&host.store, vm.uuid, change)).await
+}
+
+/// S13: the generation does not hold any more.
+pub(crate) async fn forget(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), OperationError> {
+    keep(host, vm, |kept| {
+        kept.tracking = None;
+        kept.base = None;
+    })
+    .await
+}
+
+/// The disks stand still at this content, from now until the guest is started.
+pub(crate) async fn standing(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    roots: Option<Roots>,
+) -> Result<(), OperationError> {
+    keep(host, vm, |kept| {
+        kept.tracking = None;
+        kept.base = roots;
+    })
+    .await
+}
+
+/// A new generation for a guest about to be started. Written down before the guest's first instruction: from then on the
+/// disks do not stand still.
+pub(crate) async fn mint(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<Uuid, OperationError> {
+    let generation = Uuid::new_v4();
+    keep(host, vm, move |kept| {
+        // The base of an older generation is the content before what that guest wrote.
+        kept.base = if kept.tracking.is_none() {
+            kept.base.take()
+        } else {
+            None
+        };
+        kept.tracking = Some(generation);
+    })
+    .await?;
+    Ok(generation)
+}
+
+/// Mends what a dead agent or a silent hypervisor has left, and believes only generations that hold.
+pub(crate) async fn recover(host: &Arc<Host>, vm: &Arc<Vm>, guest: &GuestDefinition) {
+    match host.hypervisor.recover(guest).await {
+        Ok(recovered) => {
+            for mended in &recovered.mended {
+                tracing::warn!(vm = %vm.uuid, "{mended}");
+            }
+            let believed = vm.replication.kept().tracking;
+            let lost =
+                believed.is_some_and(|believed| !recovered.tracking.held.contains(&believed));
+            if lost && let Err(failed) = forget(host, vm).await {
+                tracing::error!(vm = %vm.uuid, error = %failed.message, "that a bitmap is lost could not be written down");
+            }
+        }
+        Err(failed) => {
+            tracing::warn!(vm = %vm.uuid, error = %failed, "the guest could not be recovered yet")
+        }
+    }
+}
+
+/// Sets what the loop is to do, durably.
+pub(crate) async fn set_order(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    order: KeptOrder,
+) -> Result<(), OperationError> {
+    keep(host, vm, move |kept| {
+        // Another peer knows nothing of this base.
+        if kept
+            .order
+            .as_ref()
+            .is_some_and(|old| old.peer.host != order.peer.host)
+        {
+            kept.last = None;
+        }
+        kept.order = Some(order);
+        kept.paused = false;
+    })
+    .await
+}
+
+/// No pass begins until the next `Replicate`.
+pub(crate) async fn pause(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), OperationError> {
+    keep(host, vm, |kept| kept.paused = true).await
+}

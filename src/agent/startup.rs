@@ -1,0 +1,207 @@
+//! The agent's life: finds what is there, carries on, serves until it is told to end.
+
+use std::fs;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{Found, Power, PowerSwitch, Role};
+use super::config::Config;
+use super::definitions::Definitions;
+use super::failpoint::Failpoints;
+use super::host::{Host, Vm, lock};
+use super::hypervisor::Hypervisor;
+use super::store::Store;
+use super::tls::Identity;
+use super::{orders, receive, replication, server};
+
+/// Runs the agent of one host until `shutdown` is cancelled. Guests go on running after it.
+///
+/// # Errors
+/// When it cannot begin: files, certificates or addresses that cannot be used. Each error says which and what to do.
+pub async fn run(
+    config: Config,
+    hypervisor: Arc<dyn Hypervisor>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    run_with(config, hypervisor, shutdown, Failpoints::default()).await
+}
+
+/// As [`run`], with places at which a test lets it die.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    hypervisor: Arc<dyn Hypervisor>,
+    shutdown: CancellationToken,
+    failpoints: Failpoints,
+) -> anyhow::Result<()> {
+    config
+        .check()
+        .map_err(|wrong| anyhow::anyhow!("configuration: {wrong}"))?;
+    for (field, folder) in [
+        ("stateDir", &config.state_dir),
+        ("storageDir", &config.storage_dir),
+    ] {
+        fs::create_dir_all(folder)
+            .map_err(|error| anyhow::anyhow!("{field} {}: {error}", folder.display()))?;
+    }
+    let identity = Identity::load(&config.tls, &config.host)?;
+    let store = Store::open(&config.state_dir)?;
+    let definitions = Definitions::open(&config, &store)?;
+    let boot_id = fs::read_to_string(&config.boot_id_file)
+        .map_err(|error| anyhow::anyhow!("bootIdFile {}: {error}", config.boot_id_file.display()))?
+        .trim()
+        .to_owned();
+    let control = server::bind(config.control.listen).await?;
+    let data = receive::listen(config.data.listen)?;
+    let host = Arc::new(Host::new(
+        config,
+        hypervisor,
+        store,
+        definitions,
+        identity,
+        boot_id,
+        failpoints,
+        shutdown,
+    )?);
+    tracing::info!(host = %host.config.host, site = %host.config.site, boot_id = %host.boot_id, control = %host.config.control.listen, data = %host.config.data.listen, "agent started");
+    find(&host).await;
+    let serving = tokio::try_join!(
+        server::serve(Arc::clone(&host), control),
+        receive::serve(Arc::clone(&host), data)
+    );
+    end(&host).await;
+    tracing::info!(host = %host.config.host, "agent ended; guests go on");
+    serving.map(|_| ())
+}
+
+/// What is there, and what goes on by itself.
+async fn find(host: &Arc<Host>) {
+    let mut found = Found::default();
+    for vm in host.vms() {
+        found_one(host, &vm, &mut found).await;
+        replication::ensure(host, &vm);
+    }
+    tracing::info!(
+        rebooted = found.rebooted,
+        running = found.running.len(),
+        started = found.started.len(),
+        interrupted = found.interrupted.len(),
+        open_journals = found.open_journals.len(),
+        "found"
+    );
+    *lock(&host.found) = found;
+}
+
+async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &mut Found) {
+    if let Ok((_, guest)) = host.guest(vm.uuid) {
+        replication::recover(host, vm, &guest).await;
+    }
+    if orders::interrupt(host, vm).await {
+        found.interrupted.push(vm.uuid);
+    }
+    let Some(register) = vm.register() else {
+        return;
+    };
+    let defined = host.definitions.get(vm.uuid).is_some();
+    if defined {
+        match host.volume(vm).await {
+            Ok(volume) if volume.content().kind == super::api::ContentKind::Partial => {
+                found.open_journals.push(vm.uuid)
+            }
+            Ok(_) => {}
+            Err(failed) => {
+                tracing::error!(vm = %vm.uuid, error = %failed.message, "the VM's disks cannot be opened")
+            }
+        }
+    }
+    let rebooted = register.boot_id != host.boot_id;
+    found.rebooted |= rebooted;
+    let (power, _) = host.power(vm.uuid).await;
+    if matches!(power, Power::Running | Power::Paused) {
+        found.running.push(vm.uuid);
+        tracing::info!(vm = %vm.uuid, epoch = register.epoch, step = register.step, role = %register.role, "guest found running");
+        if orders::runs_without_right(vm) {
+            tracing::error!(vm = %vm.uuid, role = %register.role, "the guest runs though this host has no right to run it");
+        }
+    }
+    if rebooted && defined && after_reboot(host, vm, &register, power, found).await {
+        let boot_id = host.boot_id.clone();
+        // Only now: were the agent to die before, all of this would be done again.
+        let outcome = host
+            .change(vm, move |register| {
+                let next = register.map(|register| super::api::Register {
+                    boot_id,
+                    updated_at: Timestamp::now(),
+                    ..register.clone()
+                });
+                Ok((next, ()))
+            })
+            .await;
+        if let Err(refusal) = outcome {
+            tracing::error!(vm = %vm.uuid, error = %refusal.message, "the new boot could not be written down");
+        }
+    }
+}
+
+/// The host was started again. Whether all that follows from it is done.
+async fn after_reboot(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    register: &super::api::Register,
+    power: Power,
+    found: &mut Found,
+) -> bool {
+    if register.role == Role::Replica {
+        // What arrived was synced, and nothing runs here.
+        return true;
+    }
+    // S12: digests of a source are void after a reboot: what the cache held may never have reached the disk. The stopped
+    // content of a fenced source was read after a sync, and is compared again by the next pass.
+    if register.role == Role::Owner {
+        let voided = match host.volume(vm).await {
+            Ok(volume) => volume.with(|set| Ok(set.void()?)).await,
+            Err(failed) => Err(failed),
+        };
+        let forgotten = replication::forget(host, vm).await;
+        if let Err(failed) = voided.and(forgotten) {
+            tracing::error!(vm = %vm.uuid, error = %failed.message, "cached digests could not be voided; the guest is not started");
+            *lock(&vm.not_started) = Some(failed.message);
+            return false;
+        }
+    }
+    // S4: only an owner's guest is started, and only by what its register says.
+    if orders::may_run(vm) && register.desired_power == PowerSwitch::On && power == Power::Off {
+        match orders::run(host, vm, register.epoch, register.step).await {
+            Ok(()) => found.started.push(vm.uuid),
+            Err(failed) => {
+                tracing::error!(vm = %vm.uuid, epoch = register.epoch, error = %failed.message, "the guest was on before the reboot and could not be started");
+                *lock(&vm.not_started) = Some(failed.message);
+            }
+        }
+    }
+    true
+}
+
+/// Lets go: passes and orders are cut short, and say so in the registers.
+async fn end(host: &Arc<Host>) {
+    host.shutdown.cancel();
+    let wait = async {
+        for vm in host.vms() {
+            let running = lock(&vm.running).clone();
+            if let Some(running) = running {
+                running.ended.wait().await;
+            }
+            drop(vm.replication.quiet().await);
+        }
+    };
+    if tokio::time::timeout(std::time::Duration::from_secs(20), wait)
+        .await
+        .is_err()
+    {
+        tracing::warn!("an order or a pass did not let go in time; it will be found interrupted");
+    }
+}

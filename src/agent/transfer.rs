@@ -1,0 +1,328 @@
+//! One pass to a peer: from the data plane's blocking call to a report.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+
+use jiff::Timestamp;
+use rustls::pki_types::ServerName;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::api::{
+    CandidatesUsed, OperationError, OperationErrorKind, PassReport, PeerAddress, Progress,
+    ProgressPhase, Roots, StepId, VmDefinition,
+};
+use super::host::{Host, Vm, blocking, cancelled, error, internal, lock};
+use super::hypervisor;
+use super::manifest::Changed;
+use super::volume::{from_api, to_api};
+use crate::dataplane::{
+    self, BlockSource, DiskId, Endpoint, FileSource, Mode, PassControl, PassDisk, PassError,
+    PassPhase, PassSpec, RefusalKind, UsedCandidates, WhyAll,
+};
+
+/// What may differ at the peer.
+pub(crate) enum Candidates {
+    /// Everything.
+    All,
+    /// Only these ranges since that content.
+    Ranges {
+        /// The content at the bitmap's beginning.
+        base: Roots,
+        /// What changed since.
+        ranges: Changed,
+    },
+}
+
+/// What to send.
+pub(crate) struct Pass {
+    pub pass: Uuid,
+    /// The register's epoch and step: what the peer's admission judges.
+    pub id: StepId,
+    pub began_after: StepId,
+    pub peer: PeerAddress,
+    /// Everything, into new files.
+    pub full: bool,
+    pub candidates: Candidates,
+    /// Why those candidates.
+    pub reason: String,
+    pub point: Timestamp,
+}
+
+/// Where the content is read.
+pub(crate) enum Sources {
+    /// The disks themselves; nothing writes to them.
+    Files(Vec<(String, std::path::PathBuf)>),
+    /// A point in time of a running guest (S15).
+    Point(Vec<(String, Box<dyn hypervisor::BlockSource>)>),
+}
+
+impl Sources {
+    pub(crate) fn files(definition: &VmDefinition) -> Self {
+        Self::Files(
+            definition
+                .disks
+                .iter()
+                .map(|disk| (disk.id.clone(), disk.path.clone()))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn point(point: hypervisor::Point) -> Self {
+        Self::Point(
+            point
+                .disks
+                .into_iter()
+                .map(|disk| (disk.id, disk.source))
+                .collect(),
+        )
+    }
+
+    fn open(self) -> Result<Vec<PassDisk>, OperationError> {
+        let id = |id: String| {
+            DiskId::new(id.clone()).map_err(|wrong| internal(format!("disk {id}: {wrong}")))
+        };
+        match self {
+            Self::Files(files) => files
+                .into_iter()
+                .map(|(name, path)| {
+                    let source = FileSource::open(&path).map_err(|failed| {
+                        error(
+                            OperationErrorKind::SourceRead,
+                            format!("disk {name}: {}: {failed}", path.display()),
+                        )
+                    })?;
+                    Ok(PassDisk {
+                        id: id(name)?,
+                        source: Box::new(source),
+                    })
+                })
+                .collect(),
+            Self::Point(disks) => disks
+                .into_iter()
+                .map(|(name, source)| {
+                    Ok(PassDisk {
+                        id: id(name)?,
+                        source: Box::new(Adapted(source)),
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A disk of the hypervisor's as the data plane reads it.
+struct Adapted(Box<dyn hypervisor::BlockSource>);
+
+impl BlockSource for Adapted {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn next_data(&mut self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.0.next_data(offset)
+    }
+}
+
+/// Reads how far a pass is.
+pub(crate) struct Meter {
+    control: PassControl,
+}
+
+impl Meter {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            control: PassControl::new(),
+        })
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        let seen = self.control.progress();
+        let comparing = matches!(seen.phase, PassPhase::Connecting | PassPhase::Comparing);
+        Progress {
+            phase: match seen.phase {
+                PassPhase::Connecting => ProgressPhase::Preparing,
+                PassPhase::Comparing => ProgressPhase::Comparing,
+                PassPhase::Transferring => ProgressPhase::Transferring,
+                PassPhase::Verifying => ProgressPhase::Verifying,
+            },
+            bytes_done: seen.bytes_done,
+            bytes_total: if comparing {
+                None
+            } else {
+                Some(seen.bytes_total)
+            },
+            bytes_compared: seen.bytes_compared,
+            bytes_per_second: seen.bytes_per_second.unwrap_or(0),
+            eta_seconds: seen.eta_seconds,
+        }
+    }
+}
+
+/// The passes under way share the host's bandwidth.
+#[derive(Default)]
+pub(crate) struct Bandwidth {
+    passes: Mutex<Vec<Weak<Meter>>>,
+}
+
+impl Bandwidth {
+    fn share(&self, limit: Option<u64>, new: Option<&Arc<Meter>>) {
+        let Some(limit) = limit else { return };
+        let mut passes = lock(&self.passes);
+        passes.extend(new.map(Arc::downgrade));
+        passes.retain(|pass| pass.strong_count() > 0);
+        let share = limit / u64::try_from(passes.len().max(1)).unwrap_or(1);
+        for pass in passes.iter().filter_map(Weak::upgrade) {
+            pass.control.set_bandwidth_cap(share.max(1));
+        }
+    }
+
+    fn leave(&self, limit: Option<u64>, pass: &Arc<Meter>) {
+        lock(&self.passes).retain(|held| !std::ptr::eq(held.as_ptr(), Arc::as_ptr(pass)));
+        self.share(limit, None);
+    }
+}
+
+/// Sends one pass and waits for the peer's durable acknowledgement.
+pub(crate) async fn send(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    pass: Pass,
+    sources: Sources,
+    cancel: &CancellationToken,
+    meter: &Arc<Meter>,
+) -> Result<PassReport, OperationError> {
+    let volume = host.volume(vm).await?;
+    let name = ServerName::try_from(pass.peer.host.clone()).map_err(|_| {
+        error(
+            OperationErrorKind::Protocol,
+            format!("{} is not a host's name", pass.peer.host),
+        )
+    })?;
+    let endpoint = Endpoint::tls(pass.peer.data.clone(), host.identity.configs().client, name);
+    let candidates = match &pass.candidates {
+        Candidates::All => dataplane::Candidates::All,
+        Candidates::Ranges { base, ranges } => dataplane::Candidates::Ranges {
+            base: from_api(base)?,
+            ranges: named(ranges)?,
+        },
+    };
+    let spec = PassSpec {
+        epoch: pass.id.epoch,
+        step: pass.id.step,
+        pass: pass.pass,
+        mode: if pass.full {
+            Mode::NewFiles
+        } else {
+            Mode::InPlace
+        },
+        point: pass.point.to_string(),
+        candidates,
+    };
+    let limit = host.config.bandwidth_limit_bytes_per_second;
+    host.bandwidth.share(limit, Some(meter));
+    let work = {
+        let meter = Arc::clone(meter);
+        let volume = Arc::clone(&volume);
+        blocking(move || {
+            let disks = sources.open()?;
+            let mut set = lock(&volume.set);
+            dataplane::send_pass(&endpoint, spec, disks, &mut set, &meter.control)
+                .map_err(OperationError::from)
+        })
+    };
+    tokio::pin!(work);
+    let outcome = tokio::select! {
+        outcome = &mut work => outcome,
+        () = cancel.cancelled() => {
+            meter.control.cancel();
+            // The thread lets go of the disks before anybody else is told that the pass is over.
+            match work.await {
+                Ok(outcome) => Ok(outcome),
+                Err(_) => Err(cancelled()),
+            }
+        }
+    };
+    host.bandwidth.leave(limit, meter);
+    let outcome = outcome?;
+    let (candidates, reason) = match outcome.used_candidates {
+        UsedCandidates::Ranges => (CandidatesUsed::Ranges, pass.reason),
+        UsedCandidates::All(why) => (CandidatesUsed::All, why_all(why, pass.reason)),
+    };
+    Ok(PassReport {
+        pass: pass.pass,
+        began_after: pass.began_after,
+        point: pass.point,
+        roots: to_api(&outcome.roots),
+        bytes_changed: outcome.bytes_changed,
+        bytes_sent: outcome.bytes_sent,
+        bytes_received: outcome.bytes_received,
+        bytes_resumed: outcome.bytes_resumed,
+        candidates,
+        candidates_reason: reason,
+        duration_millis: u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
+        ended_at: Timestamp::now(),
+    })
+}
+
+fn named(ranges: &Changed) -> Result<BTreeMap<DiskId, Vec<Range<u64>>>, OperationError> {
+    ranges
+        .iter()
+        .map(|(id, ranges)| {
+            Ok((
+                DiskId::new(id.clone()).map_err(|wrong| internal(format!("disk {id}: {wrong}")))?,
+                ranges.clone(),
+            ))
+        })
+        .collect()
+}
+
+fn why_all(why: WhyAll, asked: String) -> String {
+    match why {
+        WhyAll::Asked => asked,
+        WhyAll::FullCopy => "a full copy takes everything".into(),
+        WhyAll::TargetBase => "the peer does not hold the content at which the bitmap began".into(),
+        WhyAll::SourceBase => {
+            "the digests here are not of the content at which the bitmap began".into()
+        }
+        WhyAll::Shape => "the disks, or their sizes, have changed".into(),
+    }
+}
+
+impl From<PassError> for OperationError {
+    fn from(failed: PassError) -> Self {
+        let kind = match &failed {
+            PassError::Cancelled => OperationErrorKind::Cancelled,
+            PassError::Disconnected(_) | PassError::Tls(_) => OperationErrorKind::Disconnected,
+            PassError::Refused(refused) if refused.kind == RefusalKind::Shape => {
+                OperationErrorKind::DiskWithoutTarget
+            }
+            PassError::Refused(_) | PassError::Barred(_) => OperationErrorKind::PeerRefused,
+            PassError::NoSpace { .. } => OperationErrorKind::NoSpace,
+            PassError::SourceRead { .. } => OperationErrorKind::SourceRead,
+            PassError::SourceState(_) => OperationErrorKind::Storage,
+            PassError::TargetIo(_) => OperationErrorKind::TargetWrite,
+            PassError::Corrupt(_) => OperationErrorKind::Corrupt,
+            PassError::Protocol { .. } => OperationErrorKind::Protocol,
+        };
+        let message = match &failed {
+            PassError::NoSpace {
+                needed,
+                available,
+                message,
+            } if *needed > 0 => {
+                format!(
+                    "the target has too little space: {needed} bytes are needed, {available} are there ({message})"
+                )
+            }
+            other => other.to_string(),
+        };
+        error(kind, message)
+    }
+}

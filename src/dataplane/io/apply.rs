@@ -1,0 +1,322 @@
+//! Applying what arrives, in the order of S10: pre-images, sync of the journal, write, sync, read back, table, sync.
+//!
+//! Two stages, each a thread of its own in production, so that the journal of one batch is synced while the batch before it is
+//! written. Batches are a fixed few, which bounds memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::fs::Disk;
+use super::gate::Session;
+use super::source::Padded;
+use super::source::Window;
+use super::table::Table;
+use super::target::{BATCH, Target, TargetDisk};
+use crate::dataplane::blocks::{BLOCK, FRAME_PAYLOAD, Geometry};
+use crate::dataplane::digest::{BlockHash, Digest};
+use crate::dataplane::error::is_no_space;
+use crate::dataplane::identity::DiskId;
+use crate::dataplane::wire::{Failure, FailureKind};
+
+/// Bytes that are written between two checkpoints.
+const CHECKPOINT: u64 = 64 * 1024 * 1024;
+
+/// Blocks that are written between two checkpoints, so that a list of them stays small.
+const CHECKPOINT_BLOCKS: u64 = 64 * 1024;
+
+/// Items in a batch.
+const ITEMS: usize = 1024;
+
+/// Some runs that arrived, with their bytes.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    data: Vec<u8>,
+    used: usize,
+    items: Vec<Item>,
+}
+
+/// One run.
+#[derive(Debug)]
+struct Item {
+    disk: usize,
+    blocks: Range<u64>,
+    /// Where its bytes lie in the batch; `None`: zeros.
+    at: Option<usize>,
+    /// One a block; none for zeros.
+    digests: Vec<Digest>,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            data: vec![0; usize::try_from(BATCH).unwrap_or(0)],
+            used: 0,
+            items: Vec::new(),
+        }
+    }
+
+    /// The place for the bytes of the next run; `None` when the batch is full.
+    pub(crate) fn place(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.data.get_mut(self.used..self.used + len)
+    }
+
+    /// Adds a run of data whose bytes were put into its [`Batch::place`].
+    pub(crate) fn data(
+        &mut self,
+        disk: usize,
+        blocks: Range<u64>,
+        digests: Vec<Digest>,
+        len: usize,
+    ) {
+        self.items.push(Item {
+            disk,
+            blocks,
+            at: Some(self.used),
+            digests,
+        });
+        self.used += len;
+    }
+
+    /// Adds a run of zeros.
+    pub(crate) fn zeros(&mut self, disk: usize, blocks: Range<u64>) {
+        self.items.push(Item {
+            disk,
+            blocks,
+            at: None,
+            digests: Vec::new(),
+        });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether the next frame should go into another one.
+    pub(crate) fn is_full(&self) -> bool {
+        self.used as u64 + FRAME_PAYLOAD > BATCH || self.items.len() >= ITEMS
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.used = 0;
+        self.items.clear();
+    }
+}
+
+/// The stage that makes a batch undoable.
+#[derive(Debug)]
+pub(crate) struct JournalStage<'a> {
+    pub(crate) target: &'a mut Target,
+}
+
+impl JournalStage<'_> {
+    /// S10: the first pre-image of every block of the batch, durably. Only after this may the batch be written.
+    pub(crate) fn cover(&mut self, batch: &Batch) -> Result<(), StageError> {
+        for item in &batch.items {
+            self.target
+                .cover(item.disk, &item.blocks)
+                .map_err(|error| StageError::io("reading or journaling what was there", &error))?;
+        }
+        match &mut self.target.journal {
+            Some(journal) => journal.sync().map_err(|error| StageError {
+                journal_sync: true,
+                ..StageError::io("syncing the journal", &error)
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the writing stage needs of a disk; it shares nothing that changes with the other stage.
+#[derive(Debug)]
+struct WriteDisk {
+    id: DiskId,
+    disk: Arc<dyn Disk>,
+    geometry: Geometry,
+    table: Table,
+    dirty: bool,
+}
+
+/// A run that was written and is not yet durable.
+#[derive(Debug)]
+struct Pending {
+    disk: usize,
+    blocks: Range<u64>,
+    digests: Vec<Digest>,
+}
+
+/// The stage that writes, syncs and proves.
+#[derive(Debug)]
+pub(crate) struct WriteStage {
+    disks: Vec<WriteDisk>,
+    session: Session,
+    pending: Vec<Pending>,
+    pending_bytes: u64,
+    pending_blocks: u64,
+    durable: u64,
+}
+
+impl WriteStage {
+    pub(crate) fn new(disks: &[TargetDisk], session: Session) -> Self {
+        let disks = disks
+            .iter()
+            .map(|disk| WriteDisk {
+                id: disk.id.clone(),
+                disk: Arc::clone(&disk.disk),
+                geometry: disk.geometry,
+                table: disk.table.share(),
+                dirty: false,
+            })
+            .collect();
+        Self {
+            disks,
+            session,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            pending_blocks: 0,
+            durable: 0,
+        }
+    }
+
+    /// Writes a batch that is covered.
+    pub(crate) fn write(&mut self, batch: &mut Batch) -> Result<(), StageError> {
+        for item in batch.items.drain(..) {
+            let Some(disk) = self.disks.get_mut(item.disk) else {
+                continue;
+            };
+            let len = disk
+                .geometry
+                .run_len(item.blocks.start, item.blocks.end - item.blocks.start);
+            let offset = item.blocks.start * BLOCK;
+            let failed = |error: &std::io::Error| {
+                StageError::io(&format!("writing disk {}", disk.id), error)
+            };
+            // S9: the session's number is checked at every write, under the lock that closing takes.
+            let entered = self
+                .session
+                .enter()
+                .map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))?;
+            disk.dirty = true;
+            match item.at {
+                Some(at) => {
+                    let bytes = &batch.data[at..at + usize::try_from(len).unwrap_or(0)];
+                    disk.disk
+                        .write_at(offset, bytes)
+                        .map_err(|error| failed(&error))?;
+                    self.pending_bytes += len;
+                }
+                // S16: zeros are content.
+                None => disk
+                    .disk
+                    .zero(offset, len)
+                    .map_err(|error| failed(&error))?,
+            }
+            drop(entered);
+            disk.disk.start_writeback(offset, len);
+            self.pending_blocks += item.blocks.end - item.blocks.start;
+            self.pending.push(Pending {
+                disk: item.disk,
+                blocks: item.blocks,
+                digests: item.digests,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether so much is pending that a checkpoint is due.
+    pub(crate) fn is_due(&self) -> bool {
+        self.pending_bytes >= CHECKPOINT || self.pending_blocks >= CHECKPOINT_BLOCKS
+    }
+
+    /// Makes everything durable that was written and proves it (S12, S17): sync, read back, compare with what was promised, then
+    /// the tables. Gives how many blocks of the session are durable, if there are more than before.
+    pub(crate) fn checkpoint(&mut self) -> Result<Option<u64>, StageError> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        for disk in self.disks.iter_mut().filter(|disk| disk.dirty) {
+            disk.disk.sync().map_err(|error| StageError {
+                disk_sync: true,
+                ..StageError::io(&format!("syncing disk {}", disk.id), &error)
+            })?;
+        }
+        let mut hashes = Vec::new();
+        for pending in self.pending.drain(..) {
+            let disk = &self.disks[pending.disk];
+            let failed = |error: &std::io::Error| {
+                StageError::io(&format!("reading disk {} back", disk.id), error)
+            };
+            let mut source = Padded {
+                disk: disk.disk.as_ref(),
+                size: disk.geometry.size(),
+            };
+            let mut window = Window::new(disk.geometry);
+            for run in super::table::chunks(pending.blocks.clone()) {
+                hashes.clear();
+                window
+                    .hash(&mut source, &run, &mut hashes)
+                    .map_err(|error| failed(&error))?;
+                let promised = |block: u64| match usize::try_from(block - pending.blocks.start)
+                    .ok()
+                    .and_then(|at| pending.digests.get(at))
+                {
+                    Some(digest) => *digest,
+                    None => BlockHash::zero(disk.geometry.block_len(block)).digest,
+                };
+                if let Some((block, _)) = run
+                    .clone()
+                    .zip(&hashes)
+                    .find(|(block, hash)| hash.digest != promised(*block))
+                {
+                    let text = format!(
+                        "disk {}: what was read back at byte {} is not what was sent",
+                        disk.id,
+                        block * BLOCK
+                    );
+                    return Err(StageError::new(FailureKind::Corrupt, text));
+                }
+                let digests: Vec<_> = hashes.iter().map(|hash| hash.digest).collect();
+                disk.table
+                    .write(run.start, &digests)
+                    .map_err(|error| failed(&error))?;
+            }
+        }
+        for disk in self.disks.iter_mut().filter(|disk| disk.dirty) {
+            disk.dirty = false;
+            disk.table.sync().map_err(|error| {
+                StageError::io(&format!("syncing the table of disk {}", disk.id), &error)
+            })?;
+        }
+        self.durable += std::mem::take(&mut self.pending_blocks);
+        self.pending_bytes = 0;
+        Ok(Some(self.durable))
+    }
+}
+
+/// Why a stage stopped.
+#[derive(Debug)]
+pub(crate) struct StageError {
+    pub(crate) failure: Failure,
+    /// The journal's sync failed: records after its last good one must not count (S12).
+    pub(crate) journal_sync: bool,
+    /// A disk's sync failed: what the cache shows must not be believed (S12).
+    pub(crate) disk_sync: bool,
+}
+
+impl StageError {
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            failure: Failure::new(kind, message),
+            journal_sync: false,
+            disk_sync: false,
+        }
+    }
+
+    pub(crate) fn io(what: &str, error: &std::io::Error) -> Self {
+        let kind = if is_no_space(error) {
+            FailureKind::NoSpace
+        } else {
+            FailureKind::TargetIo
+        };
+        Self::new(kind, format!("{what}: {error}"))
+    }
+}

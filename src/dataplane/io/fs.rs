@@ -1,0 +1,389 @@
+//! Every effect on files goes through [`Fs`] and [`Disk`]: so a test can crash after any of them, lose what was not synced, fill
+//! the file system or corrupt a write, while the code that runs is the code that production runs.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
+use serde::{Deserialize, Serialize};
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// For reading. It must exist.
+    Read,
+    /// For reading and writing. It must exist.
+    Write,
+    /// For reading and writing. It must not exist.
+    CreateNew,
+}
+
+/// What tells whether a regular file was written to by somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The inode.
+    pub inode: u64,
+    /// Seconds of the last change of content.
+    pub seconds: i64,
+    /// Nanoseconds of it.
+    pub nanos: i64,
+}
+
+/// A file system.
+pub trait Fs: Send + Sync + fmt::Debug {
+    /// Opens a file or block device.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Disk>>;
+    /// Whether something of that name is there.
+    ///
+    /// # Errors
+    /// Those of `stat(2)` other than that it is not there.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Makes a folder and those above it, durably.
+    ///
+    /// # Errors
+    /// Those of `mkdir(2)` and `fsync(2)`.
+    fn create_dirs(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name, replacing what has it. Durable after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// Those of `rename(2)`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file; that it is not there is no error. Durable after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// Those of `unlink(2)`.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    ///
+    /// # Errors
+    /// Those of `fsync(2)`.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Bytes free for this process in the file system of a folder.
+    ///
+    /// # Errors
+    /// Those of `statvfs(2)`.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// Gives a new file the owner and permissions of another.
+    ///
+    /// # Errors
+    /// Those of `chown(2)` and `chmod(2)`.
+    fn own_like(&self, path: &Path, like: &Path) -> io::Result<()>;
+}
+
+/// An open file or block device.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Its size in bytes.
+    ///
+    /// # Errors
+    /// Those of `lseek(2)`.
+    fn size(&self) -> io::Result<u64>;
+    /// Reads up to the end of the buffer or of the file, whichever comes first, and says how much.
+    ///
+    /// # Errors
+    /// Those of `pread(2)`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// Those of `pwrite(2)`.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Makes a range zero: a hole in a file, zeros on a device (S16).
+    ///
+    /// # Errors
+    /// Those of `fallocate(2)` and `pwrite(2)`.
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Cuts or grows a file.
+    ///
+    /// # Errors
+    /// Those of `ftruncate(2)`.
+    fn set_size(&self, size: u64) -> io::Result<()>;
+    /// Reserves room, so that writes up to `len` cannot fail for want of it.
+    ///
+    /// # Errors
+    /// Those of `fallocate(2)`; no space above all.
+    fn reserve(&self, len: u64) -> io::Result<()>;
+    /// Makes content and size durable.
+    ///
+    /// # Errors
+    /// Those of `fdatasync(2)`. S12: after one nothing that was not synced before may be taken as written.
+    fn sync(&self) -> io::Result<()>;
+    /// A hint: begin to write this range out.
+    fn start_writeback(&self, offset: u64, len: u64);
+    /// The next range at or after `offset` that may hold data.
+    ///
+    /// # Errors
+    /// Those of `lseek(2)`.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
+    /// Whether it is a block device: it has a fixed size and no holes.
+    fn is_device(&self) -> bool;
+    /// Takes an advisory lock that lasts until the file is closed; says whether it was free.
+    ///
+    /// # Errors
+    /// Those of `flock(2)`.
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+    /// What tells foreign writes; `None` where nothing does.
+    ///
+    /// # Errors
+    /// Those of `fstat(2)`.
+    fn stamp(&self) -> io::Result<Option<Stamp>>;
+}
+
+/// Reads all of the buffer; what lies past the end of the file reads as zeros.
+///
+/// # Errors
+/// Those of [`Disk::read_at`].
+pub fn read_padded(disk: &dyn Disk, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    let read = disk.read_at(offset, buf)?;
+    buf[read..].fill(0);
+    Ok(())
+}
+
+/// Reads all of the buffer or fails.
+///
+/// # Errors
+/// Those of [`Disk::read_at`], and an unexpected end.
+pub fn read_exact(disk: &dyn Disk, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    if disk.read_at(offset, buf)? < buf.len() {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// The file system of this host.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostFs;
+
+impl Fs for HostFs {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Disk>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match how {
+            Open::Read => {}
+            Open::Write => {
+                options.write(true);
+            }
+            Open::CreateNew => {
+                options.write(true).create_new(true).mode(0o600);
+            }
+        }
+        let file = options.open(path)?;
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "neither a file nor a block device",
+            ));
+        }
+        Ok(Arc::new(HostDisk {
+            device: kind.is_block_device(),
+            file,
+        }))
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn create_dirs(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+            self.create_dirs(above)?;
+            match std::fs::create_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => self.sync_dir(above)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        File::open(path)?.sync_all()
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn own_like(&self, path: &Path, like: &Path) -> io::Result<()> {
+        let (now, wanted) = (std::fs::metadata(path)?, std::fs::metadata(like)?);
+        if (now.uid(), now.gid()) != (wanted.uid(), wanted.gid()) {
+            std::os::unix::fs::chown(path, Some(wanted.uid()), Some(wanted.gid()))?;
+        }
+        std::fs::set_permissions(
+            path,
+            std::fs::Permissions::from_mode(wanted.mode() & 0o7777),
+        )
+    }
+}
+
+#[derive(Debug)]
+struct HostDisk {
+    file: File,
+    device: bool,
+}
+
+impl Disk for HostDisk {
+    fn size(&self) -> io::Result<u64> {
+        // For a device its metadata has no size, but its end can be sought.
+        if self.device {
+            Ok(rustix::fs::seek(&self.file, SeekFrom::End(0))?)
+        } else {
+            Ok(self.file.metadata()?.len())
+        }
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        // On a device a punched hole may only be advice to it; ZERO_RANGE makes it zero or fails.
+        let how = if self.device {
+            FallocateFlags::ZERO_RANGE
+        } else {
+            FallocateFlags::PUNCH_HOLE
+        } | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, how, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                self.write_zeros(offset, len)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        // Without KEEP_SIZE: syncs of the writes then need not record a growing size each time.
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(0, len),
+            other => Ok(other?),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn start_writeback(&self, offset: u64, len: u64) {
+        // Linux begins to write dirty pages out when they are said not to be needed; pages that are dirty stay. Only a hint.
+        let _ = rustix::fs::fadvise(
+            &self.file,
+            offset,
+            std::num::NonZeroU64::new(len),
+            Advice::DontNeed,
+        );
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let size = self.size()?;
+        if offset >= size {
+            return Ok(None);
+        }
+        if self.device {
+            return Ok(Some(offset..size));
+        }
+        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                return Ok(Some(offset..size));
+            }
+            other => other?,
+        };
+        Ok(Some(
+            start..rustix::fs::seek(&self.file, SeekFrom::Hole(start))?,
+        ))
+    }
+
+    fn is_device(&self) -> bool {
+        self.device
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
+        let how = if exclusive {
+            FlockOperation::NonBlockingLockExclusive
+        } else {
+            FlockOperation::NonBlockingLockShared
+        };
+        match rustix::fs::flock(&self.file, how) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stamp(&self) -> io::Result<Option<Stamp>> {
+        if self.device {
+            return Ok(None);
+        }
+        let data = self.file.metadata()?;
+        Ok(Some(Stamp {
+            inode: data.ino(),
+            seconds: data.mtime(),
+            nanos: data.mtime_nsec(),
+        }))
+    }
+}
+
+impl HostDisk {
+    fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+        let zeros = vec![0; 256 * 1024];
+        let mut done = 0;
+        while done < len {
+            let step = usize::try_from(len - done)
+                .unwrap_or(usize::MAX)
+                .min(zeros.len());
+            self.write_at(offset + done, &zeros[..step])?;
+            done += step as u64;
+        }
+        Ok(())
+    }
+}

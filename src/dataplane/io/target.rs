@@ -1,0 +1,681 @@
+//! A volume set as the target of a pass: what it can offer to a sender, and opening the journal or the new files.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::fs::{Disk, Open};
+use super::journal_file::{JournalFile, Scan};
+use super::source::{Padded, Window};
+use super::table::{Table, chunks};
+use super::undo::incoming_path;
+use super::volume_set::{VolumeSet, parent};
+use crate::dataplane::blocks::{BLOCK, BlockSet, Geometry};
+use crate::dataplane::digest::Digest;
+use crate::dataplane::error::{Context, SetError};
+use crate::dataplane::identity::{Content, DiskId, Mode, Point, Roots};
+use crate::dataplane::journal::{self, DiskBefore, Header, Kind};
+use crate::dataplane::wire::{Hello, Refusal, RefusalKind, Welcome};
+
+/// Bytes of data between two syncs of the journal.
+pub(crate) const BATCH: u64 = 2 * 1024 * 1024;
+
+/// A disk as a session writes it.
+#[derive(Debug)]
+pub(crate) struct TargetDisk {
+    pub(crate) id: DiskId,
+    /// What is written: the disk, or its new file.
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) geometry: Geometry,
+    /// The size before the first write.
+    pub(crate) before: Geometry,
+    /// Nothing but zeros was there: no pre-images are needed, zeros need not be written.
+    pub(crate) fresh: bool,
+    pub(crate) table: Table,
+    /// Blocks whose first pre-image is in the journal.
+    pub(crate) covered: BlockSet,
+    /// Blocks of which the cache may show what the disk does not have (S12): they are sent again.
+    suspect: bool,
+    /// The table still is of another size: nothing is learned into it.
+    resizing: bool,
+}
+
+/// One session's view of the set.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) mode: Mode,
+    pub(crate) pass: Uuid,
+    pub(crate) disks: Vec<TargetDisk>,
+    scan: Option<Scan>,
+    base: Option<Point>,
+    /// The journal of this session, once opened.
+    pub(crate) journal: Option<JournalFile>,
+}
+
+impl VolumeSet {
+    /// Gets ready to receive: recovers, checks the shape, locks the disks, finds what can be trusted.
+    pub(crate) fn begin_target(&mut self, hello: &Hello) -> Result<(Target, Welcome), SetError> {
+        self.recover()?;
+        self.check_shape(hello)?;
+        self.void_if_touched()?;
+        match hello.mode {
+            Mode::InPlace => self.begin_in_place(hello),
+            Mode::NewFiles => self.begin_new_files(hello),
+        }
+    }
+
+    /// S14: the sender's disks must be this VM's disks.
+    fn check_shape(&self, hello: &Hello) -> Result<(), SetError> {
+        let missing = hello
+            .disks
+            .iter()
+            .find(|disk| self.disk_record(&disk.id).is_none());
+        if let Some(disk) = missing {
+            return Err(SetError::Shape(format!(
+                "disk {} has no counterpart at the target",
+                disk.id
+            )));
+        }
+        if let Some(disk) = self
+            .record
+            .disks
+            .iter()
+            .find(|disk| !hello.disks.iter().any(|named| named.id == disk.id))
+        {
+            return Err(SetError::Shape(format!(
+                "disk {} of the target is not at the source",
+                disk.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// A file that was written by somebody else since its content was recorded does not hold it any more.
+    pub(super) fn void_if_touched(&mut self) -> Result<(), SetError> {
+        let exact = matches!(self.record.content, Content::Whole { exact: true, .. });
+        let mut touched = false;
+        for record in &self.record.disks {
+            if !(exact || record.fresh)
+                || !self
+                    .fs
+                    .exists(&record.path)
+                    .context("look for", &record.path)?
+            {
+                touched |= exact;
+                continue;
+            }
+            let disk = self
+                .fs
+                .open(&record.path, Open::Read)
+                .context("open", &record.path)?;
+            let same_size = disk.size().context("read", &record.path)? == record.size;
+            let stamp = disk.stamp().context("read", &record.path)?;
+            touched |= !same_size || (record.stamp.is_some() && record.stamp != stamp);
+        }
+        if touched { self.void() } else { Ok(()) }
+    }
+
+    fn begin_in_place(&mut self, hello: &Hello) -> Result<(Target, Welcome), SetError> {
+        if let Content::NewFiles { base, .. } = self.record.content.clone() {
+            self.leave_new_files(base)?;
+        }
+        let (base, offered, trusted) = match &self.record.content {
+            Content::Whole { point, exact: true } => {
+                (Some(point.clone()), Some(point.clone()), true)
+            }
+            Content::Partial { base, distrust, .. } => {
+                (base.clone(), base.clone().filter(|_| !distrust), true)
+            }
+            Content::Whole { exact: false, .. } | Content::Unknown | Content::NewFiles { .. } => {
+                (None, None, false)
+            }
+        };
+        let done = matches!(&self.record.content, Content::Whole { point, exact: true } if point.pass == hello.pass);
+        let resend =
+            self.resend || matches!(self.record.content, Content::Partial { resend: true, .. });
+        let mut disks = Vec::new();
+        for wanted in &hello.disks {
+            disks.push(self.open_in_place(&wanted.id, wanted.size, trusted, resend)?);
+        }
+        let mut scan = None;
+        if self.has_open_journal() {
+            scan = self.find_covered(&mut disks)?;
+        }
+        // A table that does not have the roots of the point it should describe is worth nothing.
+        if scan.is_none() && base.is_some() && !self.tables_match(&disks, offered.as_ref())? {
+            self.void()?;
+            self.forget_tables()?;
+            return self.begin_in_place(hello);
+        }
+        // S14: a bitmap over other sizes is no hint at all.
+        let same = disks.iter().all(|disk| disk.geometry == disk.before);
+        let welcome = Welcome {
+            session: 0,
+            base: offered.filter(|_| same).map(|point| point.roots),
+            partial: scan.is_some(),
+            done: done && same,
+            arrived: disks
+                .iter()
+                .map(|disk| disk.covered.count() * BLOCK)
+                .collect(),
+        };
+        Ok((
+            Target {
+                mode: Mode::InPlace,
+                pass: hello.pass,
+                disks,
+                scan,
+                base,
+                journal: None,
+            },
+            welcome,
+        ))
+    }
+
+    fn open_in_place(
+        &self,
+        id: &DiskId,
+        size: u64,
+        trusted: bool,
+        resend: bool,
+    ) -> Result<TargetDisk, SetError> {
+        let shape = |what: &str| SetError::Shape(format!("disk {id}: {what}"));
+        let record = self.disk_record(id).ok_or_else(|| shape("not recorded"))?;
+        if !self
+            .fs
+            .exists(&record.path)
+            .context("look for", &record.path)?
+        {
+            return Err(shape(&format!(
+                "{} is not there; it has to be created first",
+                record.path.display()
+            )));
+        }
+        let disk = self.locked(&record.path, false)?;
+        let geometry = Geometry::new(size).ok_or_else(|| shape("no disk has such a size"))?;
+        let now = disk.size().context("read", &record.path)?;
+        let before = Geometry::new(now)
+            .ok_or_else(|| shape(&format!("{now} bytes at the target are no multiple of 512")))?;
+        if disk.is_device() && geometry != before {
+            return Err(shape(&format!(
+                "the device at the target has {now} bytes, the source {size}, and a device cannot be resized"
+            )));
+        }
+        let path = self.table_path(id, "digests");
+        let table = if trusted {
+            Table::open_or_create(self.fs.as_ref(), &path, before)
+        } else {
+            Table::create(self.fs.as_ref(), &path, before)
+        };
+        Ok(TargetDisk {
+            id: id.clone(),
+            disk,
+            geometry,
+            before,
+            fresh: record.fresh,
+            table: table.context("open", &path)?,
+            covered: BlockSet::new(before.blocks()),
+            suspect: resend,
+            resizing: geometry != before,
+        })
+    }
+
+    /// Reads the open journal: which blocks it covers, how large the disks were. Their entries are never trusted (S12).
+    fn find_covered(&self, disks: &mut [TargetDisk]) -> Result<Option<Scan>, SetError> {
+        let path = self.journal_path();
+        let scan = JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |_, _| Ok(()))
+            .context("read", &path)?;
+        let Some(scan) = scan else { return Ok(None) };
+        let mut places = Vec::new();
+        for before in &scan.header.disks {
+            let at = disks.iter().position(|disk| disk.id == before.id);
+            if let (Some(at), Some(geometry)) = (at, Geometry::new(before.size)) {
+                let disk = &mut disks[at];
+                // What the table describes is the disk as it is; what needs a pre-image is the disk as it was.
+                disk.before = geometry;
+                disk.fresh = before.fresh;
+                disk.covered = BlockSet::new(geometry.blocks());
+                if before.fresh {
+                    disk.table = Table::create(
+                        self.fs.as_ref(),
+                        &self.table_path(&disk.id, "digests"),
+                        disk.geometry,
+                    )
+                    .context("create", &path)?;
+                }
+            }
+            places.push(at);
+        }
+        JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |head, _| {
+            if let Some(disk) = places
+                .get(usize::from(head.disk))
+                .copied()
+                .flatten()
+                .and_then(|at| disks.get_mut(at))
+            {
+                let blocks = disk
+                    .before
+                    .blocks_of(&(head.offset..head.offset + head.len));
+                disk.covered.insert_range(blocks.clone());
+                if !disk.resizing {
+                    disk.table
+                        .forget(&(blocks.start..blocks.end.min(disk.geometry.blocks())))?;
+                }
+            }
+            Ok(())
+        })
+        .context("read", &path)?;
+        Ok(Some(scan))
+    }
+
+    fn tables_match(&self, disks: &[TargetDisk], point: Option<&Point>) -> Result<bool, SetError> {
+        let Some(point) = point else { return Ok(true) };
+        for disk in disks {
+            let root = disk
+                .table
+                .root(&disk.id)
+                .context("read", &self.table_path(&disk.id, "digests"))?;
+            if root.as_ref() != point.roots.get(&disk.id) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn begin_new_files(&mut self, hello: &Hello) -> Result<(Target, Welcome), SetError> {
+        if self.has_open_journal() {
+            // The old files have to be whole while the new ones grow.
+            self.undo()?;
+        }
+        let same = |set: &Self| {
+            hello.disks.iter().all(|wanted| {
+                set.disk_record(&wanted.id)
+                    .is_some_and(|disk| disk.size == wanted.size)
+            })
+        };
+        let mut done = false;
+        match self.record.content.clone() {
+            Content::NewFiles { pass, whole, .. } if pass == hello.pass && same(self) => {
+                done = whole.is_some()
+            }
+            Content::NewFiles { base, .. } => {
+                self.leave_new_files(base)?;
+                self.make_new_files(hello)?;
+            }
+            Content::Unknown | Content::Whole { .. } | Content::Partial { .. } => {
+                self.make_new_files(hello)?
+            }
+        }
+        let mut disks = Vec::new();
+        let mut arrived = Vec::new();
+        for wanted in &hello.disks {
+            let record = self
+                .disk_record(&wanted.id)
+                .ok_or_else(|| SetError::Shape(format!("disk {} is not recorded", wanted.id)))?;
+            let disk = self.locked(&incoming_path(&record.path), false)?;
+            let geometry = Geometry::new(wanted.size).ok_or_else(|| {
+                SetError::Shape(format!("disk {} has no possible size", wanted.id))
+            })?;
+            let path = self.table_path(&wanted.id, "incoming");
+            let table =
+                Table::open_or_create(self.fs.as_ref(), &path, geometry).context("open", &path)?;
+            // S12: an entry stands only for what was synced and read back, and data comes in order.
+            let end = if done {
+                geometry.blocks()
+            } else {
+                table.known_end().context("read", &path)?
+            };
+            arrived.push(geometry.run_len(0, end));
+            disks.push(TargetDisk {
+                id: wanted.id.clone(),
+                disk,
+                geometry,
+                before: geometry,
+                fresh: true,
+                table,
+                covered: BlockSet::new(0),
+                suspect: false,
+                resizing: false,
+            });
+        }
+        let welcome = Welcome {
+            session: 0,
+            base: None,
+            partial: false,
+            done,
+            arrived,
+        };
+        Ok((
+            Target {
+                mode: Mode::NewFiles,
+                pass: hello.pass,
+                disks,
+                scan: None,
+                base: None,
+                journal: None,
+            },
+            welcome,
+        ))
+    }
+
+    /// Makes empty new files beside the old ones, then records them.
+    fn make_new_files(&mut self, hello: &Hello) -> Result<(), SetError> {
+        for wanted in &hello.disks {
+            let Some(record) = self.disk_record(&wanted.id) else {
+                continue;
+            };
+            let exists = self
+                .fs
+                .exists(&record.path)
+                .context("look for", &record.path)?;
+            if exists
+                && self
+                    .fs
+                    .open(&record.path, Open::Read)
+                    .context("open", &record.path)?
+                    .is_device()
+            {
+                return Err(SetError::Shape(format!(
+                    "disk {} is a block device: it can only be written in place",
+                    wanted.id
+                )));
+            }
+            let incoming = incoming_path(&record.path);
+            let dir = parent(&incoming);
+            self.fs.create_dirs(dir).context("make", dir)?;
+            let make = || {
+                self.fs.remove(&incoming)?;
+                let file = self.fs.open(&incoming, Open::CreateNew)?;
+                file.set_size(wanted.size)?;
+                file.sync()?;
+                self.fs.sync_dir(dir)
+            };
+            make().context("create", &incoming)?;
+            let geometry = Geometry::new(wanted.size).ok_or_else(|| {
+                SetError::Shape(format!("disk {} has no possible size", wanted.id))
+            })?;
+            let path = self.table_path(&wanted.id, "incoming");
+            Table::create(self.fs.as_ref(), &path, geometry).context("create", &path)?;
+        }
+        let base = match &self.record.content {
+            Content::Whole { point, exact: true } => Some(point.clone()),
+            _ => None,
+        };
+        for wanted in &hello.disks {
+            if let Some(disk) = self
+                .record
+                .disks
+                .iter_mut()
+                .find(|disk| disk.id == wanted.id)
+            {
+                disk.size = wanted.size;
+            }
+        }
+        self.record.content = Content::NewFiles {
+            base,
+            pass: hello.pass,
+            whole: None,
+        };
+        self.record.sealed = None;
+        self.store()
+    }
+
+    /// S10: room first, then the journal, durably, then the record that a pass writes, then what it protects.
+    pub(crate) fn reserve(
+        &mut self,
+        target: &mut Target,
+        blocks: u64,
+        bytes: u64,
+    ) -> Result<(), SetError> {
+        if target.mode == Mode::NewFiles {
+            return self.check_room(bytes);
+        }
+        let resizes = target.disks.iter().any(|disk| disk.resizing);
+        if blocks == 0 && !resizes && target.scan.is_none() {
+            return Ok(());
+        }
+        let cut: u64 = target
+            .disks
+            .iter()
+            .map(|disk| {
+                disk.before
+                    .blocks()
+                    .saturating_sub(disk.geometry.size() / BLOCK)
+            })
+            .filter(|_| resizes)
+            .sum();
+        // A batch carries up to 2 MiB, or one run of zeros of any length that is journaled in windows of as much.
+        let space = journal::space(
+            blocks + cut,
+            (bytes + cut * BLOCK).div_ceil(BATCH) + blocks.min(4096),
+        );
+        let path = self.journal_path();
+        let journal = match target.scan.take() {
+            Some(scan) => JournalFile::reopen(self.fs.as_ref(), &path, scan, space)
+                .context("extend", &path)?,
+            None => {
+                let before = |disk: &TargetDisk| DiskBefore {
+                    id: disk.id.clone(),
+                    size: disk.before.size(),
+                    fresh: disk.fresh,
+                };
+                let header = Header {
+                    pass: target.pass,
+                    salt: [Uuid::new_v4(), Uuid::new_v4()],
+                    disks: target.disks.iter().map(before).collect(),
+                };
+                JournalFile::create(self.fs.as_ref(), &path, header, space)
+                    .context("reserve", &path)?
+            }
+        };
+        let (distrust, resend) = match self.record.content {
+            Content::Partial {
+                distrust, resend, ..
+            } => (distrust, resend || self.resend),
+            _ => (false, false),
+        };
+        self.record.content = Content::Partial {
+            base: target.base.clone(),
+            pass: target.pass,
+            distrust,
+            resend,
+        };
+        self.record.sealed = None;
+        self.record
+            .disks
+            .iter_mut()
+            .for_each(|disk| disk.fresh = false);
+        self.store()?;
+        target.journal = Some(journal);
+        self.resize(target)
+    }
+
+    /// Bytes that a plan needs at most, and bytes that are free for it.
+    pub(crate) fn room_for(&self, blocks: u64, bytes: u64) -> (u64, u64) {
+        let (dir, needed) = match (&self.record.content, self.record.disks.first()) {
+            (Content::NewFiles { .. }, Some(disk)) => (parent(&disk.path), bytes),
+            _ => (
+                self.dir.as_path(),
+                journal::space(blocks, bytes.div_ceil(BATCH)),
+            ),
+        };
+        (needed, self.fs.free_bytes(dir).unwrap_or(0))
+    }
+
+    /// After a session: what is in memory follows what is durable.
+    pub(crate) fn settle(&mut self) -> Result<(), SetError> {
+        self.recover()
+    }
+
+    fn check_room(&self, bytes: u64) -> Result<(), SetError> {
+        let mut dirs: Vec<_> = self
+            .record
+            .disks
+            .iter()
+            .map(|disk| parent(&disk.path).to_owned())
+            .collect();
+        dirs.sort();
+        dirs.dedup();
+        let mut free = 0_u64;
+        for dir in &dirs {
+            free = free.saturating_add(self.fs.free_bytes(dir).context("measure", dir)?);
+        }
+        if free < bytes {
+            let path = dirs.into_iter().next().unwrap_or_default();
+            return Err(SetError::Io {
+                what: "copy into",
+                path,
+                source: std::io::ErrorKind::StorageFull.into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives the disks the sizes of the source, after what a cut takes away is in the journal.
+    fn resize(&self, target: &mut Target) -> Result<(), SetError> {
+        for at in 0..target.disks.len() {
+            if !target.disks[at].resizing {
+                continue;
+            }
+            let first = target.disks[at].geometry.size() / BLOCK;
+            let last = target.disks[at].before.blocks();
+            for run in chunks(first.min(last)..last) {
+                target
+                    .cover(at, &run)
+                    .context("journal", &self.journal_path())?;
+            }
+            if let Some(journal) = &mut target.journal {
+                journal.sync().context("sync", &self.journal_path())?;
+            }
+            let disk = &mut target.disks[at];
+            disk.disk
+                .set_size(disk.geometry.size())
+                .context("resize", &self.table_path(&disk.id, "digests"))?;
+            let path = self.table_path(&disk.id, "digests");
+            disk.table =
+                Table::create(self.fs.as_ref(), &path, disk.geometry).context("create", &path)?;
+            disk.resizing = false;
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    /// Gives the digests of some blocks as they are on the disk now, a chunk at a time.
+    pub(crate) fn digests(
+        &self,
+        at: usize,
+        spans: &[std::ops::Range<u64>],
+        mut each: impl FnMut(u64, Vec<Digest>) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let Some(disk) = self.disks.get(at) else {
+            return Ok(());
+        };
+        let mut source = Padded {
+            disk: disk.disk.as_ref(),
+            size: disk.geometry.size(),
+        };
+        let mut window = Window::new(disk.geometry);
+        for run in spans.iter().cloned().flat_map(chunks) {
+            let mut digests = if disk.resizing {
+                let mut hashes = Vec::new();
+                window.hash(&mut source, &run, &mut hashes)?;
+                hashes.iter().map(|hash| hash.digest).collect()
+            } else {
+                disk.table.learn(&run, &mut source, &mut window)?
+            };
+            if disk.suspect {
+                // S12: what the cache shows after a failed sync proves nothing.
+                for (block, digest) in run.clone().zip(&mut digests) {
+                    if disk.fresh || disk.covered.contains(block) {
+                        *digest = Digest::UNKNOWN;
+                    }
+                }
+            }
+            each(run.start, digests)?;
+        }
+        Ok(())
+    }
+
+    /// S10: puts the first pre-image of these blocks into the journal, where it is not there yet. Durable only after its sync.
+    pub(crate) fn cover(
+        &mut self,
+        at: usize,
+        blocks: &std::ops::Range<u64>,
+    ) -> std::io::Result<()> {
+        let Some((disk, journal)) = self.disks.get_mut(at).zip(self.journal.as_mut()) else {
+            return Ok(());
+        };
+        let place = journal
+            .header()
+            .disks
+            .iter()
+            .position(|before| before.id == disk.id);
+        let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
+            return Err(std::io::Error::other("the journal does not know the disk"));
+        };
+        if disk.fresh {
+            return Ok(());
+        }
+        let mut buf = Vec::new();
+        let mut first = blocks.start;
+        let end = blocks.end.min(disk.before.blocks());
+        while first < end {
+            if disk.covered.contains(first) {
+                first += 1;
+                continue;
+            }
+            let mut last = first + 1;
+            while last < end && last - first < 4 && !disk.covered.contains(last) {
+                last += 1;
+            }
+            buf.resize(
+                super::source::index(disk.before.run_len(first, last - first)),
+                0,
+            );
+            super::fs::read_padded(disk.disk.as_ref(), first * BLOCK, &mut buf)?;
+            for (block, bytes) in
+                (first..last).zip(buf.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)))
+            {
+                let kind = if crate::dataplane::digest::is_zero(bytes) {
+                    Kind::Zero
+                } else {
+                    Kind::Data
+                };
+                journal.append(kind, place, block * BLOCK, bytes)?;
+                disk.covered.insert(block);
+            }
+            first = last;
+        }
+        Ok(())
+    }
+}
+
+/// What to tell a sender whose pass cannot begin.
+pub(crate) fn refusal(error: &SetError, needed: u64, available: u64) -> Refusal {
+    let kind = match error {
+        SetError::Busy { .. } => RefusalKind::Busy,
+        SetError::Shape(_) => RefusalKind::Shape,
+        SetError::Sealed => RefusalKind::Fenced,
+        error if error.is_no_space() => RefusalKind::NoSpace,
+        _ => RefusalKind::Internal,
+    };
+    Refusal {
+        needed,
+        available,
+        ..Refusal::new(kind, error.to_string())
+    }
+}
+
+/// The roots of tables, where every entry is known.
+pub(crate) fn roots(disks: &[TargetDisk]) -> std::io::Result<Roots> {
+    let mut roots = Roots::new();
+    for disk in disks {
+        roots.extend(
+            disk.table
+                .root(&disk.id)?
+                .map(|root| (disk.id.clone(), root)),
+        );
+    }
+    Ok(roots)
+}

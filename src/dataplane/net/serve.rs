@@ -1,0 +1,505 @@
+//! Runs the receiving side of a pass on a connection that was accepted.
+
+use std::net::TcpStream;
+use std::sync::mpsc::{self, Receiver as Chan, Sender as ChanTx, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+
+use super::conn::{Conn, ConnError};
+use crate::dataplane::error::SetError;
+use crate::dataplane::identity::Roots;
+use crate::dataplane::io::apply::{Batch, JournalStage, StageError, WriteStage};
+use crate::dataplane::io::gate::Session;
+use crate::dataplane::io::target::{Target, refusal};
+use crate::dataplane::io::volume_set::VolumeSet;
+use crate::dataplane::receiver::{Command, Event, Receiver};
+use crate::dataplane::wire::{Failure, FailureKind, Frame, Hello, Refusal, RefusalKind, WireError};
+
+/// Batches of 2 MiB that are under way at once: one that is received, one journaled, one written, one in between.
+const BATCHES: usize = 4;
+
+/// Decides who may write. Given by the agent, which keeps the registers.
+pub trait Admission: Send + Sync {
+    /// Says yes, with the VM's disks and a session that was opened under the same lock under which the order was judged, or no.
+    ///
+    /// # Errors
+    /// A refusal, which goes to the sender as it is.
+    fn admit(&self, hello: &Hello, peer: &Peer) -> Result<Admitted, Refusal>;
+}
+
+/// Who has connected.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// The certificates it has shown, its own first; verified against the server's configuration. Empty without TLS.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Leave to write.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The VM's disks here. Held for the whole session.
+    pub set: Arc<Mutex<VolumeSet>>,
+    /// The session, from the VM's gate.
+    pub session: Session,
+}
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The server's configuration, which demands client certificates. `None`: plain TCP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How long the sender may neither send nor take anything.
+    pub idle_timeout: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            idle_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How a session that was admitted, or was not, has ended.
+#[derive(Debug)]
+pub enum Served {
+    /// The disks hold this point, verified.
+    Whole(Roots),
+    /// The sender was turned away; nothing was written.
+    Refused(Refusal),
+    /// The pass failed here; what was written stays under the journal.
+    Failed(Failure),
+    /// The connection broke, or the sender was cancelled; what has arrived is kept for the next session.
+    Disconnected(String),
+}
+
+/// Serves one connection until it ends. Blocks the thread.
+pub fn serve_connection(
+    stream: TcpStream,
+    admission: &dyn Admission,
+    options: &ServeOptions,
+) -> Served {
+    let conn = match &options.tls {
+        None => Conn::plain(stream, options.idle_timeout, &|| false),
+        Some(config) => Conn::server(stream, Arc::clone(config), options.idle_timeout, &|| false),
+    };
+    let conn = match conn {
+        Ok(conn) => conn,
+        Err(error) => return Served::Disconnected(describe(&error)),
+    };
+    let mut serving = Serving {
+        conn,
+        machine: Receiver::new(),
+        end: None,
+    };
+    let ended = serving.greet(admission);
+    let served = match (ended, serving.end.take()) {
+        (_, Some(end)) => end,
+        (Err(error), None) => Served::Disconnected(describe(&error)),
+        (Ok(()), None) => Served::Disconnected("the sender has left".to_owned()),
+    };
+    serving.conn.close();
+    served
+}
+
+struct Serving<'a> {
+    conn: Conn<'a>,
+    machine: Receiver,
+    end: Option<Served>,
+}
+
+impl Serving<'_> {
+    /// The first frame, and the admission.
+    fn greet(&mut self, admission: &dyn Admission) -> Result<(), ConnError> {
+        let frame = self.next()?;
+        let commands = self.machine.on(Event::Frame(frame));
+        for command in self.simple(commands)? {
+            let Command::Admit(hello) = command else {
+                continue;
+            };
+            let peer = Peer {
+                certificates: self.conn.peer_certificates(),
+            };
+            match admission.admit(&hello, &peer) {
+                Err(refusal) => self.event(Event::Refused(refusal))?,
+                Ok(admitted) => return self.session(&hello, &admitted),
+            };
+        }
+        Ok(())
+    }
+
+    /// Everything after the admission.
+    fn session(&mut self, hello: &Hello, admitted: &Admitted) -> Result<(), ConnError> {
+        let socket = self.conn.socket()?;
+        admitted.session.on_barred(move || {
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        });
+        // An older session of the VM was barred when this one was opened, and is on its way out.
+        let mut set = admitted.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = match set.begin_target(hello) {
+            Err(error) => self.event(Event::Refused(refusal(&error, 0, 0))).map(drop),
+            Ok((mut target, mut welcome)) => {
+                welcome.session = admitted.session.number();
+                let begun = self.event(Event::Admitted(welcome)).map(drop);
+                begun.and_then(|()| self.pass(&mut set, &mut target, &admitted.session))
+            }
+        };
+        admitted.session.forget();
+        // What is in memory follows what is durable.
+        if let Err(error) = set.settle() {
+            tracing::warn!(vm = %hello.vm, %error, "the state of the disks could not be read after a session");
+        }
+        done
+    }
+
+    /// From the welcome to the plan, which leads on to receiving.
+    fn pass(
+        &mut self,
+        set: &mut VolumeSet,
+        target: &mut Target,
+        session: &Session,
+    ) -> Result<(), ConnError> {
+        while !self.machine.is_over() {
+            let frame = self.next()?;
+            let commands = self.machine.on(Event::Frame(frame));
+            for command in self.simple(commands)? {
+                match command {
+                    Command::Digest(disk, spans) => self.digest(target, disk, &spans)?,
+                    Command::Reserve { blocks, bytes } => {
+                        match set.reserve(target, blocks, bytes) {
+                            Err(error) => self
+                                .event(Event::Refused(no_room(set, &error, blocks, bytes)))
+                                .map(drop)?,
+                            Ok(()) => {
+                                self.event(Event::Reserved)?;
+                                return self.receive_and_finish(set, target, session);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn digest(
+        &mut self,
+        target: &Target,
+        disk: usize,
+        spans: &[std::ops::Range<u64>],
+    ) -> Result<(), ConnError> {
+        let mut broken = None;
+        let read = target.digests(disk, spans, |first, digests| {
+            self.event(Event::Digested {
+                disk,
+                first,
+                digests,
+            })
+            .map(drop)
+            .map_err(|error| {
+                broken = Some(error);
+                std::io::ErrorKind::BrokenPipe.into()
+            })
+        });
+        match (broken, read) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => self.event(Event::DigestsDone).map(drop),
+            (None, Err(error)) => self
+                .event(Event::Failed(
+                    StageError::io("reading the target's disk", &error).failure,
+                ))
+                .map(drop),
+        }
+    }
+
+    fn receive_and_finish(
+        &mut self,
+        set: &mut VolumeSet,
+        target: &mut Target,
+        session: &Session,
+    ) -> Result<(), ConnError> {
+        match self.receive(target, session) {
+            Ok(Some((roots, point))) => match set.finish(target, roots, point) {
+                Ok(roots) => self.event(Event::Whole(roots)).map(drop),
+                Err(error) => {
+                    set.note_failure(target, &error);
+                    self.event(Event::Failed(error.failure)).map(drop)
+                }
+            },
+            Ok(None) => Ok(()),
+            Err(Stopped::Stage(error)) => {
+                set.note_failure(target, &error);
+                self.event(Event::Failed(error.failure)).map(drop)
+            }
+            Err(Stopped::Conn(error)) => Err(error),
+        }
+    }
+
+    /// Takes data until the sender says that all is sent. Two threads journal and write meanwhile.
+    fn receive(
+        &mut self,
+        target: &mut Target,
+        session: &Session,
+    ) -> Result<Option<(Roots, String)>, Stopped> {
+        let writer = WriteStage::new(&target.disks, session.clone());
+        let (work, journal_work) = mpsc::sync_channel(1);
+        let (covered, write_work) = mpsc::sync_channel(1);
+        let (free, pool) = mpsc::channel();
+        let (notes, heard) = mpsc::channel();
+        for _ in 0..BATCHES {
+            let _ = free.send(Batch::new());
+        }
+        thread::scope(|scope| {
+            let notes_of_writer = notes.clone();
+            scope.spawn(move || journal(JournalStage { target }, &journal_work, &covered, &notes));
+            scope.spawn(move || write(writer, &write_work, &free, &notes_of_writer));
+            let mut lines = Lines {
+                work: Some(work),
+                pool,
+                heard,
+                batch: None,
+                failed: None,
+            };
+            let taken = self.take(&mut lines);
+            // Whatever has arrived whole is written and made durable, also when the connection is gone.
+            lines.submit();
+            lines.work = None;
+            lines.pool.iter().for_each(drop);
+            while let Ok(note) = lines.heard.recv() {
+                match note {
+                    Note::Durable(blocks) => {
+                        if taken.is_ok() {
+                            self.event(Event::Durable(blocks)).map_err(Stopped::Conn)?;
+                        }
+                    }
+                    Note::Failed(error) => lines.failed = lines.failed.or(Some(error)),
+                }
+            }
+            match (lines.failed, taken) {
+                (Some(error), _) => Err(Stopped::Stage(error)),
+                (None, Ok(finish)) => Ok(finish),
+                (None, Err(error)) => Err(Stopped::Conn(error)),
+            }
+        })
+    }
+
+    /// The receiving loop itself; `None` when the machine has ended the session.
+    fn take(&mut self, lines: &mut Lines) -> Result<Option<(Roots, String)>, ConnError> {
+        while !self.machine.is_over() {
+            while let Ok(note) = lines.heard.try_recv() {
+                match note {
+                    Note::Durable(blocks) => self.event(Event::Durable(blocks)).map(drop)?,
+                    Note::Failed(error) => {
+                        lines.failed = Some(error);
+                        return Ok(None);
+                    }
+                }
+            }
+            let Some(frame) = self.frame(true)? else {
+                // The sender pauses: what is here becomes durable now.
+                lines.checkpoint();
+                continue;
+            };
+            let commands = self.machine.on(Event::Frame(frame));
+            for command in self.simple(commands)? {
+                match command {
+                    Command::Write {
+                        disk,
+                        blocks,
+                        digests,
+                    } => {
+                        let len = self.machine.run_len(disk, &blocks);
+                        let Some(batch) = lines.room() else {
+                            return Ok(None);
+                        };
+                        let Some(place) = batch.place(len) else {
+                            return Ok(None);
+                        };
+                        self.conn.payload(place)?;
+                        batch.data(disk, blocks, digests, len);
+                    }
+                    Command::Zero { disk, blocks } => {
+                        let Some(batch) = lines.room() else {
+                            return Ok(None);
+                        };
+                        batch.zeros(disk, blocks);
+                    }
+                    Command::Finish { roots, point } => return Ok(Some((roots, point))),
+                    _ => {}
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next frame; what is none ends the session with words.
+    fn frame(&mut self, wait: bool) -> Result<Option<Frame>, ConnError> {
+        match self.conn.frame(wait) {
+            Err(ConnError::Wire(error @ WireError::Version(_))) => {
+                let refusal = Refusal::new(RefusalKind::Version, error.to_string());
+                self.end = Some(Served::Refused(refusal.clone()));
+                self.conn.send(&Frame::Refuse(refusal), &[])?;
+                Err(ConnError::Wire(error))
+            }
+            Err(ConnError::Wire(error)) => {
+                self.event(Event::Failed(Failure::new(
+                    FailureKind::Protocol,
+                    error.to_string(),
+                )))?;
+                Err(ConnError::Wire(error))
+            }
+            other => other,
+        }
+    }
+
+    fn next(&mut self) -> Result<Frame, ConnError> {
+        loop {
+            if let Some(frame) = self.frame(true)? {
+                return Ok(frame);
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Result<Vec<Command>, ConnError> {
+        let commands = self.machine.on(event);
+        self.simple(commands)
+    }
+
+    /// Sends what is to be sent; gives back the rest.
+    fn simple(&mut self, commands: Vec<Command>) -> Result<Vec<Command>, ConnError> {
+        let mut rest = Vec::new();
+        for command in commands {
+            let Command::Send(frame) = command else {
+                rest.push(command);
+                continue;
+            };
+            match &frame {
+                Frame::Whole { roots } => self.end = Some(Served::Whole(roots.clone())),
+                Frame::Refuse(refusal) => self.end = Some(Served::Refused(refusal.clone())),
+                Frame::Failed(failure) => self.end = Some(Served::Failed(failure.clone())),
+                _ => {}
+            }
+            self.conn.send(&frame, &[])?;
+        }
+        Ok(rest)
+    }
+}
+
+enum Stopped {
+    Stage(StageError),
+    Conn(ConnError),
+}
+
+enum Work {
+    Batch(Batch),
+    Checkpoint,
+}
+
+enum Note {
+    Durable(u64),
+    Failed(StageError),
+}
+
+/// The receiving thread's ends of the lines to the stages.
+struct Lines {
+    work: Option<SyncSender<Work>>,
+    pool: Chan<Batch>,
+    heard: Chan<Note>,
+    batch: Option<Batch>,
+    failed: Option<StageError>,
+}
+
+impl Lines {
+    /// A batch with room for one more run; `None` when a stage has failed.
+    fn room(&mut self) -> Option<&mut Batch> {
+        if self.batch.as_ref().is_some_and(Batch::is_full) {
+            self.submit();
+        }
+        if self.batch.is_none() {
+            self.batch = self.pool.recv().ok();
+        }
+        self.batch.as_mut()
+    }
+
+    fn submit(&mut self) {
+        if let (Some(work), Some(batch)) =
+            (&self.work, self.batch.take_if(|batch| !batch.is_empty()))
+        {
+            let _ = work.send(Work::Batch(batch));
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.submit();
+        if let Some(work) = &self.work {
+            let _ = work.try_send(Work::Checkpoint);
+        }
+    }
+}
+
+fn journal(
+    mut stage: JournalStage<'_>,
+    work: &Chan<Work>,
+    next: &SyncSender<Work>,
+    notes: &ChanTx<Note>,
+) {
+    for item in work {
+        if let Work::Batch(batch) = &item
+            && let Err(error) = stage.cover(batch)
+        {
+            let _ = notes.send(Note::Failed(error));
+            return;
+        }
+        if next.send(item).is_err() {
+            return;
+        }
+    }
+}
+
+fn write(mut stage: WriteStage, work: &Chan<Work>, free: &ChanTx<Batch>, notes: &ChanTx<Note>) {
+    let mut step = |item: Option<Work>| -> Result<(), StageError> {
+        let due = match item {
+            Some(Work::Batch(mut batch)) => {
+                stage.write(&mut batch)?;
+                batch.clear();
+                let _ = free.send(batch);
+                stage.is_due()
+            }
+            Some(Work::Checkpoint) | None => true,
+        };
+        if due && let Some(blocks) = stage.checkpoint()? {
+            let _ = notes.send(Note::Durable(blocks));
+        }
+        Ok(())
+    };
+    let done = work
+        .iter()
+        .try_for_each(|item| step(Some(item)))
+        .and_then(|()| step(None));
+    if let Err(error) = done {
+        let _ = notes.send(Note::Failed(error));
+    }
+}
+
+fn no_room(set: &VolumeSet, error: &SetError, blocks: u64, bytes: u64) -> Refusal {
+    let (needed, available) = if error.is_no_space() {
+        set.room_for(blocks, bytes)
+    } else {
+        (0, 0)
+    };
+    refusal(error, needed, available)
+}
+
+fn describe(error: &ConnError) -> String {
+    match error {
+        ConnError::Io(error) => error.to_string(),
+        ConnError::Tls(error) => error.to_string(),
+        ConnError::Wire(error) => error.to_string(),
+        ConnError::Stopped => "stopped".to_owned(),
+    }
+}

@@ -1,0 +1,6 @@
+//! The data plane from end to end: two sides, real sockets, real or simulated files.
+
+mod crash;
+mod passes;
+mod simfs;
+mod support;
