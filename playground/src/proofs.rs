@@ -131,6 +131,53 @@ impl History {
         Ok(())
     }
 
+    /// The runs that were taken back: the run after them, at the other site, did not find what they had acknowledged.
+    #[must_use]
+    pub fn taken_back(&self) -> BTreeSet<u64> {
+        let mut taken_back = BTreeSet::new();
+        let told: Vec<&Run> = self
+            .runs
+            .iter()
+            .filter(|run| run.span().is_some())
+            .collect();
+        for pair in told.windows(2) {
+            if pair[0].site != pair[1].site && pair[1].found < pair[0].last() {
+                taken_back.insert(pair[0].boot);
+            }
+        }
+        taken_back
+    }
+
+    /// Proves that every run found all that the one before it had acknowledged, but for those in `dropped`, which were taken
+    /// back: the run after them found what the last one before them had acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// Which run did not find what.
+    pub fn nothing_was_lost(&self, dropped: &BTreeSet<u64>) -> Result<()> {
+        let mut before: Option<&Run> = None;
+        for run in self.runs.iter().filter(|run| run.span().is_some()) {
+            if let Some(before) = before {
+                // One more may have reached the disk without a word on the console.
+                let expected = before.last()..=before.last() + 1;
+                ensure!(
+                    expected.contains(&run.found),
+                    "the run {:016x} at {} found {} records; {:016x} at {} had acknowledged {}",
+                    run.boot,
+                    run.site,
+                    run.found,
+                    before.boot,
+                    before.site,
+                    before.last()
+                );
+            }
+            if !dropped.contains(&run.boot) {
+                before = Some(run);
+            }
+        }
+        Ok(())
+    }
+
     /// Proves that every record which was acknowledged is on the disks, written by the run that acknowledged it, and that the
     /// disks hold one unbroken history. Runs in `dropped` were taken back by a rollback: none of theirs may be there.
     /// Returns how many were found; those that the ring has overtaken are proven by the chain of their successors.
@@ -223,13 +270,68 @@ fn runs_of(site: Site, text: &str) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Proves from the agents' logs that no guest of a VM was started before the one before it had been seen to stop.
+/// What an agent's log says of a guest at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Started,
+    Stopped,
+}
+
+/// Proves from the agents' logs that no guest of a VM was started before the one before it had been seen to stop, and that no
+/// epoch started it at two places. Returns how often it was started.
+///
+/// A host that lost its power stopped its guests without a word: a start at the same site is then no second one.
 ///
 /// # Errors
 ///
-/// The line that tells of a second one.
-pub fn agents_never_two_at_once(_logs: &[String], _vm: uuid::Uuid) -> Result<()> {
-    Ok(())
+/// The lines that tell of two at once.
+pub fn agents_never_two_at_once(logs: &[(Site, String)], vm: uuid::Uuid) -> Result<usize> {
+    let mark = format!("vm={vm}");
+    let mut heard = Vec::new();
+    for (site, log) in logs {
+        for line in log.lines().filter(|line| line.contains(&mark)) {
+            let what = if line.contains(": guest started ") {
+                Heard::Started
+            } else if line.contains(": guest stopped ") {
+                Heard::Stopped
+            } else {
+                continue;
+            };
+            let time: jiff::Timestamp = line
+                .split_ascii_whitespace()
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .with_context(|| format!("a log line without a time: {line}"))?;
+            let epoch = line
+                .split_ascii_whitespace()
+                .find_map(|word| word.strip_prefix("epoch="))
+                .with_context(|| format!("a log line without an epoch: {line}"))?;
+            heard.push((time, *site, what, epoch.to_owned(), line));
+        }
+    }
+    heard.sort_by_key(|(time, ..)| *time);
+    let mut running: Option<(Site, &str)> = None;
+    let mut epochs: BTreeMap<String, Site> = BTreeMap::new();
+    let mut starts = 0;
+    for (_, site, what, epoch, line) in heard {
+        match what {
+            Heard::Stopped => running = running.filter(|(other, _)| *other != site),
+            Heard::Started => {
+                starts += 1;
+                if let Some((other, before)) = running {
+                    ensure!(other == site, "two at once:\n{before}\n{line}");
+                }
+                let first = *epochs.entry(epoch).or_insert(site);
+                ensure!(
+                    first == site,
+                    "one epoch, started at {first} and here:\n{line}"
+                );
+                running = Some((site, line));
+            }
+        }
+    }
+    Ok(starts)
 }
 
 /// Proves that what was sent is what had changed: all of it, and next to nothing else.

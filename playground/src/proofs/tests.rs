@@ -88,6 +88,56 @@ fn two_at_once_are_found_out() {
     );
 }
 
+fn log_line(second: u32, what: &str, vm: uuid::Uuid, epoch: u32) -> String {
+    format!(
+        "2026-01-01T00:00:{second:02}.000001Z  INFO homeward::agent::orders: guest {what} vm={vm} epoch={epoch} step=3\n"
+    )
+}
+
+#[test]
+fn agents_logs_tell_of_two_at_once() {
+    let vm = uuid::Uuid::new_v4();
+    let logs = |here: &[(u32, &str, u32)], there: &[(u32, &str, u32)]| {
+        [(Site::OnPremises, here), (Site::Azure, there)].map(|(site, lines)| {
+            let lines = lines
+                .iter()
+                .map(|(second, what, epoch)| log_line(*second, what, vm, *epoch));
+            (site, lines.collect::<String>())
+        })
+    };
+    let good = logs(
+        &[(1, "started", 1), (3, "stopped", 2), (9, "started", 3)],
+        &[(4, "started", 2), (8, "stopped", 3)],
+    );
+    assert_eq!(agents_never_two_at_once(&good, vm).unwrap(), 3);
+    assert_eq!(
+        agents_never_two_at_once(&good, uuid::Uuid::new_v4()).unwrap(),
+        0
+    );
+    let early = logs(
+        &[(1, "started", 1), (5, "stopped", 2)],
+        &[(4, "started", 2)],
+    );
+    assert!(agents_never_two_at_once(&early, vm).is_err());
+    let twice = logs(
+        &[(1, "started", 2), (3, "stopped", 2)],
+        &[(4, "started", 2)],
+    );
+    assert!(agents_never_two_at_once(&twice, vm).is_err());
+}
+
+#[test]
+fn what_a_run_did_not_find_was_lost_or_taken_back() {
+    let here =
+        run("OnPremises", 1, 0, &[(1, 10), (2, 20)], "") + &run("OnPremises", 3, 2, &[(3, 50)], "");
+    let there = run("Azure", 2, 2, &[(3, 30), (4, 40)], "");
+    let history = history(&here, &there);
+    assert_eq!(history.taken_back(), BTreeSet::from([2]));
+    history.nothing_was_lost(&history.taken_back()).unwrap();
+    let error = history.nothing_was_lost(&BTreeSet::new()).unwrap_err();
+    assert!(error.to_string().contains("found 2 records"), "{error}");
+}
+
 #[test]
 fn a_run_that_was_taken_back_left_nothing() {
     let here = run("OnPremises", 1, 0, &[(1, 10)], "STOPPED last=1\n")

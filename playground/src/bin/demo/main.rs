@@ -203,7 +203,13 @@ async fn prove(world: &World, vm: &Vm, moves: &mut [Move], narrator: &Narrator) 
     history.never_two_at_once()?;
     let sites = [Site::OnPremises, Site::Azure, Site::OnPremises];
     ensure!(history.sites() == sites, "it ran at {:?}", history.sites());
-    proofs::agents_never_two_at_once(&Site::BOTH.map(|site| world.host(site).log()), vm.uuid)?;
+    history.nothing_was_lost(&BTreeSet::new())?;
+    let logs = Site::BOTH.map(|site| (site, world.host(site).log()));
+    let starts = proofs::agents_never_two_at_once(&logs, vm.uuid)?;
+    ensure!(
+        starts == sites.len(),
+        "the agents started it {starts} times"
+    );
     narrator.print(
         "  it never ran at both sites: neither the consoles nor the agents' logs show two at once",
     );
