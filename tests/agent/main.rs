@@ -1,0 +1,8 @@
+//! Two agents on loopback, over real mutual TLS and the real data plane, with a hypervisor that tests can steer.
+
+mod fake;
+mod identity;
+mod moves;
+mod restarts;
+mod site;
+mod trouble;

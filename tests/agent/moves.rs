@@ -1,0 +1,240 @@
+//! Whole moves, there and back, by orders.
+
+use homeward::agent::api::{
+    CandidatesUsed, Command, ContentKind, DeliverMode, ManifestSource, OrderResult, PowerSwitch,
+    RefusalKind, Role, StopProof,
+};
+
+use crate::site::{MIB, Sites, VM};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_there_and_back_sends_changes_only() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    sites.same_disks();
+    hv.fake.write(VM, "root", 100_000, b"written at home");
+    assert_eq!(hv.vm().await.dirty_bytes, Some(65_536));
+
+    let record = sites.stop(hv, az, 2).await;
+    assert!(record.was_running && record.proof == StopProof::ProcessGone && !hv.fake.running(VM));
+    assert_eq!(record.manifest, ManifestSource::CarriedOver);
+    let delivered = hv
+        .ok(sites.order(
+            2,
+            Command::Deliver {
+                peer: az.address(),
+                mode: DeliverMode::Delta,
+            },
+        ))
+        .await;
+    let OrderResult::Delivered { pass } = delivered else {
+        panic!("{delivered:?}")
+    };
+    assert_eq!(
+        (pass.bytes_changed, pass.candidates),
+        (65_536, CandidatesUsed::Ranges),
+        "{}",
+        pass.candidates_reason
+    );
+    sites.same_disks();
+
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    assert!(az.fake.running(VM));
+    assert!(
+        az.client()
+            .console(VM, 1000)
+            .await
+            .unwrap()
+            .contains("started on az01 at Azure")
+    );
+    let committed = az.ok(sites.order(2, Command::Commit {})).await;
+    let OrderResult::Committed { record: commit } = committed else {
+        panic!("{committed:?}")
+    };
+    hv.ok(sites.order(2, Command::Retire { commit })).await;
+    assert_eq!(hv.vm().await.register.unwrap().role, Role::Replica);
+    assert_eq!(hv.vm().await.content.kind, ContentKind::Whole);
+
+    az.fake.write(VM, "data", 2 * MIB as u64, b"written away");
+    assert_eq!(az.vm().await.dirty_bytes, Some(65_536));
+    let reverse = sites.replicate(az, hv, 2).await;
+    assert_eq!(
+        (reverse.bytes_changed, reverse.candidates),
+        (512, CandidatesUsed::Ranges),
+        "{}",
+        reverse.candidates_reason
+    );
+    sites.same_disks();
+
+    az.fake.write(VM, "root", 0, b"last words");
+    let record = sites.stop(az, hv, 3).await;
+    az.ok(sites.order(
+        3,
+        Command::Deliver {
+            peer: hv.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    hv.ok(sites.order(3, Command::Start { stop: record })).await;
+    assert!(hv.fake.running(VM) && !az.fake.running(VM));
+    assert!(sites.disk(hv, "root").starts_with(b"last words"));
+    let committed = hv.ok(sites.order(3, Command::Commit {})).await;
+    let OrderResult::Committed { record: commit } = committed else {
+        panic!("{committed:?}")
+    };
+    az.ok(sites.order(3, Command::Retire { commit })).await;
+    let again = sites.replicate(hv, az, 3).await;
+    assert_eq!(
+        (again.bytes_changed, again.candidates),
+        (0, CandidatesUsed::Ranges),
+        "{}",
+        again.candidates_reason
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_download_goes_into_new_files() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.fake.write(VM, "root", 70_000, &[7; 200_000]);
+    let before = sites.disk(az, "root");
+    let record = sites.stop(hv, az, 2).await;
+    let delivered = hv
+        .ok(sites.order(
+            2,
+            Command::Deliver {
+                peer: az.address(),
+                mode: DeliverMode::Full,
+            },
+        ))
+        .await;
+    let OrderResult::Delivered { pass } = delivered else {
+        panic!("{delivered:?}")
+    };
+    assert_eq!(pass.candidates, CandidatesUsed::All);
+    assert!(
+        before == sites.disk(az, "root"),
+        "the old file stands until the start"
+    );
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    sites.same_disks();
+    let committed = az.ok(sites.order(2, Command::Commit {})).await;
+    let OrderResult::Committed { record: commit } = committed else {
+        panic!("{committed:?}")
+    };
+    hv.ok(sites.order(2, Command::Retire { commit })).await;
+    assert_eq!(
+        sites.replicate(az, hv, 2).await.candidates,
+        CandidatesUsed::Ranges
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s02_turning_back_after_the_start() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    let record = sites.stop(hv, az, 2).await;
+    hv.ok(sites.order(
+        2,
+        Command::Deliver {
+            peer: az.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    let late = sites.order(
+        2,
+        Command::Start {
+            stop: record.clone(),
+        },
+    );
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    az.fake.write(VM, "root", 0, b"to be dropped");
+
+    let fenced = az.ok(sites.order(3, Command::Fence {})).await;
+    let OrderResult::Fenced { record: fence } = fenced else {
+        panic!("{fenced:?}")
+    };
+    assert!(fence.was_started && !az.fake.running(VM));
+    let resumed = hv.ok(sites.order(3, Command::Resume { fence })).await;
+    assert_eq!(resumed, OrderResult::Resumed { running: true });
+    assert!(hv.fake.running(VM));
+    assert_eq!(az.give(late).await.unwrap_err().kind, RefusalKind::Stale);
+
+    az.ok(sites.order(3, Command::Undo {})).await;
+    hv.fake.write(VM, "root", 300_000, b"went on at home");
+    sites.replicate(hv, az, 3).await;
+    sites.same_disks();
+    assert!(!sites.disk(az, "root").starts_with(b"to be dropped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turning_back_before_the_start_brings_the_replica_back() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.fake.write(VM, "root", 0, b"home");
+    sites.stop(hv, az, 2).await;
+    let fenced = az.ok(sites.order(3, Command::Fence {})).await;
+    let OrderResult::Fenced { record: fence } = fenced else {
+        panic!("{fenced:?}")
+    };
+    assert!(!fence.was_started);
+    hv.ok(sites.order(3, Command::Resume { fence })).await;
+    az.ok(sites.order(3, Command::Undo {})).await;
+    assert_eq!(az.vm().await.content.kind, ContentKind::Whole);
+    assert!(hv.fake.running(VM));
+    sites.replicate(hv, az, 3).await;
+    sites.same_disks();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_off_moves_off() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.ok(sites.order(
+        1,
+        Command::Power {
+            state: PowerSwitch::Off,
+            force: false,
+        },
+    ))
+    .await;
+    sites.replicate(hv, az, 1).await;
+    let record = sites.stop(hv, az, 2).await;
+    assert!(!record.was_running && record.proof == StopProof::WasOff);
+    hv.ok(sites.order(
+        2,
+        Command::Deliver {
+            peer: az.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    assert!(!az.fake.running(VM));
+    az.ok(sites.order(2, Command::Commit {})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detach_touches_nothing_and_the_register_stays() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    for host in [hv, az] {
+        host.ok(sites.order(1, Command::Detach {})).await;
+    }
+    let vm = hv.vm().await;
+    assert!(hv.fake.running(VM) && vm.register.unwrap().claim.is_none());
+    assert!(
+        vm.replication
+            .is_some_and(|replication| replication.next_at.is_some()),
+        "replication goes on"
+    );
+    let refused = hv
+        .give(sites.order(1, Command::Pause {}))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::NotClaimed);
+    hv.ok(sites.order(1, Command::Adopt { takeover: None }))
+        .await;
+}

@@ -1,0 +1,374 @@
+//! What goes wrong at hosts: no room, no network, disks that change, guests that do not listen, peers that are away.
+
+use std::fs::OpenOptions;
+use std::sync::atomic::Ordering;
+
+use homeward::agent::api::{
+    CandidatesUsed, Command, DeliverMode, ManifestSource, OperationErrorKind, OperationState,
+    OrderResult, Power, PowerSwitch, ProblemKind, RefusalKind, ReplicationActivity, Role,
+};
+
+use crate::site::{MIB, Sites, VM};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_without_space_or_network_says_what_is_missing() {
+    let sites = Sites::new();
+    let mut definition = sites.definition().await;
+    definition.disks[0].size_bytes = Some(1 << 45);
+    let enroll = |definition| Command::Enroll {
+        definition: Box::new(definition),
+        owner: sites.hv.address(),
+    };
+    let refused = sites
+        .az
+        .give(sites.order(1, enroll(definition.clone())))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::NoSpace);
+    assert!(refused.needed.unwrap() > 1 << 44 && refused.available.unwrap() > 0);
+    definition.disks[0].size_bytes = Some(4096);
+    definition.networks[0].name = "dmz".into();
+    let refused = sites
+        .az
+        .give(sites.order(1, enroll(definition)))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::NoNetwork);
+    assert!(refused.message.contains("dmz"));
+    assert!(
+        sites
+            .az
+            .state()
+            .await
+            .vms
+            .iter()
+            .all(|vm| vm.register.is_none()),
+        "a refusal leaves nothing"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_a_disk_that_has_grown_is_compared_as_a_whole() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.fake.write(VM, "root", 0, b"before it grew");
+    OpenOptions::new()
+        .write(true)
+        .open(hv.folder.join("root.raw"))
+        .unwrap()
+        .set_len(5 * MIB as u64)
+        .unwrap();
+    hv.fake
+        .write(VM, "root", 4 * MIB as u64 + 10, b"in the new part");
+    let pass = sites.replicate(hv, az, 1).await;
+    assert_eq!(
+        pass.candidates,
+        CandidatesUsed::All,
+        "{}",
+        pass.candidates_reason
+    );
+    sites.same_disks();
+    // And once more right before the stop: the manifest is read, not carried over.
+    OpenOptions::new()
+        .write(true)
+        .open(hv.folder.join("root.raw"))
+        .unwrap()
+        .set_len(6 * MIB as u64)
+        .unwrap();
+    let record = sites.stop(hv, az, 2).await;
+    assert_eq!(record.manifest, ManifestSource::Read);
+    assert!(
+        record
+            .disks
+            .iter()
+            .any(|disk| disk.size_bytes == 6 * MIB as u64)
+    );
+    hv.ok(sites.order(
+        2,
+        Command::Deliver {
+            peer: az.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    sites.same_disks();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_a_disk_without_a_target_is_seen_before_the_fence() {
+    let sites = Sites::protected().await;
+    let path = sites.hv.folder.join("definitions/app.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(sites.hv.folder.join("more.raw"), vec![3; MIB]).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("disks: [", "disks: [{ id: more, path: ../more.raw }, "),
+    )
+    .unwrap();
+    let refused = sites
+        .hv
+        .give(sites.order(
+            2,
+            Command::Stop {
+                target: "az01".into(),
+                force: false,
+            },
+        ))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::DisksDiffer);
+    assert!(refused.message.contains("more"));
+    assert!(sites.hv.fake.running(VM));
+    let replicate = Command::Replicate {
+        peer: sites.az.address(),
+        interval_seconds: 3600,
+        immediate: true,
+    };
+    sites.hv.ok(sites.order(1, replicate)).await;
+    let failed = sites
+        .hv
+        .until("the pass fails", |vm| {
+            vm.replication.as_ref()?.last_error.clone()
+        })
+        .await;
+    assert_eq!(
+        failed.kind,
+        OperationErrorKind::DiskWithoutTarget,
+        "{}",
+        failed.message
+    );
+    // Enrolled again with the new disk, everything fits.
+    sites.enroll(1).await;
+    sites.replicate(&sites.hv, &sites.az, 1).await;
+    sites.stop(&sites.hv, &sites.az, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_guest_that_does_not_shut_down_runs_on_until_somebody_decides() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.fake.deaf.store(true, Ordering::SeqCst);
+    let failed = hv
+        .give(sites.order(
+            2,
+            Command::Stop {
+                target: "az01".into(),
+                force: false,
+            },
+        ))
+        .await
+        .unwrap();
+    assert_eq!(failed.state, OperationState::Failed);
+    assert_eq!(
+        failed.error.unwrap().kind,
+        OperationErrorKind::ShutdownTimedOut
+    );
+    let vm = hv.vm().await;
+    let register = vm.register.unwrap();
+    assert!(hv.fake.running(VM) && register.role == Role::Fenced && register.stop.is_none());
+    assert_eq!(
+        vm.replication.unwrap().activity,
+        ReplicationActivity::Paused
+    );
+    // Turning back.
+    let fenced = az.ok(sites.order(3, Command::Fence {})).await;
+    let OrderResult::Fenced { record: fence } = fenced else {
+        panic!("{fenced:?}")
+    };
+    hv.ok(sites.order(3, Command::Resume { fence })).await;
+    assert_eq!(hv.fake.starts(VM), 1, "it ran all the time");
+    sites.replicate(hv, az, 3).await;
+    // Or by force.
+    let failed = hv
+        .give(sites.order(
+            4,
+            Command::Stop {
+                target: "az01".into(),
+                force: false,
+            },
+        ))
+        .await
+        .unwrap();
+    assert_eq!(failed.state, OperationState::Failed);
+    hv.ok(sites.order(
+        4,
+        Command::Stop {
+            target: "az01".into(),
+            force: true,
+        },
+    ))
+    .await;
+    assert!(!hv.fake.running(VM));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_silent_hypervisor_blocks_the_stop() {
+    let sites = Sites::protected().await;
+    sites.hv.fake.silent.store(true, Ordering::SeqCst);
+    let vm = sites.hv.vm().await;
+    assert_eq!(vm.power, Power::Unknown);
+    assert!(vm.power_reason.is_some());
+    let refused = sites
+        .hv
+        .give(sites.order(
+            2,
+            Command::Stop {
+                target: "az01".into(),
+                force: false,
+            },
+        ))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::PowerUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_away_is_tried_again() {
+    let mut sites = Sites::protected().await;
+    sites.az.end();
+    sites.hv.fake.write(VM, "root", 0, b"while it was away");
+    let order = sites.order(
+        1,
+        Command::Replicate {
+            peer: sites.az.address(),
+            interval_seconds: 3600,
+            immediate: true,
+        },
+    );
+    let id = order.id();
+    sites.hv.ok(order).await;
+    let seen = sites
+        .hv
+        .until("two passes fail", |vm| {
+            vm.replication
+                .clone()
+                .filter(|replication| replication.failures >= 2)
+        })
+        .await;
+    assert_eq!(
+        seen.last_error.unwrap().kind,
+        OperationErrorKind::Disconnected
+    );
+    sites.az.start();
+    let last = sites
+        .hv
+        .until("the pass is whole", |vm| {
+            vm.replication
+                .as_ref()?
+                .last
+                .clone()
+                .filter(|last| last.began_after >= id)
+        })
+        .await;
+    assert_eq!(
+        (last.bytes_changed, last.candidates),
+        (65_536, CandidatesUsed::Ranges),
+        "no bit was lost: {}",
+        last.candidates_reason
+    );
+    sites.same_disks();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s05_nothing_is_committed_that_does_not_run() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    let record = sites.stop(hv, az, 2).await;
+    hv.ok(sites.order(
+        2,
+        Command::Deliver {
+            peer: az.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    az.fake.broken.store(true, Ordering::SeqCst);
+    let failed = az
+        .give(sites.order(
+            2,
+            Command::Start {
+                stop: record.clone(),
+            },
+        ))
+        .await
+        .unwrap();
+    assert_eq!(failed.state, OperationState::Failed);
+    assert!(
+        az.vm()
+            .await
+            .problems
+            .iter()
+            .any(|problem| problem.kind == ProblemKind::NotStarted)
+    );
+    assert_eq!(
+        az.give(sites.order(2, Command::Commit {}))
+            .await
+            .unwrap_err()
+            .kind,
+        RefusalKind::NotRunning
+    );
+    az.fake.broken.store(false, Ordering::SeqCst);
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    az.ok(sites.order(2, Command::Commit {})).await;
+    assert_eq!(
+        az.give(sites.order(3, Command::Fence {}))
+            .await
+            .unwrap_err()
+            .kind,
+        RefusalKind::Committed
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_start_without_the_content_is_refused() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.fake.write(VM, "root", 0, b"not delivered");
+    let record = sites.stop(hv, az, 2).await;
+    let refused = az
+        .give(sites.order(
+            2,
+            Command::Start {
+                stop: record.clone(),
+            },
+        ))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::ContentMismatch);
+    // The refusal has barred nobody.
+    hv.ok(sites.order(
+        2,
+        Command::Deliver {
+            peer: az.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_is_a_persons_switch() {
+    let sites = Sites::protected().await;
+    let person = |state| {
+        let mut order = sites.order(
+            1,
+            Command::Power {
+                state,
+                force: false,
+            },
+        );
+        order.claim = None;
+        order
+    };
+    sites.hv.ok(person(PowerSwitch::Off)).await;
+    assert!(!sites.hv.fake.running(VM));
+    sites.hv.ok(person(PowerSwitch::On)).await;
+    assert!(sites.hv.fake.running(VM));
+    assert_eq!(
+        sites.replicate(&sites.hv, &sites.az, 1).await.candidates,
+        CandidatesUsed::All,
+        "the bitmap went with the process"
+    );
+}
