@@ -44,6 +44,7 @@ pub use cluster::{Cluster, NAMESPACE, VAULT, is_settled, is_true};
 pub use host::Host;
 pub use keeper::keep;
 pub use options::{HypervisorKind, Vm, VmOptions, WorldOptions};
+pub use pki::Certificate;
 pub use programs::{Program, find as find_program};
 pub use wait::{LIMIT, eventually, status_of, until};
 
@@ -68,6 +69,7 @@ pub struct World {
     vms: Vec<Vm>,
     options: WorldOptions,
     pki: Pki,
+    net: [u8; 3],
     ground: Ground,
 }
 
@@ -111,7 +113,12 @@ impl World {
         progress("etcd, kube-apiserver and the agents");
         let (first, rest) = hosts.split_at_mut(1);
         let (cluster, here, there) = tokio::join!(
-            Cluster::start(&folder, "cluster", &options),
+            Cluster::start(
+                &folder,
+                "cluster",
+                Ipv4Addr::new(127, net[0], net[1], 10),
+                &options
+            ),
             first[0].start(),
             rest[0].start()
         );
@@ -129,6 +136,7 @@ impl World {
             vms: Vec::new(),
             options,
             pki,
+            net: [127, net[0], net[1]],
             ground,
         })
     }
@@ -139,8 +147,12 @@ impl World {
     ///
     /// As [`World::start`].
     pub async fn add_cluster(&mut self) -> Result<&mut Cluster> {
-        let name = format!("cluster-{}", self.others.len() + 2);
-        let mut cluster = Cluster::start(&self.ground.folder, &name, &self.options).await?;
+        let number = self.others.len() + 2;
+        let name = format!("cluster-{number}");
+        let [first, second, third] = self.net;
+        let address = Ipv4Addr::new(first, second, third, u8::try_from(10 * number)?);
+        let mut cluster =
+            Cluster::start(&self.ground.folder, &name, address, &self.options).await?;
         cluster.start_operators()?;
         cluster
             .apply_vault(&self.hosts, &self.pki, &self.options)
@@ -222,11 +234,7 @@ impl World {
             "boot": {"from": "profile", "name": "guest", "commandLine": options.guest.kernel_command_line()},
         });
         let path = host.definitions().join(format!("{}.yaml", options.name));
-        // In one step: the agent may look at any moment.
-        let new = path.with_extension("new");
-        fs::write(&new, serde_yaml::to_string(&definition)?)
-            .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write_at_once(&path, &serde_yaml::to_string(&definition)?)?;
         let vm = Vm {
             name: options.name.clone(),
             uuid,
@@ -234,6 +242,45 @@ impl World {
         };
         self.vms.push(vm.clone());
         Ok(vm)
+    }
+
+    /// Adds a blank disk to the definition of a VM on the premises.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or written.
+    pub fn add_disk(&mut self, vm: &Vm, size: u64) -> Result<Vm> {
+        let host = self.host(Site::OnPremises);
+        let id = format!("{}-{}", vm.name, vm.disks.len());
+        let disk = host.folder().join("disks").join(format!("{id}.raw"));
+        File::create_new(&disk)
+            .and_then(|file| file.set_len(size))
+            .with_context(|| format!("cannot make {}", disk.display()))?;
+        let path = host.definitions().join(format!("{}.yaml", vm.name));
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut definition: serde_json::Value = serde_yaml::from_str(&text)?;
+        let disks = definition["disks"]
+            .as_array_mut()
+            .context("a definition has disks")?;
+        disks.push(json!({"id": id, "path": disk}));
+        write_at_once(&path, &serde_yaml::to_string(&definition)?)?;
+        let mut grown = vm.clone();
+        grown.disks.push(disk);
+        if let Some(known) = self.vms.iter_mut().find(|known| known.uuid == vm.uuid) {
+            known.clone_from(&grown);
+        }
+        Ok(grown)
+    }
+
+    /// Gives the operators of the first cluster another certificate, through the Secret.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made, or the API server refuses it.
+    pub async fn use_certificate(&self, which: Certificate) -> Result<()> {
+        let pair = self.pki.operators(which)?;
+        self.cluster.apply_client_certificate(pair).await
     }
 
     /// Makes a VM on the premises, has it protected there, switches it on and waits until its first replica is whole.
@@ -276,9 +323,11 @@ impl World {
     ///
     /// When no host may run it, or the agent refuses.
     pub async fn power(&self, vm: &Vm, state: PowerSwitch) -> Result<()> {
-        eventually(LIMIT, &format!("{} is switched {state:?}", vm.name), || {
-            self.try_power(vm, state)
-        })
+        eventually(
+            LIMIT,
+            &format!("{} is switched {state:?}", vm.name),
+            async || self.try_power(vm, state).await,
+        )
         .await
     }
 
@@ -363,6 +412,14 @@ impl World {
     pub fn console(&self, vm: &Vm, site: Site) -> String {
         self.host(site).console(vm.uuid)
     }
+}
+
+/// The agent may look at any moment.
+fn write_at_once(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The folder, and what remains in it: guests that outlive their agents.

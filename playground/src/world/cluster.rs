@@ -1,6 +1,7 @@
 //! One cluster: a control plane, operators, and what people apply to it.
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use super::{
     Host, Vm, WorldOptions,
     host::{spawn_logged, tail},
-    pki::Pki,
+    pki::{Certificate, Pki},
     programs::{self, Program},
     wait::{self, LIMIT},
 };
@@ -40,6 +41,9 @@ pub struct Cluster {
     world: PathBuf,
     folder: PathBuf,
     log_filter: String,
+    /// The first operator's address; the others follow.
+    address: Ipv4Addr,
+    paces: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -56,6 +60,8 @@ impl Cluster {
             world: world.to_owned(),
             folder: folder.canonicalize()?,
             log_filter: options.log.clone(),
+            address,
+            paces: options.operator_settings(),
             operators: (0..options.operators).map(|_| None).collect(),
         })
     }
@@ -88,6 +94,12 @@ impl Cluster {
     #[must_use]
     pub fn operators(&self) -> usize {
         self.operators.len()
+    }
+
+    fn address(&self, index: usize) -> Ipv4Addr {
+        let [first, second, third, last] = self.address.octets();
+        let last = last.saturating_add(u8::try_from(index).unwrap_or(u8::MAX));
+        Ipv4Addr::new(first, second, third, last)
     }
 
     /// The log of an operator, over all its lives.
@@ -124,10 +136,10 @@ impl Cluster {
         command
             .arg("run")
             .env("KUBECONFIG", self.plane.kubeconfig())
-            .env("RUST_LOG", &self.log_filter)
             .env("HOMEWARD_LOG", &self.log_filter)
-            .env("POD_NAME", format!("operator-{index}"))
-            .env("POD_NAMESPACE", NAMESPACE);
+            .env("HOMEWARD_LISTEN", format!("{}:8080", self.address(index)))
+            .env("HOMEWARD_LEASE_IDENTITY", format!("operator-{index}"))
+            .envs(self.paces.iter().map(|(name, value)| (name, value)));
         self.operators[index] = Some(spawn_logged(command, &self.world, &log)?);
         Ok(())
     }
@@ -193,10 +205,9 @@ impl Cluster {
         pki: &Pki,
         options: &WorldOptions,
     ) -> Result<()> {
-        let [ca, certificate, key] = pki.operator()?;
-        self.apply_secret(CA_SECRET, None, [("ca.crt", ca)]).await?;
-        let pair = [("tls.crt", certificate), ("tls.key", key)];
-        self.apply_secret(CLIENT_SECRET, Some("kubernetes.io/tls"), pair)
+        let ca = [("ca.crt", pki.authority()?)];
+        self.apply_secret(CA_SECRET, None, ca).await?;
+        self.apply_client_certificate(pki.operators(Certificate::Good)?)
             .await?;
         let of = |site| -> Vec<Value> {
             hosts
@@ -245,6 +256,13 @@ impl Cluster {
             Ok(_) => Ok(()),
             Err(error) => Err(error.context(tail(&self.operator_log(0)))),
         }
+    }
+
+    pub(super) async fn apply_client_certificate(&self, pair: [Vec<u8>; 2]) -> Result<()> {
+        let [certificate, key] = pair;
+        let pair = [("tls.crt", certificate), ("tls.key", key)];
+        self.apply_secret(CLIENT_SECRET, Some("kubernetes.io/tls"), pair)
+            .await
     }
 
     async fn apply_secret<const N: usize>(

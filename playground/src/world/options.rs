@@ -31,6 +31,8 @@ pub struct WorldOptions {
     pub shutdown_deadline: Duration,
     /// The most that an agent sends, in bytes a second.
     pub bandwidth_limit: Option<u64>,
+    /// How often operators look, from rarely to often: nothing moves, data is copied, a VM is down.
+    pub looks: [Duration; 3],
     /// Log filter of operators and agents.
     pub log: String,
 }
@@ -45,8 +47,27 @@ impl WorldOptions {
             replication_interval: Duration::from_secs(5),
             shutdown_deadline: Duration::from_mins(1),
             bandwidth_limit: None,
+            looks: [1000, 100, 50].map(Duration::from_millis),
             log: "info,homeward=debug".to_owned(),
         }
+    }
+}
+
+impl WorldOptions {
+    /// The operator's settings, as its environment. Leases are short, so that another takes over soon.
+    pub(super) fn operator_settings(&self) -> Vec<(String, String)> {
+        let [steady, busy, urgent] = self.looks.map(|look| format!("{}ms", look.as_millis()));
+        [
+            ("HOMEWARD_POLL_STEADY", steady.as_str()),
+            ("HOMEWARD_POLL_BUSY", &busy),
+            ("HOMEWARD_POLL_URGENT", &urgent),
+            ("HOMEWARD_POLL_SECRETS", "1s"),
+            ("HOMEWARD_LEASE_DURATION", "3s"),
+            ("HOMEWARD_LEASE_RENEW", "1s"),
+            ("HOMEWARD_LEASE_RETRY", "250ms"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
     }
 }
 

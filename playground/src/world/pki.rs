@@ -15,6 +15,17 @@ use homeward::{
 /// Name in the operators' certificate.
 pub(super) const OPERATOR: &str = "homeward-operator";
 
+/// A certificate for the operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// As it should be.
+    Good,
+    /// Of the right name, signed by an authority that agents do not know.
+    OfAnotherAuthority,
+    /// Signed by the right authority, for a name that may give no orders.
+    OfAStranger,
+}
+
 /// The certificates of a world.
 pub(super) struct Pki {
     folder: PathBuf,
@@ -61,12 +72,37 @@ impl Pki {
         Ok(client)
     }
 
-    /// Authority, certificate and key of the operators, as PEM.
-    pub(super) fn operator(&self) -> Result<[Vec<u8>; 3]> {
+    /// The authority, as PEM.
+    pub(super) fn authority(&self) -> Result<Vec<u8>> {
+        read(&self.ca())
+    }
+
+    /// Certificate and key of the operators, as PEM.
+    pub(super) fn operators(&self, which: Certificate) -> Result<[Vec<u8>; 2]> {
+        const STRANGER: &str = "stranger";
+        let (folder, name) = match which {
+            Certificate::Good => (self.folder.clone(), OPERATOR),
+            Certificate::OfAnotherAuthority => {
+                let folder = self.folder.join("elsewhere");
+                if !folder.exists() {
+                    Authority::create(&folder, "Somebody else")?.issue(
+                        OPERATOR,
+                        &[],
+                        Usages::Client,
+                    )?;
+                }
+                (folder, OPERATOR)
+            }
+            Certificate::OfAStranger => {
+                if !self.certificate(STRANGER).exists() {
+                    self.authority.issue(STRANGER, &[], Usages::Client)?;
+                }
+                (self.folder.clone(), STRANGER)
+            }
+        };
         Ok([
-            read(&self.ca())?,
-            read(&self.certificate(OPERATOR))?,
-            read(&self.key(OPERATOR))?,
+            read(&folder.join(format!("{name}.pem")))?,
+            read(&folder.join(format!("{name}-key.pem")))?,
         ])
     }
 }

@@ -1,6 +1,6 @@
 //! Waiting for something to become true, with a deadline and a word on how things stood when it passed.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Result, bail};
 use futures::StreamExt as _;
@@ -73,10 +73,11 @@ pub fn status_of<K: Serialize>(object: &K) -> String {
 /// # Errors
 ///
 /// When there is none within `limit`; the message has `what`. An error of `ask` ends the waiting.
-pub async fn eventually<T, F>(limit: Duration, what: &str, mut ask: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<Option<T>>>,
-{
+pub async fn eventually<T>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = ask().await? {

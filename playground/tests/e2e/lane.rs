@@ -1,6 +1,6 @@
 //! One VM in one world, moved again and again.
 
-use std::{collections::BTreeSet, future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::Pin, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use homeward::{
@@ -12,7 +12,7 @@ use homeward_playground::{
     proofs::{self, History},
     world::{HypervisorKind, LIMIT, Vm, VmOptions, World, WorldOptions, eventually, status_of},
 };
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 
 /// Recovery points so far apart that moves decide what is sent.
 pub const FAR_APART: Duration = Duration::from_hours(1);
@@ -209,10 +209,15 @@ impl Lane {
 }
 
 /// Runs a test, and shows how things stood when it failed.
-pub async fn run<F: Future<Output = Result<()>>>(test: F) {
-    if let Err(error) = test.await {
-        panic!("{error:#}");
-    }
+pub fn run<'a>(
+    test: impl Future<Output = Result<()>> + 'a,
+) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+    let test = Box::pin(test);
+    Box::pin(async {
+        if let Err(error) = test.await {
+            panic!("{error:#}");
+        }
+    })
 }
 
 pub fn phase(failover: &Failover) -> Option<FailoverPhase> {
