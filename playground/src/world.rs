@@ -125,10 +125,12 @@ impl World {
         let mut cluster = cluster?;
         here?;
         there?;
-        progress("the operator");
-        cluster.start_operators()?;
-        cluster.apply_vault(&hosts, &pki, &options).await?;
-        cluster.until_connected().await?;
+        if options.operators > 0 {
+            progress("the operator");
+            cluster.start_operators()?;
+            cluster.apply_vault(&hosts, &pki, &options).await?;
+            cluster.until_connected().await?;
+        }
         Ok(Self {
             cluster,
             others: Vec::new(),

@@ -48,7 +48,12 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts a control plane and installs what the operator needs. No operator runs yet.
-    pub(super) async fn start(world: &Path, name: &str, options: &WorldOptions) -> Result<Self> {
+    pub(super) async fn start(
+        world: &Path,
+        name: &str,
+        address: Ipv4Addr,
+        options: &WorldOptions,
+    ) -> Result<Self> {
         let folder = world.join(name);
         let plane = ControlPlane::start(&folder).await?;
         let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
