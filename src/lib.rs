@@ -18,6 +18,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod controllers;
 pub mod dataplane;
 pub mod domain;

@@ -320,7 +320,7 @@ networks: [lan]
         assert_eq!(config.tls.ca, Path::new("/etc/homeward/ca.pem"));
         assert_eq!(config.storage_dir, Path::new("/var/lib/homeward"));
         assert_eq!(config.data_address(), "127.0.0.1:7444");
-        assert_eq!(config.shutdown_deadline(), Duration::from_secs(120));
+        assert_eq!(config.shutdown_deadline(), Duration::from_mins(2));
         assert_eq!(
             config.hypervisor.qemu.on_shutdown_deadline,
             OnShutdownDeadline::Fail

@@ -17,7 +17,7 @@ use crate::dataplane::{self, Admission, Admitted, Hello, Peer, ServeOptions, Ser
 /// Connections at once; more are closed at once, so that a flood costs little.
 const MOST_CONNECTIONS: usize = 256;
 /// How long a peer may be silent.
-const IDLE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_mins(5);
 
 /// Listens until the agent ends.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -75,13 +75,13 @@ fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr) {
     ) {
         Served::Whole(_) => tracing::info!(%from, "a pass was received whole"),
         Served::Refused(refusal) => {
-            tracing::info!(%from, reason = %refusal.message, "a pass was turned away")
+            tracing::info!(%from, reason = %refusal.message, "a pass was turned away");
         }
         Served::Failed(failure) => {
-            tracing::warn!(%from, reason = %failure.message, "a pass failed here")
+            tracing::warn!(%from, reason = %failure.message, "a pass failed here");
         }
         Served::Disconnected(why) => {
-            tracing::info!(%from, %why, "a data connection ended before its pass was whole")
+            tracing::info!(%from, %why, "a data connection ended before its pass was whole");
         }
     }
 }

@@ -888,7 +888,7 @@ pub(crate) fn complete(
             match &result {
                 // S3: the stop is a record.
                 OrderResult::Stopped { record } if next.role == Role::Fenced => {
-                    next.stop = Some(record.clone())
+                    next.stop = Some(record.clone());
                 }
                 OrderResult::Fenced { record } if next.role == Role::Replica => {
                     next.fence = Some(record.clone());

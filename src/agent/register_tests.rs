@@ -1266,8 +1266,17 @@ impl World {
     }
 }
 
+/// `make test FULL=1` plays many more worlds.
+fn cases() -> u32 {
+    if std::env::var_os("HOMEWARD_FULL").is_some_and(|full| !full.is_empty()) {
+        5000
+    } else {
+        250
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     /// Two operators, two failovers, three hosts; late, stale, repeated and misdirected orders; agents that die between a sync and its
     /// effect; hosts that reboot: at no time do two registers let the guest run, and it never runs twice.
@@ -1288,7 +1297,7 @@ fn the_world_moves() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let (mut starts, mut commits, mut fences) = (0, 0, 0);
-    for _ in 0..300 {
+    for _ in 0..150 {
         let events = prop::collection::vec(events(), 250..251)
             .new_tree(&mut runner)
             .unwrap()
@@ -1301,7 +1310,7 @@ fn the_world_moves() {
     }
     println!("{starts} starts, {commits} commits, {fences} fences");
     assert!(
-        starts > 100 && commits > 30 && fences > 100,
+        starts > 50 && commits > 15 && fences > 50,
         "{starts} starts, {commits} commits, {fences} fences"
     );
 }

@@ -11,7 +11,7 @@
 //! hypervisor tracks, and the content at its beginning.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::api::{
-    OperationError, OperationErrorKind, PassReport, PeerAddress, ReplicationActivity,
+    OperationError, OperationErrorKind, PassReport, PeerAddress, Progress, ReplicationActivity,
     ReplicationState, Role, Roots, RunningPass, StepId,
 };
 use super::host::{Host, Vm, blocking, cancelled, error, lock};
@@ -32,7 +32,7 @@ use super::transfer::{self, Candidates, Meter, Pass, Sources};
 /// The first pause after a failed pass; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after failed passes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// What is kept over restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -70,8 +70,40 @@ struct Live {
     pass: Option<(RunningPass, Arc<Meter>)>,
     failures: u32,
     last_error: Option<(OperationError, Timestamp)>,
-    next_at: Option<Timestamp>,
+    next: Option<Next>,
     cancel: Option<CancellationToken>,
+    /// Who waits for quiet; no pass begins before them.
+    waiting: u32,
+}
+
+/// Counts who waits for quiet, also when the waiting is given up.
+struct Waiting<'a>(&'a Replication);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.live).waiting -= 1;
+    }
+}
+
+/// When the next pass begins: by the clock that never jumps, and as people read it.
+#[derive(Clone, Copy)]
+struct Next {
+    at: Instant,
+    shown: Timestamp,
+}
+
+impl Next {
+    fn after(wait: Duration) -> Self {
+        let now = Timestamp::now();
+        let shown = jiff::SignedDuration::try_from(wait)
+            .ok()
+            .and_then(|wait| now.checked_add(wait).ok())
+            .unwrap_or(now);
+        Self {
+            at: Instant::now() + wait,
+            shown,
+        }
+    }
 }
 
 /// The replication of one VM.
@@ -89,7 +121,7 @@ impl Replication {
         match store.load(Kind::Replication, vm) {
             Ok(kept) => lock(&self.live).kept = kept.unwrap_or_default(),
             Err(error) => {
-                tracing::warn!(%vm, %error, "what was known of replication cannot be read; the next pass compares everything")
+                tracing::warn!(%vm, %error, "what was known of replication cannot be read; the next pass compares everything");
             }
         }
     }
@@ -137,16 +169,27 @@ impl Replication {
             failures: live.failures,
             last_error: live.last_error.as_ref().map(|(error, _)| error.clone()),
             last_error_at: live.last_error.as_ref().map(|(_, at)| *at),
-            next_at: if live.kept.paused { None } else { live.next_at },
+            next_at: if live.kept.paused {
+                None
+            } else {
+                live.next.map(|next| next.shown)
+            },
         })
     }
 
     /// Cancels the pass under way and keeps the next from beginning while the guard lives.
     pub(crate) async fn quiet(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        if let Some(cancel) = &lock(&self.live).cancel {
-            cancel.cancel();
-        }
-        self.busy.lock().await
+        let waiting = {
+            let mut live = lock(&self.live);
+            live.waiting += 1;
+            if let Some(cancel) = &live.cancel {
+                cancel.cancel();
+            }
+            Waiting(self)
+        };
+        let quiet = self.busy.lock().await;
+        drop(waiting);
+        quiet
     }
 
     /// Looks again, now.
@@ -170,39 +213,37 @@ pub(crate) fn ensure(host: &Arc<Host>, vm: &Arc<Vm>) {
     tokio::spawn(run(Arc::clone(host), Arc::clone(vm)));
 }
 
-/// Whether a pass may begin: the register says so (S1), and an order wants it.
-fn wanted(vm: &Vm) -> Option<KeptOrder> {
-    let owns = vm
-        .register()
-        .is_some_and(|register| register.role == Role::Owner && !register::uncommitted(&register));
-    let kept = vm.replication.kept();
-    if owns && !kept.paused {
-        kept.order
-    } else {
-        None
-    }
+/// Whether the register lets this host send (S1): it owns the VM, and no start waits for its commit.
+fn owns(vm: &Vm) -> bool {
+    vm.register()
+        .is_some_and(|register| register.role == Role::Owner && !register::uncommitted(&register))
+}
+
+/// Whether a pass may begin.
+fn wanted(vm: &Vm) -> bool {
+    let live = lock(&vm.replication.live);
+    let ordered = live.kept.order.is_some() && !live.kept.paused;
+    drop(live);
+    ordered && owns(vm)
 }
 
 async fn run(host: Arc<Host>, vm: Arc<Vm>) {
     while !host.shutdown.is_cancelled() {
-        if wanted(&vm).is_some() && due(&vm) {
+        if wanted(&vm) && due(&vm) {
             let busy = vm.replication.busy.lock().await;
-            // Looked at again, now that nobody else is at it.
-            if let Some(order) = wanted(&vm) {
-                one_pass(&host, &vm, &order).await;
-            }
+            one_pass(&host, &vm).await;
             drop(busy);
             continue;
         }
         let wait = {
             let live = lock(&vm.replication.live);
-            live.next_at
+            live.next
                 .filter(|_| !live.kept.paused)
-                .map(|next| until(next))
+                .map(|next| next.at.saturating_duration_since(Instant::now()))
         };
         let sleep = async {
             match wait {
-                Some(wait) if wanted(&vm).is_some() => tokio::time::sleep(wait).await,
+                Some(wait) if wanted(&vm) => tokio::time::sleep(wait).await,
                 _ => std::future::pending().await,
             }
         };
@@ -216,40 +257,37 @@ async fn run(host: Arc<Host>, vm: Arc<Vm>) {
 
 fn due(vm: &Vm) -> bool {
     let live = lock(&vm.replication.live);
-    live.immediate || live.next_at.is_none_or(|next| next <= Timestamp::now())
+    live.immediate || live.next.is_none_or(|next| next.at <= Instant::now())
 }
 
-fn until(next: Timestamp) -> Duration {
-    let millis = next
-        .as_millisecond()
-        .saturating_sub(Timestamp::now().as_millisecond());
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
-}
-
-fn after(at: Timestamp, wait: Duration) -> Timestamp {
-    let wait = jiff::SignedDuration::try_from(wait).unwrap_or(jiff::SignedDuration::from_secs(60));
-    at.checked_add(wait).unwrap_or(at)
-}
-
-async fn one_pass(host: &Arc<Host>, vm: &Arc<Vm>, order: &KeptOrder) {
-    let began_at = Timestamp::now();
+async fn one_pass(host: &Arc<Host>, vm: &Arc<Vm>) {
+    let owns = owns(vm);
+    let (began, began_at) = (Instant::now(), Timestamp::now());
     let cancel = host.shutdown.child_token();
     let meter = Meter::new();
     let pass = Uuid::new_v4();
-    {
+    let order = {
         let mut live = lock(&vm.replication.live);
+        // The order and the wish for a pass right now are read together, so that the pass covers both.
+        let order = live
+            .kept
+            .order
+            .clone()
+            .filter(|_| owns && !live.kept.paused && live.waiting == 0);
+        let Some(order) = order else { return };
         live.immediate = false;
         live.cancel = Some(cancel.clone());
         let running = RunningPass {
             pass,
             began_after: order.ordered,
             began_at,
-            progress: Default::default(),
+            progress: Progress::default(),
         };
         live.pass = Some((running, Arc::clone(&meter)));
-    }
+        order
+    };
     tracing::info!(vm = %vm.uuid, %pass, peer = %order.peer.host, began_after = %order.ordered, "pass began");
-    let outcome = pass_once(host, vm, order, pass, &cancel, &meter).await;
+    let outcome = pass_once(host, vm, &order, pass, &cancel, &meter).await;
     let mut live = lock(&vm.replication.live);
     live.pass = None;
     live.cancel = None;
@@ -261,14 +299,13 @@ async fn one_pass(host: &Arc<Host>, vm: &Arc<Vm>, order: &KeptOrder) {
             );
             live.failures = 0;
             live.last_error = None;
-            live.next_at = Some(
-                after(began_at, Duration::from_secs(order.interval_seconds)).max(Timestamp::now()),
-            );
+            let interval = Duration::from_secs(order.interval_seconds);
+            live.next = Some(Next::after(interval.saturating_sub(began.elapsed())));
         }
         Err(failed) if failed.kind == OperationErrorKind::Cancelled => {
             tracing::info!(vm = %vm.uuid, %pass, "pass was cancelled");
             // Whoever cancelled it has the word now; if replication goes on after it, it does so soon.
-            live.next_at = Some(after(Timestamp::now(), FIRST_PAUSE));
+            live.next = Some(Next::after(FIRST_PAUSE));
         }
         Err(failed) => {
             live.failures = live.failures.saturating_add(1);
@@ -280,7 +317,7 @@ async fn one_pass(host: &Arc<Host>, vm: &Arc<Vm>, order: &KeptOrder) {
                 failures = live.failures, retry_in_seconds = pause.as_secs(), "pass failed"
             );
             live.last_error = Some((failed, Timestamp::now()));
-            live.next_at = Some(after(Timestamp::now(), pause));
+            live.next = Some(Next::after(pause));
         }
     }
 }
@@ -473,7 +510,7 @@ pub(crate) async fn recover(host: &Arc<Host>, vm: &Arc<Vm>, guest: &GuestDefinit
             }
         }
         Err(failed) => {
-            tracing::warn!(vm = %vm.uuid, error = %failed, "the guest could not be recovered yet")
+            tracing::warn!(vm = %vm.uuid, error = %failed, "the guest could not be recovered yet");
         }
     }
 }

@@ -102,7 +102,7 @@ async fn connection(host: &Arc<Host>, router: Router, stream: TcpStream, from: S
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(60))
+        .header_read_timeout(Duration::from_mins(1))
         .max_buf_size(64 * 1024);
     if let Err(error) = builder
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))

@@ -1,8 +1,9 @@
 //! The agent's life: finds what is there, carries on, serves until it is told to end.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,9 @@ use super::hypervisor::Hypervisor;
 use super::store::Store;
 use super::tls::Identity;
 use super::{orders, receive, replication, server};
+
+/// How many guests are looked at side by side when the agent begins.
+const AT_ONCE: usize = 16;
 
 /// Runs the agent of one host until `shutdown` is cancelled. Guests go on running after it.
 ///
@@ -80,11 +84,18 @@ pub async fn run_with(
 
 /// What is there, and what goes on by itself.
 async fn find(host: &Arc<Host>) {
-    let mut found = Found::default();
-    for vm in host.vms() {
-        found_one(host, &vm, &mut found).await;
-        replication::ensure(host, &vm);
-    }
+    // A silent hypervisor costs seconds a guest: they are asked side by side.
+    let found = Mutex::new(Found::default());
+    futures::stream::iter(host.vms())
+        .for_each_concurrent(AT_ONCE, |vm| {
+            let found = &found;
+            async move {
+                found_one(host, &vm, found).await;
+                replication::ensure(host, &vm);
+            }
+        })
+        .await;
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     tracing::info!(
         rebooted = found.rebooted,
         running = found.running.len(),
@@ -96,12 +107,12 @@ async fn find(host: &Arc<Host>) {
     *lock(&host.found) = found;
 }
 
-async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &mut Found) {
+async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &Mutex<Found>) {
     if let Ok((_, guest)) = host.guest(vm.uuid) {
         replication::recover(host, vm, &guest).await;
     }
     if orders::interrupt(host, vm).await {
-        found.interrupted.push(vm.uuid);
+        lock(found).interrupted.push(vm.uuid);
     }
     let Some(register) = vm.register() else {
         return;
@@ -110,19 +121,19 @@ async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &mut Found) {
     if defined {
         match host.volume(vm).await {
             Ok(volume) if volume.content().kind == super::api::ContentKind::Partial => {
-                found.open_journals.push(vm.uuid)
+                lock(found).open_journals.push(vm.uuid);
             }
             Ok(_) => {}
             Err(failed) => {
-                tracing::error!(vm = %vm.uuid, error = %failed.message, "the VM's disks cannot be opened")
+                tracing::error!(vm = %vm.uuid, error = %failed.message, "the VM's disks cannot be opened");
             }
         }
     }
     let rebooted = register.boot_id != host.boot_id;
-    found.rebooted |= rebooted;
+    lock(found).rebooted |= rebooted;
     let (power, _) = host.power(vm.uuid).await;
     if matches!(power, Power::Running | Power::Paused) {
-        found.running.push(vm.uuid);
+        lock(found).running.push(vm.uuid);
         tracing::info!(vm = %vm.uuid, epoch = register.epoch, step = register.step, role = %register.role, "guest found running");
         if orders::runs_without_right(vm) {
             tracing::error!(vm = %vm.uuid, role = %register.role, "the guest runs though this host has no right to run it");
@@ -153,15 +164,15 @@ async fn after_reboot(
     vm: &Arc<Vm>,
     register: &super::api::Register,
     power: Power,
-    found: &mut Found,
+    found: &Mutex<Found>,
 ) -> bool {
     if register.role == Role::Replica {
         // What arrived was synced, and nothing runs here.
         return true;
     }
-    // S12: digests of a source are void after a reboot: what the cache held may never have reached the disk. The stopped
-    // content of a fenced source was read after a sync, and is compared again by the next pass.
-    if register.role == Role::Owner {
+    // S12: digests of a source are void after a reboot: what the cache held may never have reached the disk. What a stop record
+    // speaks of was synced before it was read.
+    if register.stop.is_none() {
         let voided = match host.volume(vm).await {
             Ok(volume) => volume.with(|set| Ok(set.void()?)).await,
             Err(failed) => Err(failed),
@@ -176,7 +187,7 @@ async fn after_reboot(
     // S4: only an owner's guest is started, and only by what its register says.
     if orders::may_run(vm) && register.desired_power == PowerSwitch::On && power == Power::Off {
         match orders::run(host, vm, register.epoch, register.step).await {
-            Ok(()) => found.started.push(vm.uuid),
+            Ok(()) => lock(found).started.push(vm.uuid),
             Err(failed) => {
                 tracing::error!(vm = %vm.uuid, epoch = register.epoch, error = %failed.message, "the guest was on before the reboot and could not be started");
                 *lock(&vm.not_started) = Some(failed.message);

@@ -246,7 +246,7 @@ impl Identity {
                     loaded.configs = configs;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the new certificates cannot be used; the old ones stay")
+                    tracing::error!(%error, "the new certificates cannot be used; the old ones stay");
                 }
             }
             // A set that was caught half written is read once more when its files change again.

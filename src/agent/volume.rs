@@ -76,14 +76,26 @@ impl Host {
             if volume.disks == disks {
                 return Ok(Arc::clone(volume));
             }
-            // S9: whoever still writes to the old disks is barred first.
+            // S9: whoever still writes to the old disks is barred; whoever still reads them is waited for, but not here.
             let old = Arc::clone(volume);
-            blocking(move || {
+            let free = blocking(move || {
                 old.gate.close_all();
-                drop(lock(&old.set));
-                Ok(())
+                let mut tries = 0;
+                while old.set.try_lock().is_err() && tries < 40 {
+                    tries += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                let free = old.set.try_lock().is_ok();
+                if !free {
+                    old.gate.reopen();
+                }
+                Ok(free)
             })
             .await?;
+            if !free {
+                let message = "the definition names other disks, and a pass over the old ones is under way; try again when it has ended";
+                return Err(error(OperationErrorKind::Storage, message));
+            }
             *slot = None;
         }
         let (folder, uuid, specs) = (self.volume_folder(vm.uuid), vm.uuid, specs(&definition)?);

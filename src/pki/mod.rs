@@ -159,7 +159,7 @@ fn valid_for(params: &mut CertificateParams, days: u64) {
     let today = jiff::Timestamp::now()
         .to_zoned(jiff::tz::TimeZone::UTC)
         .date();
-    let day = Duration::from_secs(24 * 3600);
+    let day = Duration::from_hours(24);
     let number = |value: i8| u8::try_from(value).unwrap_or(1);
     let from = date_time_ymd(
         i32::from(today.year()),

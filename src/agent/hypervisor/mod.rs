@@ -26,6 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub mod qemu;
 pub mod source;
 
 pub use source::BlockSource;
@@ -472,8 +473,9 @@ pub trait Hypervisor: Send + Sync + 'static {
         generation: Generation,
     ) -> Result<Option<u64>>;
 
-    /// After an agent died at any place: lets a guest go on that was paused for a point, removes dead points, exports and scratch
-    /// files, ends a process that never came to its first instruction, and says which generations hold.
+    /// After an agent died at any place, or after an error whose outcome is unknown: lets a guest go on that was paused for a point,
+    /// removes points, exports and scratch files (nobody may be reading a point of this guest), ends a process that never came to its
+    /// first instruction, and says which generations hold. A guest that somebody else paused stays paused.
     ///
     /// # Errors
     /// `Silent` when the hypervisor does not answer: to be called again.

@@ -149,10 +149,10 @@ async fn end_guest(
                     generation,
                     last_word: false,
                     ranges,
-                })
+                });
             }
             Dirty::Lost(why) => {
-                tracing::warn!(vm = %vm.uuid, epoch, %why, "what the guest changed is not known; the disks will be read")
+                tracing::warn!(vm = %vm.uuid, epoch, %why, "what the guest changed is not known; the disks will be read");
             }
         }
     }
@@ -169,7 +169,7 @@ async fn end_guest(
                     ..changes
                 }),
             )
-            .await?
+            .await?;
         }
         (QuitReport::Written, Some(_)) => {
             tracing::warn!(vm = %vm.uuid, epoch, "the guest was revived before its process ended; the disks will be read");
@@ -240,9 +240,18 @@ pub(super) async fn changes(host: &Arc<Host>, vm: &Arc<Vm>, epoch: u64) -> Optio
     })
 }
 
+/// Sizes as they are now; what the guest wrote is on the disk when this returns (S3, S12).
 async fn shapes(definition: &VmDefinition) -> Result<Vec<DiskShape>, OperationError> {
     let disks = definition.disks.clone();
     blocking(move || {
+        for disk in &disks {
+            std::fs::File::open(&disk.path)
+                .and_then(|file| file.sync_all())
+                .map_err(|failed| {
+                    let message = format!("disk {}: {}: {failed}", disk.id, disk.path.display());
+                    error(OperationErrorKind::SourceRead, message)
+                })?;
+        }
         disks
             .iter()
             .map(|disk| {

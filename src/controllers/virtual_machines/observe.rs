@@ -12,7 +12,7 @@ use crate::controllers::context::{Context, VmGroup};
 use crate::controllers::hub::Sight;
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::ApiError;
-use crate::domain::{Claim, Claimant, Fact, VaultView, VmObservation, earlier_owner};
+use crate::domain::{Claim, Claimant, Fact, VaultView, earlier_owner};
 
 /// Why something could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -73,17 +73,13 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
     };
     let (identity, holder) = match &sight {
         Sight::Seen { observation, .. } => match observation.vm(&fetched.intent.vm_name) {
-            Fact::Known(VmObservation {
-                id, claim: holder, ..
-            }) => (Some(id.clone()), holder.known().cloned()),
+            Fact::Known(vm) => (Some(vm.id.clone()), vm.claimed_by_other(&claim).cloned()),
             Fact::Absent | Fact::Unknown(_) => (None, None),
         },
         Sight::Nothing(_) => (None, None),
     };
     let claim_holder_gone = match holder {
-        Some(holder) if holder != claim && holder.cluster == claim.cluster => {
-            is_gone(context, &holder.vm_uid).await?
-        }
+        Some(holder) if holder.cluster == claim.cluster => is_gone(context, &holder.vm_uid).await?,
         Some(_) | None => false,
     };
     Ok(Observed {

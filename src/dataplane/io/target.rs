@@ -156,8 +156,9 @@ impl VolumeSet {
             done: done && same,
             arrived: disks
                 .iter()
-                .map(|disk| disk.covered.count() * BLOCK)
-                .collect(),
+                .map(TargetDisk::arrived)
+                .collect::<std::io::Result<_>>()
+                .context("read", &self.dir)?,
         };
         Ok((
             Target {
@@ -557,6 +558,21 @@ impl VolumeSet {
             disk.resizing = false;
         }
         Ok(())
+    }
+}
+
+impl TargetDisk {
+    /// Bytes that earlier sessions of an open journal have written at most.
+    fn arrived(&self) -> std::io::Result<u64> {
+        if self.fresh {
+            // A new disk has no pre-images, but all that it holds has been written.
+            let mut source = Padded {
+                disk: self.disk.as_ref(),
+                size: self.geometry.size(),
+            };
+            return super::source::allocated(&mut source, 0);
+        }
+        Ok(self.covered.count() * BLOCK)
     }
 }
 

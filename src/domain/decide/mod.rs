@@ -51,7 +51,14 @@ pub fn record_refusal(
 ) -> FailoverStatus {
     let mut status = status.clone();
     if !ambiguous {
-        status.pending_action = None;
+        // S2: a refusal speaks of the message that was answered; one that was sent before may still arrive.
+        status.pending_action = status
+            .pending_action
+            .filter(|pending| pending.unresolved)
+            .map(|pending| PendingActionStatus {
+                refused: true,
+                ..pending
+            });
     }
     status.failure = Some(next_failure(status.failure.as_ref(), class, message, now));
     status

@@ -1,0 +1,461 @@
+//! What happens when files, disks or sessions fail under a pass.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Barrier};
+
+use homeward::dataplane::io::fs::Fs;
+use homeward::dataplane::wire::{Frame, HEADER, Header, VERSION};
+use homeward::dataplane::*;
+
+use crate::simfs::{Dice, Effect, Fault, SimFs};
+use crate::support::*;
+
+fn sim(content: &[u8]) -> (SimFs, Site) {
+    let fs = SimFs::new();
+    let site = Site::at(
+        Arc::new(fs.clone()) as Arc<dyn Fs>,
+        PathBuf::from("/vm"),
+        None,
+        &[("vda", content)],
+    );
+    (fs, site)
+}
+
+fn pair() -> (Vec<u8>, Vec<u8>, Site, SimFs, Site) {
+    let (old, new) = (noise(1, 40 * KIB64), noise(2, 40 * KIB64));
+    let source = Site::new(&[("vda", &new)]);
+    let (fs, target) = sim(&old);
+    (old, new, source, fs, target)
+}
+
+#[test]
+fn s17_a_corrupted_write_is_seen_by_reading_back() {
+    for mode in [Mode::InPlace, Mode::NewFiles] {
+        let (old, new, source, fs, target) = pair();
+        let mut writes = 0;
+        fs.fault(move |effect, path| {
+            let disk = path
+                .file_name()
+                .is_some_and(|name| name == "vda" || name == "vda.incoming");
+            writes += u32::from(disk && effect == Effect::Write);
+            (disk && effect == Effect::Write && writes == 5).then_some(Fault::Corrupt)
+        });
+        let (outcome, served) = pass(&source, &target, spec(1, mode, Candidates::All));
+        assert!(matches!(outcome, Err(PassError::Corrupt(_))), "{outcome:?}");
+        assert!(matches!(served, Served::Failed(_)));
+        assert!(target.set().content().whole().is_none());
+        fs.no_fault();
+        let outcome = pass(&source, &target, spec(1, mode, Candidates::All))
+            .0
+            .unwrap();
+        if mode == Mode::NewFiles {
+            assert_eq!(target.read("vda"), old);
+        }
+        target.set().seal(&outcome.roots).unwrap();
+        assert_eq!(target.read("vda"), new);
+    }
+}
+
+#[test]
+fn s12_after_a_failed_sync_the_cache_is_not_believed() {
+    for (mode, file) in [
+        (Mode::InPlace, "vda"),
+        (Mode::NewFiles, "vda.incoming"),
+        (Mode::InPlace, "journal"),
+    ] {
+        for undo in [false, true] {
+            let (old, new, source, fs, target) = pair();
+            let mut syncs = 0;
+            fs.fault(move |effect, path| {
+                let hit = effect == Effect::Sync
+                    && !path.parent().is_some_and(|dir| dir.ends_with("tables"))
+                    && path.ends_with(file);
+                syncs += u32::from(hit);
+                let nth = if file == "vda" { 1 } else { 2 };
+                (hit && syncs == nth).then_some(Fault::LostSync)
+            });
+            let (outcome, _) = pass(&source, &target, spec(1, mode, Candidates::All));
+            assert!(
+                matches!(outcome, Err(PassError::TargetIo(_))),
+                "{file}: {outcome:?}"
+            );
+            fs.no_fault();
+            if undo {
+                target.set().undo().unwrap();
+                fs.power_cycle(&mut Dice::new(1));
+                target.reopen().unwrap();
+                assert_eq!(target.read("vda"), old, "{file}");
+                continue;
+            }
+            let outcome = pass(&source, &target, spec(1, mode, Candidates::All))
+                .0
+                .unwrap();
+            target.set().seal(&outcome.roots).unwrap();
+            fs.power_cycle(&mut Dice::new(3));
+            target.reopen().unwrap();
+            assert_eq!(
+                target.read("vda"),
+                new,
+                "{file}: what was called durable has survived"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_space_for_the_journal_is_a_typed_refusal_and_nothing_is_written() {
+    let (old, _, source, fs, target) = pair();
+    fs.set_free(12_345);
+    fs.fault(|effect, path| {
+        (effect == Effect::Reserve && path.ends_with("journal")).then_some(Fault::NoSpace)
+    });
+    let (outcome, served) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
+    match outcome {
+        Err(PassError::NoSpace {
+            needed, available, ..
+        }) => {
+            assert!(
+                needed >= old.len() as u64 && available == 12_345,
+                "{needed} {available}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(
+        served,
+        Served::Refused(Refusal {
+            kind: RefusalKind::NoSpace,
+            ..
+        })
+    ));
+    assert_eq!(target.read("vda"), old);
+    assert!(!target.set().has_open_journal());
+    // New files do not fit either: that is said before a byte travels.
+    let (outcome, _) = pass(&source, &target, spec(1, Mode::NewFiles, Candidates::All));
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { needed, .. }) if needed == old.len() as u64),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn no_space_in_the_middle_keeps_the_old_content_within_reach() {
+    for nth in [1, 3, 9, 14] {
+        let (old, new, source, fs, target) = pair();
+        let mut writes = 0;
+        fs.fault(move |effect, path| {
+            let hit =
+                effect == Effect::Write && (path.ends_with("vda") || path.ends_with("journal"));
+            writes += u32::from(hit);
+            (hit && writes == nth).then_some(Fault::NoSpace)
+        });
+        let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
+        assert!(
+            matches!(outcome, Err(PassError::NoSpace { .. })),
+            "{nth}: {outcome:?}"
+        );
+        fs.no_fault();
+        if nth % 2 == 0 {
+            pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+                .0
+                .unwrap();
+            assert_eq!(target.read("vda"), new);
+        } else {
+            target.set().undo().unwrap();
+            assert_eq!(target.read("vda"), old);
+        }
+    }
+}
+
+#[test]
+fn no_space_on_a_real_small_file_system() {
+    let mount = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(mount.path())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no leave to mount a tmpfs");
+        return;
+    }
+    struct Unmount<'a>(&'a std::path::Path);
+    impl Drop for Unmount<'_> {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount")
+                .arg("-l")
+                .arg(self.0)
+                .status();
+        }
+    }
+    let _unmount = Unmount(mount.path());
+    let (old, new) = (noise(1, 40 * KIB64), noise(2, 40 * KIB64));
+    let source = Site::new(&[("vda", &new)]);
+    let host: Arc<dyn Fs> = Arc::new(homeward::dataplane::io::fs::HostFs);
+    let target = Site::at(host, mount.path().to_owned(), None, &[("vda", &old)]);
+    let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { needed, available, .. }) if needed > available && available > 0),
+        "{outcome:?}"
+    );
+    assert_eq!(target.read("vda"), old);
+    let (outcome, _) = pass(&source, &target, spec(2, Mode::NewFiles, Candidates::All));
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { .. })),
+        "{outcome:?}"
+    );
+    target.set().undo().unwrap();
+    assert_eq!(target.read("vda"), old);
+}
+
+/// Stops the source in the middle of a pass until the test lets it go on.
+struct Pausing {
+    inner: FileSource,
+    at: u64,
+    barrier: Arc<Barrier>,
+    reads: u64,
+}
+
+impl BlockSource for Pausing {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.reads += 1;
+        if self.reads == self.at {
+            self.barrier.wait();
+            self.barrier.wait();
+        }
+        self.inner.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn s09_a_barred_session_writes_nothing_more() {
+    let (old, new) = (noise(1, 200 * KIB64), noise(2, 200 * KIB64));
+    for newer in [false, true] {
+        let (source, target) = (Site::new(&[("vda", &new)]), Site::new(&[("vda", &old)]));
+        let barrier = Arc::new(Barrier::new(2));
+        let slow = Pausing {
+            inner: FileSource::open(&source.path("vda")).unwrap(),
+            at: 80,
+            barrier: Arc::clone(&barrier),
+            reads: 0,
+        };
+        let (address, serving) = serve_one(&target, ServeOptions::default());
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let disks = vec![PassDisk {
+                    id: id("vda"),
+                    source: Box::new(slow),
+                }];
+                send_pass(
+                    &Endpoint::plain(address.to_string()),
+                    spec(1, Mode::InPlace, Candidates::All),
+                    disks,
+                    &mut source.set(),
+                    &PassControl::new(),
+                )
+            });
+            barrier.wait();
+            if newer {
+                // A second session of the same VM takes over; the first is closed first.
+                let second = Site::new(&[("vda", &new)]);
+                let (outcome, _) = pass(&second, &target, spec(2, Mode::InPlace, Candidates::All));
+                outcome.unwrap();
+                assert_eq!(target.read("vda"), new);
+            } else {
+                target.gate.close_all();
+                target.set().undo().unwrap();
+                assert_eq!(target.read("vda"), old);
+                // Nobody new comes in either.
+                let (outcome, _) = pass(
+                    &Site::new(&[("vda", &new)]),
+                    &target,
+                    spec(2, Mode::InPlace, Candidates::All),
+                );
+                assert!(
+                    matches!(
+                        outcome,
+                        Err(PassError::Refused(Refusal {
+                            kind: RefusalKind::Fenced,
+                            ..
+                        }))
+                    ),
+                    "{outcome:?}"
+                );
+            }
+            let before = target.read("vda");
+            barrier.wait();
+            let outcome = sending.join().unwrap();
+            assert!(
+                matches!(
+                    outcome,
+                    Err(PassError::Disconnected(_) | PassError::Barred(_))
+                ),
+                "{outcome:?}"
+            );
+            assert!(!matches!(serving.join().unwrap(), Served::Whole(_)));
+            assert_eq!(target.read("vda"), before, "the late one changed nothing");
+        });
+    }
+}
+
+#[test]
+fn s09_a_start_locks_the_disks_against_every_session() {
+    let old = noise(1, 4 * KIB64);
+    let (source, target) = (
+        Site::new(&[("vda", &noise(2, old.len()))]),
+        Site::new(&[("vda", &old)]),
+    );
+    let lock = target.set().lock_exclusive().unwrap();
+    let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
+    assert!(
+        matches!(
+            outcome,
+            Err(PassError::Refused(Refusal {
+                kind: RefusalKind::Busy,
+                ..
+            }))
+        ),
+        "{outcome:?}"
+    );
+    drop(lock);
+    pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+        .0
+        .unwrap();
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let target = Site::new(&[("vda", &noise(1, KIB64))]);
+    let again = VolumeSet::open(&target.path("state"), VM, &target.set().disks());
+    assert!(matches!(again, Err(SetError::Busy { .. })), "{again:?}");
+}
+
+#[test]
+fn another_version_is_refused_with_words() {
+    use std::io::{Read, Write};
+    let target = Site::new(&[("vda", &noise(1, KIB64))]);
+    let (address, serving) = serve_one(&target, ServeOptions::default());
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let mut hello = vec![1, 0, 0, 0, 5, 0, 0, 0];
+    hello.extend_from_slice(&(VERSION + 1).to_le_bytes());
+    hello.extend_from_slice(b"???");
+    stream.write_all(&hello).unwrap();
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).unwrap();
+    let header = Header::decode(header).unwrap();
+    let mut body = vec![0; header.body_len()];
+    stream.read_exact(&mut body).unwrap();
+    match header.decode_body(&body).unwrap() {
+        Frame::Refuse(refusal) => {
+            assert_eq!(refusal.kind, RefusalKind::Version);
+            assert!(
+                refusal
+                    .message
+                    .contains(&format!("version {}", VERSION + 1)),
+                "{refusal}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(stream);
+    assert!(matches!(serving.join().unwrap(), Served::Refused(_)));
+}
+
+#[test]
+fn garbage_on_the_wire_ends_the_session_and_touches_nothing() {
+    use std::io::Write;
+    let old = noise(1, 4 * KIB64);
+    for seed in 0..20 {
+        let target = Site::new(&[("vda", &old)]);
+        let (address, serving) = serve_one(&target, ServeOptions::default());
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(&noise(seed, 3000));
+        drop(stream);
+        assert!(!matches!(serving.join().unwrap(), Served::Whole(_)));
+        assert_eq!(target.read("vda"), old);
+    }
+}
+
+#[test]
+fn a_cancel_ends_the_pass_and_undo_brings_the_old_content_back() {
+    let (old, new) = (noise(1, 200 * KIB64), noise(2, 200 * KIB64));
+    let (source, target) = (Site::new(&[("vda", &new)]), Site::new(&[("vda", &old)]));
+    let barrier = Arc::new(Barrier::new(2));
+    let slow = Pausing {
+        inner: FileSource::open(&source.path("vda")).unwrap(),
+        at: 80,
+        barrier: Arc::clone(&barrier),
+        reads: 0,
+    };
+    let (address, serving) = serve_one(&target, ServeOptions::default());
+    let control = PassControl::new();
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let disks = vec![PassDisk {
+                id: id("vda"),
+                source: Box::new(slow),
+            }];
+            send_pass(
+                &Endpoint::plain(address.to_string()),
+                spec(1, Mode::InPlace, Candidates::All),
+                disks,
+                &mut source.set(),
+                &control,
+            )
+        });
+        barrier.wait();
+        let progress = control.progress();
+        assert_eq!(progress.phase, PassPhase::Transferring);
+        assert_eq!(
+            (progress.bytes_compared, progress.bytes_total),
+            (new.len() as u64, new.len() as u64)
+        );
+        assert!(
+            progress.bytes_done > 0 && progress.bytes_done < progress.bytes_total,
+            "{progress:?}"
+        );
+        control.cancel();
+        barrier.wait();
+        assert!(matches!(sending.join().unwrap(), Err(PassError::Cancelled)));
+    });
+    assert!(matches!(serving.join().unwrap(), Served::Disconnected(_)));
+    target.set().undo().unwrap();
+    assert_eq!(target.read("vda"), old);
+}
+
+#[test]
+fn a_source_that_cannot_be_read_fails_on_its_own_side() {
+    struct Broken;
+    impl BlockSource for Broken {
+        fn size(&self) -> u64 {
+            4 * KIB64 as u64
+        }
+        fn read_at(&mut self, _offset: u64, _buf: &mut [u8]) -> std::io::Result<()> {
+            Err(std::io::Error::other("bad sector"))
+        }
+    }
+    let old = noise(1, 4 * KIB64);
+    let (source, target) = (Site::new(&[("vda", &old)]), Site::new(&[("vda", &old)]));
+    let (address, serving) = serve_one(&target, ServeOptions::default());
+    let disks = vec![PassDisk {
+        id: id("vda"),
+        source: Box::new(Broken),
+    }];
+    let outcome = send_pass(
+        &Endpoint::plain(address.to_string()),
+        spec(1, Mode::InPlace, Candidates::All),
+        disks,
+        &mut source.set(),
+        &PassControl::new(),
+    );
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, PassError::SourceRead { .. }));
+    assert_eq!(
+        (error.side(), error.category()),
+        (Some(Side::Source), "source_read")
+    );
+    serving.join().unwrap();
+    assert_eq!(target.read("vda"), old);
+}
