@@ -213,6 +213,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         }
         Action::FenceTarget { to } => vm.stage = Stage::TargetFenced { from: to.other() },
         Action::ResumeSource { from } => vm.stage = Stage::Settled { site: *from },
+        Action::Release => {}
         Action::Detach => vm.claim = None,
     }
     vm.failover.clone_from(failover);
@@ -247,7 +248,7 @@ fn look(vm: &FakeVm) -> VmObservation {
     };
     VmObservation {
         id: vm.id.clone(),
-        claim: vm.claim.clone().map_or(Fact::Absent, Fact::Known),
+        claims: BySite::from_fn(|_| vm.claim.clone().map_or(Fact::Absent, Fact::Known)),
         stage: Fact::Known(vm.stage.clone()),
         marks: BySite::from_fn(|site| vm.marks[site].map_or(Fact::Absent, Fact::Known)),
         failover: vm.failover.clone(),

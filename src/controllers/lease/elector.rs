@@ -203,9 +203,11 @@ impl Elector {
             },
         };
         self.must_read = !may_write;
-        if !may_write {
-            self.not_before = now + self.terms.retry_every;
-        }
+        self.not_before = if may_write {
+            now
+        } else {
+            now + self.terms.retry_every
+        };
     }
 
     /// What to write to let go of the lease, when this process holds it.

@@ -204,17 +204,27 @@ proptest! {
                 if let Some(flight) = &mut flights[who] {
                     if flight.answer.is_none() && flight.reaches && real >= flight.arrives {
                         let name = ["a", "b"][who];
-                        let mut write = |transitions| {
-                            version += 1;
-                            let record = Record { version: version.to_string(), holder: Some(name.into()), duration: seconds(15), transitions };
-                            lease = Some(record.clone());
-                            Answer::Written(record)
-                        };
-                        flight.answer = Some(match &flight.ask {
-                            Ask::Read => Answer::Read(lease.clone()),
-                            Ask::Create => if lease.is_none() { write(0) } else { Answer::Conflict },
+                        let granted = match &flight.ask {
+                            Ask::Read => None,
+                            Ask::Create => Some(lease.is_none().then_some(0)),
                             Ask::Replace { version, transitions } => {
-                                if lease.as_ref().is_some_and(|lease| lease.version == *version) { write(*transitions) } else { Answer::Conflict }
+                                let current = lease.as_ref().is_some_and(|lease| lease.version == *version);
+                                Some(current.then_some(*transitions))
+                            }
+                        };
+                        flight.answer = Some(match granted {
+                            None => Answer::Read(lease.clone()),
+                            Some(None) => Answer::Conflict,
+                            Some(Some(transitions)) => {
+                                version += 1;
+                                let record = Record {
+                                    version: version.to_string(),
+                                    holder: Some(name.into()),
+                                    duration: seconds(15),
+                                    transitions,
+                                };
+                                lease = Some(record.clone());
+                                Answer::Written(record)
                             }
                         });
                     }
