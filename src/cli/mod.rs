@@ -1,6 +1,7 @@
 //! The command line: arguments, the configuration that follows from them, and the subcommands. The only place that picks concrete
 //! drivers.
 
+mod agent;
 mod crds;
 mod run;
 
@@ -20,6 +21,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the agent beside this host's hypervisor.
+    Agent(agent::Arguments),
     /// Prints, writes or checks the CustomResourceDefinitions.
     Crds(crds::Arguments),
     /// Runs the operator.
@@ -31,6 +34,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
+        Command::Agent(arguments) => block_on(agent::run(arguments)),
         Command::Crds(arguments) => crds::crds(&arguments),
         Command::Run(arguments) => block_on(run::run(*arguments)),
     };

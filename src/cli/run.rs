@@ -78,7 +78,7 @@ pub struct Arguments {
     log: String,
 }
 
-fn log_format(word: &str) -> Result<LogFormat, String> {
+pub(super) fn log_format(word: &str) -> Result<LogFormat, String> {
     match word {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
