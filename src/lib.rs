@@ -18,7 +18,10 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
+pub mod controllers;
 pub mod dataplane;
 pub mod domain;
 pub mod driver;
 pub mod pki;
+pub mod telemetry;

@@ -1,8 +1,5 @@
 //! The `homeward` program.
 
-fn main() -> anyhow::Result<()> {
-    for crd in homeward::api::definitions() {
-        println!("---\n{}", serde_yaml::to_string(&crd)?);
-    }
-    Ok(())
+fn main() -> std::process::ExitCode {
+    homeward::cli::main()
 }

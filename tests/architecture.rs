@@ -123,7 +123,6 @@ const RULES: &[Rule] = &[
             "crate::controllers",
             "crate::driver",
             "crate::domain",
-            "crate::api",
             "crate::cli",
         ],
         because: "the privileged process stays small",

@@ -27,6 +27,11 @@ use super::protected_virtual_machine::DataSyncRequest;
         .message("spec.commit can be answered only once status.phase is AwaitingCommit: wait until the VM has been started at the target and look at it first")
         .field_path(".spec.commit"),
     validation = Rule::new(
+        "!has(oldSelf.spec.commit) || (has(self.spec.commit) && self.spec.commit == oldSelf.spec.commit) || \
+         (has(self.status) && has(self.status.phase) && self.status.phase == 'AwaitingCommit')")
+        .message("spec.commit was answered and is being carried out: it can be changed from Rollback to Approved only while status.phase is AwaitingCommit, where the driver cannot roll back")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
         "(has(oldSelf.spec.cancel) && oldSelf.spec.cancel) || !(has(self.spec.cancel) && self.spec.cancel) || !has(self.status) || !has(self.status.phase) || \
          !(self.status.phase in ['AwaitingCommit', 'Committing', 'AwaitingReverseReplication', 'ReverseReplicating'])")
         .message("spec.cancel comes too late: the VM has been started at the target; answer spec.commit: Rollback while status.phase is AwaitingCommit, or change the placement back")
@@ -54,8 +59,8 @@ use super::protected_virtual_machine::DataSyncRequest;
     .message("spec.start was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".start"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.cutover) || (has(self.cutover) && self.cutover == oldSelf.cutover)")
     .message("spec.cutover was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".cutover"))]
-#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && self.commit == oldSelf.commit)")
-    .message("spec.commit was answered and cannot be taken back or changed").field_path(".commit"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && (self.commit == oldSelf.commit || self.commit == 'Approved'))")
+    .message("spec.commit was answered and cannot be taken back").field_path(".commit"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.reverseReplicate) || (has(self.reverseReplicate) && self.reverseReplicate == oldSelf.reverseReplicate)")
     .message("spec.reverseReplicate was answered and cannot be taken back").field_path(".reverseReplicate"))]
 #[x_kube(validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)")
@@ -176,9 +181,12 @@ pub struct FailoverStatus {
     /// What the move waits for, in words; absent when it waits for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// Epoch of the right to run that this move works under.
+    /// Epoch of the right to run that this move works under: that of its newest order that was seen to have been taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// Step of that order within the epoch; a look that shows less than both is older than the move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<i64>,
     /// What was done and when, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -353,6 +361,12 @@ pub struct PendingActionStatus {
     pub step: i64,
     /// When it was stored.
     pub stored_time: Time,
+    /// It, or one before it, was asked for and no answer came: it may still be on its way, whatever is answered now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unresolved: bool,
+    /// It was refused when it was asked for again; what is decided now carries a newer step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 /// The failures of the present step.

@@ -94,6 +94,8 @@ pub enum Action {
         /// The source.
         from: Site,
     },
+    /// The move that the registers still name is over; another may begin (safety rule S1). Nothing of the VM is touched.
+    Release,
     /// Let go of the VM; nothing of it is touched.
     Detach,
 }
@@ -115,12 +117,13 @@ pub enum ActionKind {
     CancelSync,
     FenceTarget,
     ResumeSource,
+    Release,
     Detach,
 }
 
 impl ActionKind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Adopt,
         Self::Protect,
         Self::Synchronize,
@@ -134,6 +137,7 @@ impl ActionKind {
         Self::CancelSync,
         Self::FenceTarget,
         Self::ResumeSource,
+        Self::Release,
         Self::Detach,
     ];
 
@@ -154,6 +158,7 @@ impl ActionKind {
             Self::CancelSync => "CancelSync",
             Self::FenceTarget => "FenceTarget",
             Self::ResumeSource => "ResumeSource",
+            Self::Release => "Release",
             Self::Detach => "Detach",
         }
     }
@@ -189,6 +194,7 @@ impl Action {
             Self::CancelSync { .. } => ActionKind::CancelSync,
             Self::FenceTarget { .. } => ActionKind::FenceTarget,
             Self::ResumeSource { .. } => ActionKind::ResumeSource,
+            Self::Release => ActionKind::Release,
             Self::Detach => ActionKind::Detach,
         }
     }
@@ -210,7 +216,7 @@ impl Action {
             ActionKind::CancelSync => Self::CancelSync { from },
             ActionKind::FenceTarget => Self::FenceTarget { to },
             ActionKind::ResumeSource => Self::ResumeSource { from },
-            ActionKind::Adopt | ActionKind::Detach => return None,
+            ActionKind::Adopt | ActionKind::Release | ActionKind::Detach => return None,
         })
     }
 
@@ -228,7 +234,7 @@ impl Action {
             | Self::CancelSync { from }
             | Self::ResumeSource { from } => Some(*from),
             Self::StartTarget { to } | Self::FenceTarget { to } => Some(*to),
-            Self::Detach => None,
+            Self::Release | Self::Detach => None,
         }
     }
 }

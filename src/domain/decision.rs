@@ -38,7 +38,8 @@ pub enum Pace {
 pub enum Effect {
     /// Make the next Failover, then write its reference into the VM's status.
     CreateFailover(NewFailover),
-    /// Write the Failover's status first, with the pending action in it, then ask the driver.
+    /// Write first, then ask the driver: in a move the Failover's status, with the pending action in it; outside of one the VM's
+    /// status. Where that write meets a newer version, nothing is asked: who decides from an old view is not to act on it.
     Submit(Submission),
     /// Let a Failover that has ended go: its finalizer is not needed any more.
     ReleaseFailover {

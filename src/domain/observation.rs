@@ -126,8 +126,8 @@ impl std::fmt::Display for Claim {
 pub struct VmObservation {
     /// Identity of the VM, the same at both sites.
     pub id: String,
-    /// Who may act on it.
-    pub claim: Fact<Claim>,
+    /// Who may act on it, as each side knows it: a claim that moves reaches one side before the other.
+    pub claims: BySite<Fact<Claim>>,
     /// Where the right to run stands, from the registers (safety rule S8).
     pub stage: Fact<Stage>,
     /// The newest order that each side has taken.
@@ -154,6 +154,30 @@ pub struct VmObservation {
     pub disk_bytes: Option<u64>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.
     pub obstacles: Vec<String>,
+}
+
+impl VmObservation {
+    /// Somebody else's claim that stands at a side.
+    #[must_use]
+    pub fn claimed_by_other(&self, own: &Claim) -> Option<&Claim> {
+        Site::BOTH
+            .into_iter()
+            .filter_map(|site| self.claims[site].known())
+            .find(|claim| *claim != own)
+    }
+
+    /// Whether every side that knows the VM holds this claim; at least one does.
+    #[must_use]
+    pub fn is_claimed_by(&self, own: &Claim) -> bool {
+        let knows = |site: &Site| self.marks[*site].known().is_some();
+        Site::BOTH
+            .into_iter()
+            .any(|site| self.claims[site].known() == Some(own))
+            && Site::BOTH
+                .into_iter()
+                .filter(knows)
+                .all(|site| self.claims[site].known() == Some(own))
+    }
 }
 
 /// Where the right to run a VM stands.
@@ -208,6 +232,36 @@ pub enum Stage {
         /// What was seen on each side.
         seen: String,
     },
+}
+
+impl Stage {
+    /// Whether a move has taken the right to run from its source and has not come to its end.
+    #[must_use]
+    pub const fn is_midway(&self) -> bool {
+        match self {
+            Self::SourceFenced { .. }
+            | Self::SourceStopped { .. }
+            | Self::TargetWhole { .. }
+            | Self::TargetStarted { .. }
+            | Self::Committed { .. }
+            | Self::TargetFenced { .. } => true,
+            Self::Unclaimed { .. } | Self::Settled { .. } | Self::Contradiction { .. } => false,
+        }
+    }
+
+    /// The site that holds the right to run the VM, or held it last.
+    #[must_use]
+    pub const fn active(&self) -> Option<Site> {
+        match self {
+            Self::Unclaimed { site } | Self::Settled { site } => Some(*site),
+            Self::SourceFenced { from }
+            | Self::SourceStopped { from, .. }
+            | Self::TargetWhole { from }
+            | Self::TargetFenced { from } => Some(*from),
+            Self::TargetStarted { to, .. } | Self::Committed { to } => Some(*to),
+            Self::Contradiction { .. } => None,
+        }
+    }
 }
 
 /// Whether a guest runs.

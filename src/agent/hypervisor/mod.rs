@@ -27,9 +27,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 pub mod qemu;
-pub mod source;
 
-pub use source::BlockSource;
+pub use crate::dataplane::BlockSource;
 
 /// Stable name of a disk inside its VM, the same at both sites.
 pub type DiskId = String;

@@ -49,6 +49,8 @@ enum Next {
     Enter(FailoverPhase),
     Submit(Action),
     Resubmit(Action, Mark),
+    /// Not stored before: it may be asked for any number of times, and nothing of the move rests on it.
+    Ask(Action, Option<String>),
     Wait(Wait),
     Finish(FailoverOutcome),
 }
@@ -111,12 +113,26 @@ impl Move<'_> {
                 Next::Resubmit(action, mark) => match self.holding_off() {
                     Some(wait) => return (None, Some(wait)),
                     None => {
+                        if let Some(pending) = &mut self.status.pending_action {
+                            pending.unresolved = true;
+                        }
+                        let failover = self.acts_for();
                         return (
-                            Some(submission(self.world, action, mark, Some(self.fo.uid))),
+                            Some(submission(self.world, action, mark, Some(&failover))),
                             None,
                         );
                     }
                 },
+                Next::Ask(action, failover) => {
+                    let mark = self.next_mark(&action);
+                    return match self.holding_off() {
+                        Some(wait) => (None, Some(wait)),
+                        None => (
+                            Some(submission(self.world, action, mark, failover.as_deref())),
+                            None,
+                        ),
+                    };
+                }
                 Next::Finish(outcome) => {
                     self.finish(outcome);
                     return (None, None);
@@ -162,6 +178,11 @@ impl Move<'_> {
             }
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
         };
+        if self.is_behind(vm) {
+            return Next::Wait(Wait::outside(
+                "a newer look: what was seen is older than what this move has done; if a host was put back to an earlier state, see the runbook on contradicting registers",
+            ));
+        }
         if let Some(next) = self.settle_pending(vm) {
             return next;
         }
@@ -176,6 +197,9 @@ impl Move<'_> {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
             Fact::Absent => return Next::Wait(Wait::mend("no site knows who may run the VM")),
         };
+        if let Some(next) = self.own_registers(vm, stage) {
+            return next;
+        }
         let can = &view.capabilities.towards[self.to()];
         match phase {
             FailoverPhase::AwaitingStart => self.awaiting_start(),
@@ -197,6 +221,31 @@ impl Move<'_> {
         }
     }
 
+    /// The registers name this move and its claim before anything else is asked of them; a late order may have brought others back.
+    fn own_registers(&self, vm: &VmObservation, stage: &Stage) -> Option<Next> {
+        let world = self.world;
+        if let Some(claim) = vm.claimed_by_other(&world.claim) {
+            // S1: a claim moves only by an explicit takeover.
+            let named = world.intent.takeover.as_deref() == Some(claim.to_string().as_str());
+            if !named && !world.claim_holder_gone {
+                return Some(Next::Wait(Wait::mend(format!(
+                    "the claim {claim} to be given up: another cluster or resource acts on the VM; if it is gone, set the annotation {}: {claim}",
+                    crate::api::TAKEOVER_ANNOTATION
+                ))));
+            }
+            let adopt = Action::Adopt {
+                at: stage.active().unwrap_or(self.from()),
+                takeover: Some(claim.clone()),
+            };
+            let failover = vm.failover.clone().filter(|_| stage.is_midway());
+            return Some(Next::Ask(adopt, failover));
+        }
+        // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
+        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        (other && matches!(stage, Stage::Settled { .. }))
+            .then_some(Next::Ask(Action::Release, None))
+    }
+
     // ---- what was asked for before -------------------------------------------------------------------------------
 
     /// The pending action is looked for among what each side tells; nothing new is decided before its fate is known.
@@ -210,6 +259,7 @@ impl Move<'_> {
             .iter()
             .find(|op| op.mark == mark && op.kind == kind);
         if let Some(operation) = operation {
+            self.note_taken(mark);
             return self.settle_seen(operation, &action);
         }
         let seen = action.site().map_or_else(
@@ -222,16 +272,18 @@ impl Move<'_> {
             )))),
             // Somebody went on since, this controller's other replica for example: what stands now decides.
             Fact::Known(seen) if seen > mark => {
+                self.note_taken(mark);
                 self.drop_pending();
                 None
             }
             // S2: the side has taken this very step and tells nothing of it any more: the registers show what came of it.
             Fact::Known(seen) if seen == mark => {
+                self.note_taken(mark);
                 self.drop_pending();
                 None
             }
             Fact::Known(_) | Fact::Absent => {
-                if self.goes_back_over(kind) {
+                if pending.refused || self.goes_back_over(kind) {
                     // S2: what is decided instead carries a newer mark, so that this one is refused should it still arrive.
                     return None;
                 }
@@ -308,6 +360,32 @@ impl Move<'_> {
             )
     }
 
+    fn note_taken(&mut self, mark: Mark) {
+        if mark > self.taken() {
+            self.status.epoch = Some(to_i64(mark.epoch));
+            self.status.step = Some(to_i64(mark.step));
+        }
+    }
+
+    /// The newest order of this move that was seen to have been taken.
+    fn taken(&self) -> Mark {
+        let number =
+            |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        Mark {
+            epoch: number(self.status.epoch),
+            step: number(self.status.step),
+        }
+    }
+
+    /// S7: registers only grow. One that shows less than this move has seen taken was read before that.
+    fn is_behind(&self, vm: &VmObservation) -> bool {
+        let highest = Site::BOTH
+            .into_iter()
+            .filter_map(|site| vm.marks[site].known().copied())
+            .max();
+        highest.is_some_and(|highest| highest < self.taken())
+    }
+
     fn drop_pending(&mut self) {
         self.status.pending_action = None;
         self.progress = None;
@@ -346,8 +424,9 @@ impl Move<'_> {
             epoch: to_i64(mark.epoch),
             step: to_i64(mark.step),
             stored_time: Time(now),
+            unresolved: self.status.pending_action.is_some(),
+            refused: false,
         });
-        self.status.epoch = Some(to_i64(mark.epoch));
         tasks::set(
             &mut self.status,
             kind.as_str(),
@@ -367,16 +446,26 @@ impl Move<'_> {
             }
             _ => {}
         }
-        submission(self.world, action, mark, Some(self.fo.uid))
+        let failover = self.acts_for();
+        submission(self.world, action, mark, Some(&failover))
+    }
+
+    /// S1, S6: the Failover that the registers know the move by: this one, or the lost one that it was taken up from in the middle. The
+    /// registers refuse any other until the move has come to rest.
+    fn acts_for(&self) -> String {
+        self.seen()
+            .filter(|vm| !matches!(vm.stage, Fact::Known(Stage::Settled { .. })))
+            .and_then(|vm| vm.failover.clone())
+            .unwrap_or_else(|| self.fo.uid.into())
+    }
+
+    fn seen(&self) -> Option<&VmObservation> {
+        report::seen(self.world)
     }
 
     /// S1, S2: newer than all that either side has taken and than all that may still be on its way.
     fn next_mark(&self, action: &Action) -> Mark {
-        let Fact::Known(VaultView {
-            vm: Fact::Known(vm),
-            ..
-        }) = &self.world.vault
-        else {
+        let Some(vm) = self.seen() else {
             return Mark::default();
         };
         let mut highest = self
@@ -391,13 +480,12 @@ impl Move<'_> {
             }
         }
         let settled = matches!(vm.stage, Fact::Known(Stage::Settled { .. }));
-        let others = !settled && vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
         let moves_right = match action.kind() {
             ActionKind::StopSource | ActionKind::CompleteFailover => settled,
             ActionKind::FenceTarget => true,
             _ => false,
         };
-        if moves_right || others {
+        if moves_right {
             Mark {
                 epoch: highest.epoch + 1,
                 step: 1,
@@ -449,6 +537,15 @@ impl Move<'_> {
     // ---- the phases ----------------------------------------------------------------------------------------------
 
     fn awaiting_start(&mut self) -> Next {
+        let midway = self
+            .seen()
+            .and_then(|vm| vm.stage.known())
+            .is_some_and(Stage::is_midway);
+        if midway {
+            // S6: taken up from a Failover that is gone. Neither a held start, nor suspend, nor a wish to stay leaves the VM half way.
+            self.status.start_time = Some(Time(self.now()));
+            return Next::Enter(FailoverPhase::Preparing);
+        }
         if let Some(why) = self.going_back() {
             self.status.turned_back_because = Some(why);
             return Next::Finish(FailoverOutcome::Cancelled);
@@ -526,8 +623,12 @@ impl Move<'_> {
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
         }
-        // A full download needs a place to go to, and that there is room for it must be known before the VM is stopped.
-        if self.full() && protection.is_none() && vm.replica_present != Fact::Known(true) {
+        // The data needs a place to go to, and that there is room for it must be known before the VM is stopped.
+        // Where the driver protects nothing that runs at the source, the move itself makes that place.
+        let protects = view.capabilities.towards[self.from()]
+            .protects_after_commit
+            .is_ok();
+        if protects && protection.is_none() && vm.replica_present != Fact::Known(true) {
             return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
@@ -777,7 +878,12 @@ impl Move<'_> {
         match stage {
             Stage::TargetStarted { .. } => {
                 // S5: a commit that was refused, with none on record, leaves the question open again.
-                if self.status.pending_action.is_none() && self.holding_off().is_some() {
+                let asked = self
+                    .status
+                    .pending_action
+                    .as_ref()
+                    .is_some_and(|pending| !pending.refused);
+                if !asked && self.holding_off().is_some() {
                     return Next::Enter(FailoverPhase::AwaitingCommit);
                 }
                 Next::Submit(Action::Commit { at: self.to() })
@@ -869,6 +975,10 @@ impl Move<'_> {
     ) -> Next {
         let from = self.from();
         match stage {
+            // S2: an order that may still be on its way must not take effect once nobody waits for it: a newer one bars it.
+            Stage::Settled { site } if *site == from && self.status.pending_action.is_some() => {
+                Next::Submit(Action::CancelSync { from })
+            }
             Stage::Settled { site } if *site == from => match &vm.protection {
                 Fact::Unknown(why) => Next::Wait(Wait::outside(why.clone())),
                 Fact::Known(protection)
@@ -1177,6 +1287,7 @@ fn doing(kind: ActionKind) -> String {
         ActionKind::Protect => "the replica to be made",
         ActionKind::CompleteFailover => "stop, last delta and start",
         ActionKind::Adopt => "the VM to be taken on",
+        ActionKind::Release => "the move before to be over in the registers",
         ActionKind::Detach => "the VM to be let go",
     }
     .into()

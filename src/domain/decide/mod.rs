@@ -20,11 +20,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::action::{Mark, Submission};
+use super::conditions::ConditionType;
 use super::decision::{Decision, Effect, Event, Pace};
 use super::failure::ErrorClass;
 use super::world::{CurrentFailover, World};
 use crate::api::{
     FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
+    ProtectedVirtualMachineStatus,
 };
 use wait::{Wait, Waiting};
 
@@ -49,9 +51,66 @@ pub fn record_refusal(
 ) -> FailoverStatus {
     let mut status = status.clone();
     if !ambiguous {
-        status.pending_action = None;
+        // S2: a refusal speaks of the message that was answered; one that was sent before may still arrive.
+        status.pending_action = status
+            .pending_action
+            .filter(|pending| pending.unresolved)
+            .map(|pending| PendingActionStatus {
+                refused: true,
+                ..pending
+            });
     }
     status.failure = Some(next_failure(status.failure.as_ref(), class, message, now));
+    status
+}
+
+/// What an answer that is not an acceptance does to the record of a VM, for an action that belongs to no move: it is said, and tried
+/// again after a while.
+#[must_use]
+pub fn record_vm_refusal(
+    before: &ProtectedVirtualMachineStatus,
+    decided: &ProtectedVirtualMachineStatus,
+    class: ErrorClass,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> ProtectedVirtualMachineStatus {
+    let mut status = decided.clone();
+    let said = |kind, truth| {
+        super::conditions::Said::new(
+            kind,
+            truth,
+            super::conditions::Reason::ActionFailed,
+            message,
+        )
+    };
+    let second = if class.needs_person() {
+        ConditionType::Stalled
+    } else {
+        ConditionType::Reconciling
+    };
+    let mut conditions = super::conditions::merge(
+        &before.conditions,
+        vec![
+            said(ConditionType::Ready, super::conditions::Truth::False),
+            said(second, super::conditions::Truth::True),
+        ],
+        generation,
+        now,
+    );
+    let standing = [
+        ConditionType::Ready,
+        ConditionType::Reconciling,
+        ConditionType::Stalled,
+    ];
+    conditions.extend(
+        decided
+            .conditions
+            .iter()
+            .filter(|other| !standing.iter().any(|kind| kind.as_str() == other.type_))
+            .cloned(),
+    );
+    status.conditions = conditions;
     status
 }
 

@@ -210,21 +210,7 @@ pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
     status.observed_generation = world.generation;
     let Some(vm) = seen(world) else { return status };
     status.virtual_machine_id = Some(vm.id.clone());
-    let active = match vm.stage.known() {
-        Some(
-            Stage::Settled { site }
-            | Stage::Unclaimed { site }
-            | Stage::TargetStarted { to: site, .. }
-            | Stage::Committed { to: site },
-        ) => Some(*site),
-        Some(
-            Stage::SourceFenced { from }
-            | Stage::SourceStopped { from, .. }
-            | Stage::TargetWhole { from }
-            | Stage::TargetFenced { from },
-        ) => Some(*from),
-        Some(Stage::Contradiction { .. }) | None => None,
-    };
+    let active = vm.stage.known().and_then(Stage::active);
     if let Some(site) = active {
         if status.active_site != Some(site) || status.active_since.is_none() {
             status.active_site = Some(site);

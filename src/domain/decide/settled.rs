@@ -75,7 +75,11 @@ pub fn decide(world: &World<'_>) -> Decision {
     let mut status = observed(world);
     if matches!(world.failover, CurrentFailover::Missing) {
         // S6: the Failover is gone; the next number is taken and none of its answers is inherited.
-        status.current_failover = None;
+        let lost = status.current_failover.take();
+        // Nor is an approval to begin.
+        status.next_start_held_because = status
+            .next_start_held_because
+            .or(lost.and_then(|lost| lost.start_held_because));
     }
     hold_first_move(world, &mut status);
     let mut outcome = follow(world, &mut status);
@@ -175,21 +179,21 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}"));
         }
     };
-    if let Fact::Known(claim) = &vm.claim {
-        if *claim != world.claim {
-            let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
-            if intent.deleting {
-                return release("the VM is claimed elsewhere");
-            }
-            if !named && !world.claim_holder_gone {
-                return Outcome::stalled(
-                    Reason::ClaimedElsewhere,
-                    format!(
-                        "the VM is claimed by {claim}, another cluster or a resource of another name; this resource acts on nothing. If that one is given up, set the annotation {}: {claim}",
-                        crate::api::TAKEOVER_ANNOTATION
-                    ),
-                );
-            }
+    if let Some(claim) = vm.claimed_by_other(&world.claim) {
+        let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
+        // S6: who held it in this cluster is gone, and nobody else would bring a move that it left half way to an end.
+        let abandoned = world.claim_holder_gone && vm.stage.known().is_none_or(Stage::is_midway);
+        if intent.deleting && !abandoned {
+            return release("the VM is claimed elsewhere");
+        }
+        if !named && !world.claim_holder_gone {
+            return Outcome::stalled(
+                Reason::ClaimedElsewhere,
+                format!(
+                    "the VM is claimed by {claim}, another cluster or a resource of another name; this resource acts on nothing. If that one is given up, set the annotation {}: {claim}",
+                    crate::api::TAKEOVER_ANNOTATION
+                ),
+            );
         }
     }
     let stage = match &vm.stage {
@@ -217,9 +221,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         Stage::SourceFenced { from }
         | Stage::SourceStopped { from, .. }
         | Stage::TargetWhole { from }
-        | Stage::TargetFenced { from } => recover(world, status, *from),
+        | Stage::TargetFenced { from } => recover(world, status, view, vm, *from, *from),
         Stage::TargetStarted { to, .. } | Stage::Committed { to } => {
-            recover(world, status, to.other())
+            recover(world, status, view, vm, to.other(), *to)
         }
     }
 }
@@ -243,11 +247,7 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
     if let Some(outcome) = not_ready(view, vm) {
         return outcome;
     }
-    let takeover = vm
-        .claim
-        .known()
-        .filter(|claim| **claim != world.claim)
-        .cloned();
+    let takeover = vm.claimed_by_other(&world.claim).cloned();
     Outcome::doing(
         VirtualMachinePhase::Pending,
         Reason::Adopting,
@@ -255,7 +255,10 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
             world,
             Action::Adopt { at: site, takeover },
             next_mark(vm),
-            None,
+            // S1: in the middle of a move the registers take orders in its name alone.
+            vm.failover
+                .as_deref()
+                .filter(|_| vm.stage.known().is_some_and(Stage::is_midway)),
         ),
         format!("the VM is taken on in {site}, where it is"),
     )
@@ -270,8 +273,8 @@ fn settled(
 ) -> Outcome {
     let intent = world.intent;
     if intent.deleting {
-        let held = matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim);
-        if !held {
+        let held = |site: Site| vm.claims[site].known() == Some(&world.claim);
+        if !Site::BOTH.into_iter().any(held) {
             return release("nothing of the VM is touched");
         }
         return Outcome::doing(
@@ -281,8 +284,17 @@ fn settled(
             "the VM is let go: no VM, disk or replication is touched",
         );
     }
-    if !matches!(&vm.claim, Fact::Known(claim) if *claim == world.claim) {
+    if !vm.is_claimed_by(&world.claim) {
         return adopt(world, view, vm, site);
+    }
+    if vm.failover.is_some() {
+        // S1: the registers refuse another Failover until the one that has ended is released.
+        return Outcome::doing(
+            VirtualMachinePhase::Pending,
+            Reason::FailingOver,
+            submission(world, Action::Release, next_mark(vm), None),
+            "the registers are told that the last move is over",
+        );
     }
     if site == intent.placement {
         status.next_start_held_because = None;
@@ -337,7 +349,18 @@ fn begin(
 }
 
 /// A move whose Failover is gone: a new one brings the VM to a safe end (safety rule S6).
-fn recover(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
+fn recover(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    view: &VaultView<'_>,
+    vm: &VmObservation,
+    from: Site,
+    active: Site,
+) -> Outcome {
+    if !vm.is_claimed_by(&world.claim) {
+        // S1: the claim moves first; the registers take no other order from somebody else.
+        return adopt(world, view, vm, active);
+    }
     let status = ProtectedVirtualMachineStatus {
         next_start_held_because: None,
         ..status.clone()
@@ -453,7 +476,8 @@ fn next_mark(vm: &VmObservation) -> Mark {
         .max()
         .unwrap_or_default();
     Mark {
-        epoch: highest.epoch,
+        // The first epoch is 1: none is older than it.
+        epoch: highest.epoch.max(1),
         step: highest.step + 1,
     }
 }

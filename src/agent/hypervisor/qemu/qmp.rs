@@ -1,11 +1,13 @@
 //! The QMP client: the codec (pure) and a session on a guest's monitor (tokio).
 //!
-//! A session is short: connect, a few commands, close. QEMU serves one client of a monitor at a time and forgets what it has not yet
-//! executed when that client goes away, so nothing may rest on commands whose answers were not seen.
+//! A session is short: connect, a few commands, close. QEMU serves one client of a monitor at a time. When that client goes away it
+//! forgets what it has not yet executed (*tried*: a guest stays stopped although `cont` had been sent), so nothing may rest on commands
+//! whose answers were not seen; and the answer to the command that was under way goes to the next client (*tried*), so every session has
+//! numbers of its own and passes over what it did not ask.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -14,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
 
 use super::commands::Command;
 use crate::agent::hypervisor::HypervisorError;
@@ -31,14 +34,14 @@ pub enum Message {
     /// The answer to the command with this number.
     Return {
         /// Number of the command.
-        id: Option<u64>,
+        id: Option<String>,
         /// What it returned.
         value: Value,
     },
     /// The refusal of the command with this number.
     Error {
         /// Number of the command; none when it could not even be read.
-        id: Option<u64>,
+        id: Option<String>,
         /// QEMU's words.
         description: String,
     },
@@ -57,7 +60,7 @@ struct WireMessage {
     value: Option<Value>,
     error: Option<WireError>,
     event: Option<String>,
-    id: Option<u64>,
+    id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -96,12 +99,17 @@ pub fn parse(line: &[u8]) -> Result<Message, String> {
     }
 }
 
-/// The lines of `commands`, numbered from `first`.
+/// The number of a command: that of its session, and its own.
+fn number(session: Uuid, command: u64) -> String {
+    format!("{session}/{command}")
+}
+
+/// The lines of `commands` of a session, numbered from `first`.
 #[must_use]
-pub fn encode(commands: &[Command], first: u64) -> Vec<u8> {
+pub fn encode(commands: &[Command], session: Uuid, first: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (command, id) in commands.iter().zip(first..) {
-        let mut line = json!({"execute": command.name, "id": id});
+        let mut line = json!({"execute": command.name, "id": number(session, id)});
         if !command.arguments.is_null() {
             line["arguments"] = command.arguments.clone();
         }
@@ -117,34 +125,47 @@ pub type Reply = Result<Value, String>;
 /// Stops an agent in the middle, as if it had been killed: after so many commands (the handshake not counted) every session fails and
 /// nothing more is sent. For tests.
 #[derive(Debug, Clone)]
-pub struct Failpoint(Arc<AtomicI64>);
+pub struct Failpoint {
+    left: Arc<AtomicI64>,
+    hang_up: Arc<AtomicBool>,
+}
 
 impl Default for Failpoint {
     fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(i64::MAX)))
+        Self {
+            left: Arc::new(AtomicI64::new(i64::MAX)),
+            hang_up: Arc::default(),
+        }
     }
 }
 
 impl Failpoint {
     /// Allows `commands` more commands.
     pub fn stop_after(&self, commands: i64) {
-        self.0.store(commands, Ordering::SeqCst);
+        self.left.store(commands, Ordering::SeqCst);
+    }
+
+    /// Allows `commands` more commands; the write that holds the one after them is still made as a whole, and its answers are not
+    /// waited for.
+    pub fn hang_up_after(&self, commands: i64) {
+        self.hang_up.store(true, Ordering::SeqCst);
+        self.stop_after(commands);
     }
 
     /// Has it struck?
     #[must_use]
     pub fn struck(&self) -> bool {
-        self.0.load(Ordering::SeqCst) < 0
+        self.left.load(Ordering::SeqCst) < 0
     }
 
     /// How many of `wanted` commands may be sent.
     fn take(&self, wanted: usize) -> usize {
         let wanted_signed = i64::try_from(wanted).unwrap_or(i64::MAX);
-        let left = self.0.load(Ordering::SeqCst);
+        let left = self.left.load(Ordering::SeqCst);
         if left == i64::MAX {
             return wanted;
         }
-        self.0.store(
+        self.left.store(
             if left >= wanted_signed {
                 left - wanted_signed
             } else {
@@ -161,6 +182,7 @@ impl Failpoint {
 pub struct Session {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
+    id: Uuid,
     next: u64,
     failpoint: Failpoint,
 }
@@ -206,20 +228,12 @@ impl Session {
         let mut session = Self {
             reader: BufReader::new(reader),
             writer,
+            id: Uuid::new_v4(),
             next: 0,
             failpoint: Failpoint::default(),
         };
-        loop {
-            match session.message(deadline).await? {
-                Message::Greeting => break,
-                Message::Event { .. } => {}
-                other => {
-                    return Err(HypervisorError::Protocol(format!(
-                        "{other:?} instead of a greeting"
-                    )));
-                }
-            }
-        }
+        // What comes before the greeting was meant for somebody else.
+        while session.message(deadline).await? != Message::Greeting {}
         session
             .exchange(&[Command::bare("qmp_capabilities")], deadline)
             .await?
@@ -240,6 +254,11 @@ impl Session {
     ) -> Result<Vec<Reply>, HypervisorError> {
         let deadline = Instant::now() + patience;
         let allowed = self.failpoint.take(commands.len());
+        if allowed < commands.len() && self.failpoint.hang_up.load(Ordering::SeqCst) {
+            let bytes = encode(commands, self.id, self.next);
+            let _ = timeout_at(deadline, self.writer.write_all(&bytes)).await;
+            return Err(silent("failpoint"));
+        }
         let replies = self.exchange(&commands[..allowed], deadline).await?;
         if allowed < commands.len() {
             return Err(silent("failpoint"));
@@ -295,7 +314,7 @@ impl Session {
     ) -> Result<Vec<Reply>, HypervisorError> {
         let first = self.next;
         self.next += commands.len() as u64;
-        let bytes = encode(commands, first);
+        let bytes = encode(commands, self.id, first);
         match timeout_at(deadline, self.writer.write_all(&bytes)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(silent(format!("the monitor: {error}"))),
@@ -303,18 +322,23 @@ impl Session {
         }
         let mut replies = Vec::with_capacity(commands.len());
         while replies.len() < commands.len() {
-            let expected = Some(first + replies.len() as u64);
+            let expected = number(self.id, first + replies.len() as u64);
             match self.message(deadline).await? {
-                Message::Return { id, value } if id == expected => replies.push(Ok(value)),
-                Message::Error { id, description } if id == expected => {
-                    replies.push(Err(description));
-                }
+                Message::Return {
+                    id: Some(id),
+                    value,
+                } if id == expected => replies.push(Ok(value)),
+                Message::Error {
+                    id: Some(id),
+                    description,
+                } if id == expected => replies.push(Err(description)),
+                Message::Error {
+                    id: None,
+                    description,
+                } => return Err(HypervisorError::Protocol(description)),
                 Message::Event { name } => tracing::debug!(event = name, "QMP event"),
-                other => {
-                    return Err(HypervisorError::Protocol(format!(
-                        "{other:?} while an answer to {expected:?} was due"
-                    )));
-                }
+                // The answer to a command of a session that went away.
+                other => tracing::debug!(?other, "an answer to somebody else"),
             }
         }
         Ok(replies)
@@ -348,17 +372,17 @@ mod tests {
             Ok(Message::Greeting)
         );
         assert_eq!(
-            parse(br#"{"return": {}, "id": 3}"#),
+            parse(br#"{"return": {}, "id": "a/3"}"#),
             Ok(Message::Return {
-                id: Some(3),
+                id: Some("a/3".into()),
                 value: json!({})
             })
         );
-        let error = parse(br#"{"id": 4, "error": {"class": "GenericError", "desc": "no"}}"#);
+        let error = parse(br#"{"id": "a/4", "error": {"class": "GenericError", "desc": "no"}}"#);
         assert_eq!(
             error,
             Ok(Message::Error {
-                id: Some(4),
+                id: Some("a/4".into()),
                 description: "no".into()
             })
         );
@@ -380,6 +404,7 @@ mod tests {
                 Command::bare("stop"),
                 Command::new("quit", json!({"a": "x\ny"})),
             ],
+            Uuid::nil(),
             7,
         );
         let lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
@@ -387,7 +412,7 @@ mod tests {
         let second: Value = serde_json::from_slice(lines[1]).unwrap();
         assert_eq!(
             second,
-            json!({"execute": "quit", "id": 8, "arguments": {"a": "x\ny"}})
+            json!({"execute": "quit", "id": format!("{}/8", Uuid::nil()), "arguments": {"a": "x\ny"}})
         );
     }
 
@@ -401,6 +426,38 @@ mod tests {
         assert_eq!(point.take(3), 1);
         assert!(point.struck());
         assert_eq!(point.take(1), 0);
+    }
+
+    #[tokio::test]
+    async fn answers_to_a_session_that_went_away_are_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let stale = b"{\"return\": {\"status\": \"stale\"}, \"id\": \"another/1\"}\n";
+            stream.write_all(stale).await.unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").await.unwrap();
+            for _ in 0..2 {
+                let mut line = String::new();
+                stream.read_line(&mut line).await.unwrap();
+                let id = serde_json::from_str::<Value>(&line).unwrap()["id"].clone();
+                stream.write_all(stale).await.unwrap();
+                let answer = json!({"return": {"status": "fresh"}, "id": id}).to_string() + "\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let patience = Duration::from_secs(10);
+        let mut session = Session::open(&path, patience, &Failpoint::default())
+            .await
+            .unwrap();
+        let answer = session
+            .one(Command::bare("query-status"), patience)
+            .await
+            .unwrap();
+        assert_eq!(answer, json!({"status": "fresh"}));
+        server.await.unwrap();
     }
 
     proptest! {

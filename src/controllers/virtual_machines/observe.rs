@@ -1,0 +1,160 @@
+//! Step 2: what the vault showed, and who else claims the VM.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use kube::Api;
+use kube::api::ListParams;
+
+use super::fetch::Fetched;
+use crate::api::ProtectedVirtualMachine;
+use crate::controllers::context::{Context, VmGroup};
+use crate::controllers::hub::Sight;
+use crate::controllers::key::Key;
+use crate::controllers::kubernetes::ApiError;
+use crate::domain::{Claim, Claimant, Fact, VaultView, earlier_owner};
+
+/// Why something could not be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// The API server did not answer, or refused.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// How many names are asked for at once.
+const PAGE: u32 = 500;
+
+/// All that was found out.
+pub struct Observed {
+    /// The newest look at the vault.
+    pub sight: Sight,
+    /// Another resource that claims the same VM and came first.
+    pub earlier_owner: Option<String>,
+    /// The claim of this resource.
+    pub claim: Claim,
+    /// The VM is claimed in the name of a resource of this very cluster that no longer exists.
+    pub claim_holder_gone: bool,
+}
+
+impl Observed {
+    /// The vault, as decisions see it.
+    pub fn vault<'a>(&'a self, fetched: &Fetched) -> Fact<VaultView<'a>> {
+        if !fetched.vault_exists {
+            return Fact::Absent;
+        }
+        match &self.sight {
+            Sight::Nothing(why) => Fact::Unknown(why.clone()),
+            Sight::Seen {
+                observation,
+                driver,
+                vm_unknown,
+            } => Fact::Known(VaultView {
+                sites: &observation.sites,
+                capabilities: driver.capabilities(),
+                vm: match vm_unknown {
+                    // S7: what was seen before the last action ended does not count.
+                    Some(why) => Fact::Unknown(why.clone()),
+                    None => observation.vm(&fetched.intent.vm_name),
+                },
+            }),
+        }
+    }
+}
+
+/// Finds out.
+pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, ObserveError> {
+    let sight = context
+        .hub
+        .sight(&fetched.vault, &fetched.intent.vm_name, Instant::now());
+    let claim = Claim {
+        cluster: context.cluster.clone(),
+        vm_uid: fetched.intent.uid.clone(),
+    };
+    let (identity, holder) = match &sight {
+        Sight::Seen { observation, .. } => match observation.vm(&fetched.intent.vm_name) {
+            Fact::Known(vm) => (Some(vm.id.clone()), vm.claimed_by_other(&claim).cloned()),
+            Fact::Absent | Fact::Unknown(_) => (None, None),
+        },
+        Sight::Nothing(_) => (None, None),
+    };
+    let claim_holder_gone = match holder {
+        Some(holder) if holder.cluster == claim.cluster => is_gone(context, &holder.vm_uid).await?,
+        Some(_) | None => false,
+    };
+    Ok(Observed {
+        earlier_owner: owner(context, fetched, identity),
+        sight,
+        claim,
+        claim_holder_gone,
+    })
+}
+
+/// The oldest other resource that names the same VM of the same vault, or that was seen to be the same VM.
+fn owner(context: &Context, fetched: &Fetched, identity: Option<String>) -> Option<String> {
+    let mut groups = vec![VmGroup::Name(
+        fetched.vault.clone(),
+        fetched.intent.vm_name.clone(),
+    )];
+    let known = fetched
+        .vm
+        .status
+        .as_ref()
+        .and_then(|status| status.virtual_machine_id.clone());
+    groups.extend(identity.or(known).map(VmGroup::Identity));
+    let others: Vec<Claimant> = groups
+        .iter()
+        .flat_map(|group| context.vm_groups.members(group))
+        .filter(|other| *other != fetched.key)
+        .filter_map(|other| Some(claimant(&other, context.vms.newest(&other)?.as_ref())))
+        .collect();
+    earlier_owner(&claimant(&fetched.key, &fetched.vm), &others)
+}
+
+fn claimant(key: &Key, vm: &ProtectedVirtualMachine) -> Claimant {
+    Claimant {
+        created: vm
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::MAX, |created| created.0),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
+/// Whether no resource of this UID is left in the whole cluster: neither in the store nor, asked anew, at the API server.
+async fn is_gone(context: &Context, uid: &str) -> Result<bool, ObserveError> {
+    let watched = context
+        .vms
+        .store
+        .find(|vm| kube::Resource::meta(vm).uid.as_deref() == Some(uid));
+    if watched.is_some() {
+        return Ok(false);
+    }
+    let api: Api<ProtectedVirtualMachine> = Api::all(context.client.clone());
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let listed = match context
+            .within
+            .call("list VMs of all namespaces", api.list_metadata(&page))
+            .await
+        {
+            Ok(listed) => listed,
+            // Without the right to list all namespaces nothing follows: a person names the claim that may be taken over.
+            Err(error) if error.class() == crate::domain::ErrorClass::Denied => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        if listed
+            .items
+            .iter()
+            .any(|vm| vm.metadata.uid.as_deref() == Some(uid))
+        {
+            return Ok(false);
+        }
+        match listed.metadata.continue_ {
+            Some(token) if !token.is_empty() => page = page.continue_token(&token),
+            Some(_) | None => return Ok(true),
+        }
+    }
+}

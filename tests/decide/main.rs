@@ -1,0 +1,10 @@
+//! The decision core against the simulated driver: what must always hold, whatever people, faults and operators do.
+//!
+//! `HOMEWARD_FULL=1` plays many more sequences, with a seed of its own; `HOMEWARD_SEED` replays one; `HOMEWARD_TRACE=1` tells each pass.
+
+mod operator;
+mod properties;
+mod regressions;
+mod scenario;
+mod store;
+mod stories;

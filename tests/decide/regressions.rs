@@ -1,0 +1,188 @@
+//! Sequences that once failed, made as small as they get.
+
+use homeward::api::Approval;
+use homeward::api::Site::{Azure, OnPremises};
+use homeward::driver::simulated::Fate;
+
+use super::operator::Disturbance;
+use super::scenario::{Kind, Prelude, Start, Step, run};
+use super::store::Answer;
+
+fn play(kind: Kind, steps: &[Step]) {
+    let start = Start {
+        kind,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::Nothing,
+    };
+    if let Err(why) = run(&start, steps) {
+        panic!("{why}");
+    }
+}
+
+const fn run_of(operator: usize, passes: u8, beats: u8) -> Step {
+    Step::Run {
+        operator,
+        passes,
+        beats,
+    }
+}
+
+/// The next Failover took the move up and was cancelled before it had looked, again and again, while the VM stayed down.
+#[test]
+fn a_lost_move_is_taken_up_even_when_the_vm_is_to_stay() {
+    let steps = [
+        run_of(0, 5, 4),
+        Step::Place(Azure),
+        run_of(0, 8, 2),
+        Step::LoseFailover,
+        Step::Place(OnPremises),
+    ];
+    play(Kind::Agents, &steps);
+    play(Kind::Service, &steps);
+}
+
+/// A rebuilt cluster has another claim, and the registers took no order of the move from it.
+#[test]
+fn a_rebuilt_cluster_takes_the_claim_over_in_the_middle_of_a_move() {
+    for passes in 1..14 {
+        let steps = [
+            run_of(0, 5, 4),
+            Step::Place(Azure),
+            run_of(0, passes, 1),
+            Step::Rebuild(OnPremises),
+        ];
+        play(Kind::Agents, &steps);
+        play(Kind::Service, &steps);
+    }
+}
+
+/// Only one of the two registers had heard of the new claim, or of its end.
+#[test]
+fn claims_that_moved_half_way_move_on() {
+    for fate in [Fate::LostBefore, Fate::LostAfter] {
+        play(
+            Kind::Agents,
+            &[
+                run_of(0, 5, 4),
+                Step::Rebuild(Azure),
+                Step::Fate(fate),
+                run_of(0, 1, 0),
+            ],
+        );
+        play(
+            Kind::Agents,
+            &[
+                run_of(0, 5, 4),
+                Step::DeletePvm,
+                Step::Fate(fate),
+                run_of(0, 1, 0),
+            ],
+        );
+    }
+}
+
+#[test]
+fn two_operators_one_behind() {
+    let behind = Disturbance {
+        stale_resources: true,
+        ..Disturbance::default()
+    };
+    play(
+        Kind::Service,
+        &[
+            Step::Pass {
+                operator: 1,
+                disturbance: Disturbance::default(),
+            },
+            Step::Place(Azure),
+            run_of(0, 3, 0),
+            Step::Pass {
+                operator: 1,
+                disturbance: behind,
+            },
+        ],
+    );
+}
+
+/// Who deletes the resource of a rebuilt cluster is not to leave the VM down between two sites.
+#[test]
+fn a_move_of_a_holder_that_is_gone_is_ended_before_letting_go() {
+    play(
+        Kind::Agents,
+        &[
+            run_of(0, 2, 0),
+            Step::Place(Azure),
+            run_of(0, 4, 2),
+            Step::Rebuild(OnPremises),
+            Step::DeletePvm,
+        ],
+    );
+}
+
+/// The answer could not be changed, and the driver could not follow it.
+#[test]
+fn a_rollback_that_the_driver_cannot_do_leaves_a_way_on() {
+    play(
+        Kind::Service,
+        &[
+            run_of(0, 5, 4),
+            Step::Commit(Approval::Manual),
+            Step::Place(Azure),
+            run_of(0, 12, 2),
+            Step::Answer(Answer::Rollback),
+        ],
+    );
+}
+
+/// Orders of the cluster before arrive while the claim moves.
+#[test]
+fn late_orders_of_the_claim_before() {
+    use jiff::SignedDuration;
+    play(
+        Kind::Agents,
+        &[
+            Step::Place(Azure),
+            run_of(0, 2, 0),
+            Step::Fate(Fate::Late(SignedDuration::from_millis(1300))),
+            Step::Fate(Fate::Late(SignedDuration::from_millis(700))),
+            Step::LoseFailover,
+            run_of(0, 2, 0),
+            Step::Rebuild(Azure),
+            run_of(0, 1, 0),
+        ],
+    );
+}
+
+fn late(beats: i64) -> Step {
+    Step::Fate(Fate::Late(jiff::SignedDuration::from_millis(beats * 100)))
+}
+
+/// The stop was still on its way when the move was cancelled and had nothing else to undo; the VM went down with nobody in charge.
+#[test]
+fn a_stop_on_its_way_is_barred_before_a_move_ends_cancelled() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    for again in [Fate::Arrives, Fate::LostBefore] {
+        let steps = [
+            late(50),
+            Step::Fate(again),
+            run_of(0, 1, 0),
+            Step::Place(Azure),
+        ];
+        run(&start, &steps).unwrap();
+        let steps = [
+            late(50),
+            run_of(0, 1, 0),
+            Step::Connect(Azure, false),
+            run_of(0, 3, 1),
+            Step::Connect(Azure, true),
+            Step::Place(Azure),
+        ];
+        run(&start, &steps).unwrap();
+    }
+}

@@ -1,0 +1,590 @@
+//! A sequence of steps over one VM, two sites, two operator processes and one person; what must always hold is checked after each.
+
+use std::collections::BTreeSet;
+
+use homeward::api::{
+    Approval, DataSyncRequest, FailoverOutcome, FailoverPhase, Site, VirtualMachinePhase,
+};
+use homeward::domain::{
+    ActionKind, Effect, ErrorClass, Fact, ProtectionState, Stage, VmObservation,
+};
+use homeward::driver::simulated::{BEAT, Fate, Happening, Simulation, agents_like, service_like};
+use jiff::{SignedDuration, Timestamp};
+
+use super::operator::{Disturbance, Operator, VM};
+use super::store::{Answer, Spec, Store};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Agents,
+    Service,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Passes of one operator, a few beats apart.
+    Run {
+        operator: usize,
+        passes: u8,
+        beats: u8,
+    },
+    /// One pass, disturbed.
+    Pass {
+        operator: usize,
+        disturbance: Disturbance,
+    },
+    Advance {
+        beats: u16,
+    },
+    Place(Site),
+    Suspend(bool),
+    Cutover(Approval),
+    Commit(Approval),
+    Reverse(Approval),
+    DataSync(DataSyncRequest),
+    Answer(Answer),
+    DeleteFailover,
+    LoseFailover,
+    DeletePvm,
+    /// Cluster and resources are made anew; the sites go on.
+    Rebuild(Site),
+    Reapply,
+    Fate(Fate),
+    FailNext(Site, ErrorClass),
+    FailPasses(Site, bool),
+    Connect(Site, bool),
+    RestartAgent(Site),
+    Reboot(Site),
+    Switch(Site, bool),
+    Obstruct(bool),
+}
+
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub kind: Kind,
+    pub running: bool,
+    pub placement: Site,
+    /// How far things have come before the steps begin.
+    pub prelude: Prelude,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prelude {
+    Nothing,
+    Protected,
+    /// Protected, and a move to Azure has gone through.
+    InAzure,
+    /// In Azure, and a move back with the full download is about to stop the VM.
+    FullBack,
+    /// A move to Azure waits at the gate of this number.
+    AtGate(u8),
+}
+
+pub struct World {
+    pub simulation: Simulation,
+    pub store: Store,
+    pub operators: [Operator; 2],
+    kind: Kind,
+    checked: usize,
+    taken: BTreeSet<(Site, u64, u64)>,
+    ended: BTreeSet<String>,
+    pub trace: bool,
+}
+
+pub fn spec(placement: Site) -> Spec {
+    Spec {
+        placement,
+        suspend: false,
+        cutover: Approval::Automatic,
+        commit: Approval::Automatic,
+        reverse_replication: Approval::Automatic,
+        data_sync: DataSyncRequest::Auto,
+    }
+}
+
+pub type Checked = Result<(), String>;
+
+impl World {
+    pub fn new(start: &Start) -> Self {
+        let capabilities = match start.kind {
+            Kind::Agents => agents_like(),
+            Kind::Service => service_like(),
+        };
+        let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut simulation = Simulation::new(capabilities, epoch);
+        simulation.define(VM, Site::OnPremises, start.running);
+        Self {
+            simulation,
+            store: Store::new(spec(start.placement)),
+            operators: [Operator::default(), Operator::default()],
+            kind: start.kind,
+            checked: 0,
+            taken: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            trace: std::env::var_os("HOMEWARD_TRACE").is_some(),
+        }
+    }
+
+    pub fn play(&mut self, steps: &[Step]) -> Checked {
+        for step in steps {
+            if self.trace {
+                println!("== {step:?}");
+            }
+            self.step(step)
+                .map_err(|why| format!("after {step:?}: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Checked {
+        match step {
+            Step::Run {
+                operator,
+                passes,
+                beats,
+            } => {
+                for _ in 0..*passes {
+                    self.pass(*operator, Disturbance::default())?;
+                    self.simulation.advance(BEAT * i32::from(*beats));
+                }
+            }
+            Step::Pass {
+                operator,
+                disturbance,
+            } => {
+                self.pass(*operator, *disturbance)?;
+            }
+            Step::Advance { beats } => self.simulation.advance(BEAT * i32::from(*beats)),
+            Step::Place(site) => self.store.change(|spec| spec.placement = *site),
+            Step::Suspend(on) => self.store.change(|spec| spec.suspend = *on),
+            Step::Cutover(approval) => self.store.change(|spec| spec.cutover = *approval),
+            Step::Commit(approval) => self.store.change(|spec| spec.commit = *approval),
+            Step::Reverse(approval) => {
+                self.store
+                    .change(|spec| spec.reverse_replication = *approval);
+            }
+            Step::DataSync(asked) => self.store.change(|spec| spec.data_sync = *asked),
+            Step::Answer(answer) => {
+                self.store.answer(*answer);
+            }
+            Step::DeleteFailover => self.store.delete_current(),
+            Step::LoseFailover => self.store.lose_current(),
+            Step::DeletePvm => self.store.delete_pvm(),
+            Step::Rebuild(placement) => {
+                self.store.lose_everything();
+                self.store.apply(spec(*placement));
+                for operator in &mut self.operators {
+                    operator.die();
+                }
+            }
+            Step::Reapply => self.store.change(|_| ()),
+            Step::Fate(fate) => self.simulation.schedule([*fate]),
+            Step::FailNext(site, class) => {
+                self.simulation.fail_next(*site, *class, "made to fail");
+            }
+            Step::FailPasses(site, on) => {
+                self.simulation
+                    .fail_passes(VM, *site, on.then_some("made to fail"));
+            }
+            Step::Connect(site, on) => self.simulation.connect(*site, *on),
+            Step::RestartAgent(site) => self.simulation.restart_agent(*site),
+            Step::Reboot(site) => self.simulation.reboot_host(*site),
+            Step::Switch(site, on) => {
+                self.simulation.switch(VM, *site, *on);
+            }
+            Step::Obstruct(on) => {
+                let obstacles = if *on {
+                    vec!["a disk without a target".into()]
+                } else {
+                    vec![]
+                };
+                self.simulation.obstruct(VM, obstacles);
+            }
+        }
+        self.check()
+    }
+
+    /// One pass; returns what it decided, if there was anything to decide on.
+    fn pass(
+        &mut self,
+        operator: usize,
+        disturbance: Disturbance,
+    ) -> Result<Option<homeward::domain::Decision>, String> {
+        let phase_before = self
+            .store
+            .current()
+            .and_then(|failover| failover.status.phase);
+        let passed =
+            self.operators[operator].pass(&mut self.store, &mut self.simulation, disturbance);
+        let decision = passed.map(|passed| passed.decision);
+        if self.trace {
+            if let Some(decision) = &decision {
+                let stage = self.look().map(|vm| format!("{:?}", vm.stage));
+                println!(
+                    "   {} {stage:?} -> {:?} {:?} {:?} | {:?} | pending {:?} failure {:?}",
+                    self.simulation.now(),
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.phase),
+                    decision.effect,
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.waiting_for.clone()),
+                    decision.status.phase,
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.pending_action.clone()),
+                    decision
+                        .failover
+                        .as_ref()
+                        .and_then(|failover| failover.failure.clone()),
+                );
+            }
+        }
+        self.check()?;
+        self.check_ending(phase_before)?;
+        Ok(decision)
+    }
+
+    pub fn look(&self) -> Option<VmObservation> {
+        self.simulation.observe().vms.get(VM).cloned()
+    }
+
+    /// What must hold after every step.
+    fn check(&mut self) -> Checked {
+        if let Some(violation) = self.simulation.violations().first() {
+            return Err(format!("invariant {violation}"));
+        }
+        let running = Site::BOTH
+            .into_iter()
+            .filter(|site| self.simulation.guest(VM, *site).running)
+            .count();
+        if running > 1 {
+            return Err("invariant 1: the VM runs at both sites".into());
+        }
+        let effects = self.simulation.effects()[self.checked..].to_vec();
+        for (at, effect) in effects.iter().enumerate() {
+            match &effect.what {
+                Happening::Admitted {
+                    mark,
+                    kind,
+                    failover,
+                } => {
+                    let moves = matches!(
+                        kind,
+                        ActionKind::StopSource
+                            | ActionKind::StartTarget
+                            | ActionKind::CompleteFailover
+                            | ActionKind::Commit
+                            | ActionKind::RetireSource
+                    );
+                    if moves
+                        && failover
+                            .as_ref()
+                            .is_some_and(|uid| self.ended.contains(uid))
+                    {
+                        return Err(format!(
+                            "invariant 5: {kind} of a Failover that has ended took effect"
+                        ));
+                    }
+                    if !self.taken.insert((effect.site, mark.epoch, mark.step)) {
+                        return Err(format!(
+                            "invariant 5: {mark} took effect twice in {}",
+                            effect.site
+                        ));
+                    }
+                }
+                Happening::Retired => {
+                    let before = &self.simulation.effects()[..self.checked + at];
+                    let newest = before.iter().rev().find(|earlier| {
+                        matches!(earlier.what, Happening::Committed | Happening::Retired)
+                    });
+                    let committed = self.kind == Kind::Service
+                        || newest.is_some_and(|earlier| {
+                            earlier.what == Happening::Committed
+                                && earlier.site == effect.site.other()
+                        });
+                    if !committed {
+                        return Err("invariant 3: the source is given up before the commit".into());
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.checked = self.simulation.effects().len();
+        Ok(())
+    }
+
+    /// Whatever a Failover says at its end must be so.
+    fn check_ending(&mut self, _before: Option<FailoverPhase>) -> Checked {
+        let Some(vm) = self.look() else { return Ok(()) };
+        let Some(failover) = self.store.current() else {
+            return Ok(());
+        };
+        let (uid, from, to) = (failover.uid.clone(), failover.spec.from, failover.spec.to);
+        let Some(outcome) = failover
+            .status
+            .outcome
+            .filter(|_| failover.status.phase.is_some_and(FailoverPhase::is_final))
+        else {
+            return Ok(());
+        };
+        let known = vm.stage.known().is_some();
+        if known && !self.ended.insert(uid.clone()) {
+            return Ok(());
+        }
+        let Some(stage) = vm.stage.known() else {
+            return Ok(());
+        };
+        let settled_in = match stage {
+            Stage::Settled { site } => Some(*site),
+            _ => None,
+        };
+        let deleting = self.store.pvm.as_ref().is_some_and(|pvm| pvm.deleting);
+        if outcome == FailoverOutcome::Succeeded {
+            if settled_in != Some(to) {
+                return Err(format!("Succeeded towards {to}, but {stage:?}"));
+            }
+            let protects = self.simulation.capabilities().towards[to]
+                .protects_after_commit
+                .is_ok();
+            let protected = vm.protection.known().is_some_and(|protection| {
+                protection.from == to
+                    && protection
+                        .last_whole
+                        .as_ref()
+                        .is_some_and(|whole| whole.failover.as_deref() == Some(&uid))
+            });
+            if protects && !protected && !deleting {
+                return Err(format!(
+                    "invariant 7: Succeeded without reverse replication: {:?}",
+                    vm.protection
+                ));
+            }
+        } else if settled_in.is_none() {
+            return Err(format!(
+                "invariant 6: ended {outcome:?} from {from} with {stage:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    // ---- the end: everything works again -----------------------------------------------------------------------
+
+    /// Faults cease; the VM comes to the place asked for last, a person giving the answers that are waited for.
+    pub fn converge(&mut self) -> Checked {
+        self.simulation.calm();
+        let mut quiet = 0;
+        let mut actions = 0;
+        let mut answers = 0;
+        let mut last_words = String::new();
+        for _ in 0..1500 {
+            if self.trace {
+                println!("== converge");
+            }
+            let writes = self.store.writes;
+            let decision = self.pass(0, Disturbance::default())?;
+            let Some(decision) = decision else {
+                return self.check_released();
+            };
+            if let Some(Effect::Submit(_) | Effect::CreateFailover(_)) = decision.effect {
+                actions += 1;
+            }
+            // No spinning: a move takes some ten actions; what faults left behind, a few moves.
+            if actions > 150 {
+                return Err("invariant 8: it spins".into());
+            }
+            let idle = decision.effect.is_none() && self.store.writes == writes;
+            if !idle {
+                quiet = 0;
+                self.simulation.advance(BEAT * 2);
+                self.check()?;
+                continue;
+            }
+            quiet += 1;
+            if quiet < 8 {
+                self.simulation.advance(BEAT * 2);
+                continue;
+            }
+            if self.is_placed() {
+                if self.simulation.on_their_way() > 0 {
+                    self.simulation.advance(SignedDuration::from_secs(61));
+                    quiet = 0;
+                    continue;
+                }
+                return self.stays(decision.wake_after);
+            }
+            last_words = self.words(&decision);
+            if quiet == 8 {
+                answers += 1;
+                if answers > 60 {
+                    return Err(format!("invariant 6: asks for ever: {last_words}"));
+                }
+                self.give_answer(&decision, &last_words);
+                quiet = 0;
+                if self.simulation_waits(&decision) {
+                    self.simulation.advance(SignedDuration::from_secs(61));
+                }
+            }
+        }
+        Err(format!(
+            "does not converge: {last_words}; {:?}",
+            self.look().map(|vm| vm.stage)
+        ))
+    }
+
+    fn simulation_waits(&self, decision: &homeward::domain::Decision) -> bool {
+        decision.wake_after.is_some()
+    }
+
+    fn words(&self, decision: &homeward::domain::Decision) -> String {
+        let waiting = decision
+            .failover
+            .as_ref()
+            .and_then(|failover| failover.waiting_for.clone());
+        let ready = decision
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .map(|condition| format!("{}: {}", condition.reason, condition.message));
+        waiting.or(ready).unwrap_or_default()
+    }
+
+    /// Does what the words ask a person to do.
+    fn give_answer(&mut self, decision: &homeward::domain::Decision, words: &str) {
+        if self.trace {
+            println!("== a person reads: {words}");
+        }
+        let _ = decision;
+        if words.contains("spec.suspend is true") {
+            self.store.change(|spec| spec.suspend = false);
+        } else if words.contains("start it there") {
+            for site in Site::BOTH {
+                self.simulation.switch(VM, site, true);
+            }
+        } else if words.contains("spec.start: Approved") {
+            self.store.answer(Answer::Start);
+        } else if words.contains("spec.cutover: Approved") {
+            self.store.answer(Answer::Cutover);
+        } else if words.contains("spec.commit: Approved") {
+            self.store.answer(Answer::Commit);
+        } else if words.contains("spec.reverseReplicate: Approved") {
+            self.store.answer(Answer::ReverseReplicate);
+        }
+    }
+
+    fn is_placed(&self) -> bool {
+        let Some(pvm) = &self.store.pvm else {
+            return true;
+        };
+        let Some(vm) = self.look() else { return false };
+        let placed = vm.stage
+            == Fact::Known(Stage::Settled {
+                site: pvm.spec.placement,
+            })
+            && pvm.status.active_site == Some(pvm.spec.placement)
+            && pvm.status.current_failover.is_none();
+        let protected = match pvm.status.phase {
+            Some(VirtualMachinePhase::Protected) => {
+                vm.protection.known().is_some_and(|protection| {
+                    protection.from == pvm.spec.placement
+                        && protection.state == ProtectionState::Replicating
+                })
+            }
+            Some(VirtualMachinePhase::Unprotected) => self.simulation.capabilities().towards
+                [pvm.spec.placement]
+                .protects_after_commit
+                .is_err(),
+            Some(VirtualMachinePhase::Suspended) => true,
+            _ => false,
+        };
+        placed && protected && !pvm.deleting
+    }
+
+    /// An idle VM is left alone: no effect, no write.
+    fn stays(&mut self, _wake: Option<SignedDuration>) -> Checked {
+        let writes = self.store.writes;
+        let running = Site::BOTH.map(|site| self.simulation.guest(VM, site).running);
+        for round in 0..6 {
+            self.store.change(|_| ());
+            let decision = self.pass(round % 2, Disturbance::default())?;
+            if let Some(effect) = decision.and_then(|decision| decision.effect) {
+                return Err(format!(
+                    "invariant 9: does {effect:?} though all is as declared"
+                ));
+            }
+            self.simulation.advance(SignedDuration::from_secs(20));
+        }
+        if self.store.writes != writes {
+            return Err("invariant 8: an idle VM is written".into());
+        }
+        if running != Site::BOTH.map(|site| self.simulation.guest(VM, site).running) {
+            return Err("invariant 9: an idle VM was touched".into());
+        }
+        self.check()
+    }
+
+    /// The resource is gone: the VM is let go, in one place.
+    fn check_released(&mut self) -> Checked {
+        self.simulation.advance(SignedDuration::from_secs(120));
+        self.check()?;
+        let Some(vm) = self.look() else {
+            return Err("the VM is not known any more".into());
+        };
+        match vm.stage {
+            Fact::Known(Stage::Settled { .. } | Stage::Unclaimed { .. }) => Ok(()),
+            stage => Err(format!("let go of in the middle of a move: {stage:?}")),
+        }
+    }
+}
+
+impl World {
+    fn prelude(&mut self, prelude: Prelude) -> Checked {
+        let run = |passes| Step::Run {
+            operator: 0,
+            passes,
+            beats: 3,
+        };
+        match prelude {
+            Prelude::Nothing => Ok(()),
+            Prelude::Protected => self.play(&[run(12)]),
+            Prelude::InAzure => self.play(&[
+                Step::Place(Site::Azure),
+                run(40),
+                Step::Answer(Answer::Start),
+                run(40),
+            ]),
+            Prelude::FullBack => {
+                self.prelude(Prelude::InAzure)?;
+                self.play(&[
+                    Step::DataSync(DataSyncRequest::FullDuringFailover),
+                    Step::Cutover(Approval::Manual),
+                    Step::Place(Site::OnPremises),
+                    run(6),
+                    Step::Answer(Answer::Cutover),
+                ])
+            }
+            Prelude::AtGate(gate) => {
+                let manual = match gate % 3 {
+                    0 => Step::Cutover(Approval::Manual),
+                    1 => Step::Commit(Approval::Manual),
+                    _ => Step::Reverse(Approval::Manual),
+                };
+                self.play(&[manual])?;
+                self.prelude(Prelude::InAzure)
+            }
+        }
+    }
+}
+
+/// Plays the steps and the end.
+pub fn run(start: &Start, steps: &[Step]) -> Checked {
+    let mut world = World::new(start);
+    world.prelude(start.prelude)?;
+    world.play(steps)?;
+    world.converge()
+}
