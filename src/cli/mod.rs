@@ -3,11 +3,18 @@
 
 mod agent;
 mod crds;
+mod drivers;
+mod pki;
 mod run;
+mod vm;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::LogFormat;
 
 pub use crds::files as crd_files;
 
@@ -21,12 +28,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the agent beside this host's hypervisor.
-    Agent(agent::Arguments),
     /// Prints, writes or checks the CustomResourceDefinitions.
     Crds(crds::Arguments),
     /// Runs the operator.
     Run(Box<run::Arguments>),
+    /// Runs the agent of one host, beside its hypervisor.
+    Agent(agent::Arguments),
+    /// Makes a certificate authority and certificates.
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Asks one agent for its VMs, or to switch one on or off.
+    #[command(subcommand)]
+    Vm(vm::Command),
 }
 
 /// Does what the command line says.
@@ -34,9 +47,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Agent(arguments) => block_on(agent::run(arguments)),
         Command::Crds(arguments) => crds::crds(&arguments),
         Command::Run(arguments) => block_on(run::run(*arguments)),
+        Command::Agent(arguments) => block_on(agent::run(arguments)),
+        Command::Pki(command) => pki::pki(&command),
+        Command::Vm(command) => block_on(vm::vm(command)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +67,29 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .enable_all()
         .build()?
         .block_on(work)
+}
+
+fn log_format(word: &str) -> Result<LogFormat, String> {
+    match word {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be text or json".into()),
+    }
+}
+
+/// Cancels `stop` at SIGTERM or SIGINT.
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stops: takes up nothing new and lets what is under way end");
+        stop.cancel();
+    });
+    Ok(())
 }
 
 #[cfg(test)]

@@ -58,8 +58,9 @@ fn real() -> (Sites, Guests) {
         .replace("homeward.site=OnPremises", "homeward.site={site}");
     let path = sites.hv.folder.join("definitions/app.yaml");
     let boot = format!(
-        "boot: {{ from: kernel, kernel: {:?}, initramfs: {:?}, commandLine: {command_line:?} }}",
-        image.kernel, image.initramfs
+        "boot: {{ from: kernel, kernel: '{}', initramfs: '{}', commandLine: {command_line:?} }}",
+        image.kernel.display(),
+        image.initramfs.display()
     );
     let text = fs::read_to_string(&path).unwrap();
     fs::write(
@@ -68,11 +69,11 @@ fn real() -> (Sites, Guests) {
             .replace("memoryMiB: 64", "memoryMiB: 256"),
     )
     .unwrap();
-    let qemu = tools::find_qemu().unwrap();
+    let qemu = tools::find_qemu().unwrap().display().to_string();
     let mut configs = Vec::new();
     for host in [&mut sites.hv, &mut sites.az] {
         let settings = format!(
-            "hypervisor: {{ qemu: {{ binary: {qemu:?}, accelerator: tcg, netdevs: {{ lan: 'user,restrict=on' }}, shutdownDeadlineSeconds: 120 }} }}"
+            "hypervisor: {{ qemu: {{ binary: '{qemu}', accelerator: tcg, netdevs: {{ lan: 'user,restrict=on' }}, shutdownDeadlineSeconds: 120 }} }}"
         );
         host.change_config(
             "hypervisor: { qemu: { shutdownDeadlineSeconds: 1 } }",

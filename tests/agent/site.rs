@@ -230,14 +230,11 @@ impl Sites {
     }
 
     pub fn path(&self, host: &Host, disk: &str) -> PathBuf {
-        match host.name {
-            "hv01" => host.folder.join(format!("{disk}.raw")),
-            _ => host
-                .folder
-                .join("storage")
-                .join(VM.to_string())
-                .join(format!("{disk}.raw")),
+        if host.name == self.hv.name {
+            return host.folder.join(format!("{disk}.raw"));
         }
+        let folder = host.folder.join("storage").join(VM.to_string());
+        folder.join(format!("{disk}.raw"))
     }
 
     pub fn same_disks(&self) {

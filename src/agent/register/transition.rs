@@ -39,7 +39,7 @@ pub(super) fn transition(
             deliver(register, order, &peer.host)
         }
         (Command::Replicate { .. } | Command::Pause {}, Some(register)) => {
-            same_epoch(register, order)?;
+            not_older(register, order)?;
             owner(register, order, facts)?;
             if uncommitted(register) {
                 // The source still holds what a rollback needs; nothing may be written over it (design 4.3).
@@ -60,7 +60,7 @@ pub(super) fn transition(
             })
         }
         (Command::Undo {}, Some(register)) => {
-            same_epoch(register, order)?;
+            not_older(register, order)?;
             if register.role != Role::Replica || fence_unfinished(register) {
                 return Err(wrong_role(
                     register,
@@ -71,7 +71,7 @@ pub(super) fn transition(
             Ok(register.clone())
         }
         (Command::Release {}, Some(register)) => {
-            same_epoch(register, order)?;
+            not_older(register, order)?;
             Ok(register.clone())
         }
         (Command::Detach {}, Some(register)) => {
@@ -110,6 +110,20 @@ fn wrong_epoch(register: &Register, order: &Order, needed: &str) -> Refusal {
 
 fn wrong_record(register: &Register, what: &str) -> Refusal {
     refuse(RefusalKind::WrongRecord, what, Some(register))
+}
+
+/// S2: an order to a host at rest may come with a newer epoch than the register's. Nothing moves by it, and whatever is still on its way
+/// under an epoch in between, a stop above all, is refused from then on.
+fn not_older(register: &Register, order: &Order) -> Result<(), Refusal> {
+    if order.epoch == register.epoch || (order.epoch > register.epoch && at_rest(register)) {
+        Ok(())
+    } else {
+        Err(wrong_epoch(
+            register,
+            order,
+            "the register's own epoch or, at rest, a newer one",
+        ))
+    }
 }
 
 fn same_epoch(register: &Register, order: &Order) -> Result<(), Refusal> {

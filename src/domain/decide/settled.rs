@@ -4,7 +4,7 @@ use super::super::action::{Action, Mark};
 use super::super::conditions::Reason;
 use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
 use super::super::fact::Fact;
-use super::super::observation::{ProtectionState, Stage, VmObservation};
+use super::super::observation::{Operation, OperationState, ProtectionState, Stage, VmObservation};
 use super::super::world::{CurrentFailover, VaultView, World};
 use super::report::{Standing, observed, say};
 use super::wait::Waiting;
@@ -144,7 +144,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             );
         }
     };
-    if let Some(owner) = world.earlier_owner {
+    // Who holds the claim keeps it: two resources of the same second, or one whose VM was not seen in time, must not stall each other.
+    let held = matches!(&view.vm, Fact::Known(vm) if vm.is_claimed_by(&world.claim));
+    if let Some(owner) = world.earlier_owner.filter(|_| !held) {
         if intent.deleting {
             return release("another resource owns the VM");
         }
@@ -182,7 +184,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     if let Some(claim) = vm.claimed_by_other(&world.claim) {
         let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
         // S6: who held it in this cluster is gone, and nobody else would bring a move that it left half way to an end.
-        let abandoned = world.claim_holder_gone && vm.stage.known().is_none_or(Stage::is_midway);
+        let running = |operation: &Operation| operation.state == OperationState::Running;
+        let abandoned = world.claim_holder_gone
+            && (vm.stage.known().is_none_or(Stage::is_midway) || vm.operations.iter().any(running));
         if intent.deleting && !abandoned {
             return release("the VM is claimed elsewhere");
         }

@@ -1,0 +1,192 @@
+//! `homeward vm`: what a person asks of one agent: which VMs it has, switching one on or off, its console.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use crate::agent::api::{
+    Command as OrderCommand, HostState, MAX_CONSOLE, OperationState, Order, PowerSwitch, VmState,
+};
+use crate::agent::client::AgentClient;
+
+/// What `homeward vm` does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Lists the VMs of a host.
+    List(Agent),
+    /// Switches a VM on. Only where its register says that it may run.
+    Start(Named),
+    /// Shuts a VM down.
+    Stop(Stop),
+    /// Prints the end of a VM's console.
+    Console(Console),
+}
+
+/// Where the agent is, and who asks.
+#[derive(Debug, clap::Args)]
+pub struct Agent {
+    /// Control API of the agent, for example <https://hv01:7443>.
+    #[arg(long = "agent", env = "HOMEWARD_AGENT", value_name = "URL")]
+    url: String,
+    /// Certificates of the authorities that the agent's certificate must come from (PEM).
+    #[arg(long, env = "HOMEWARD_AGENT_CA", value_name = "FILE")]
+    ca: PathBuf,
+    /// Own certificate (PEM); its name must be one of the agent's `allowedOperators`.
+    #[arg(long, env = "HOMEWARD_AGENT_CERTIFICATE", value_name = "FILE")]
+    certificate: PathBuf,
+    /// Key of the own certificate (PEM).
+    #[arg(long, env = "HOMEWARD_AGENT_KEY", value_name = "FILE")]
+    key: PathBuf,
+}
+
+/// One VM of a host.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    #[command(flatten)]
+    agent: Agent,
+    /// Name of the VM.
+    name: String,
+}
+
+/// Arguments of `stop`.
+#[derive(Debug, clap::Args)]
+pub struct Stop {
+    #[command(flatten)]
+    vm: Named,
+    /// Pull the plug instead of asking the guest.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `console`.
+#[derive(Debug, clap::Args)]
+pub struct Console {
+    #[command(flatten)]
+    vm: Named,
+    /// How many bytes from its end, at most 1048576.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=MAX_CONSOLE))]
+    tail: u64,
+}
+
+impl Agent {
+    fn client(&self) -> anyhow::Result<AgentClient> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
+        Ok(AgentClient::new(
+            &self.url,
+            &read(&self.ca)?,
+            &read(&self.certificate)?,
+            &read(&self.key)?,
+        )?)
+    }
+}
+
+/// Does it.
+pub async fn vm(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::List(agent) => {
+            print!("{}", table(&agent.client()?.state().await?));
+            Ok(())
+        }
+        Command::Start(vm) => switch(&vm, PowerSwitch::On, false).await,
+        Command::Stop(stop) => switch(&stop.vm, PowerSwitch::Off, stop.force).await,
+        Command::Console(Console { vm, tail }) => {
+            let client = vm.agent.client()?;
+            let state = client.state().await?;
+            print!(
+                "{}",
+                client.console(find(&state, &vm.name)?.uuid, tail).await?
+            );
+            Ok(())
+        }
+    }
+}
+
+fn find<'a>(state: &'a HostState, name: &str) -> anyhow::Result<&'a VmState> {
+    let mut named = state.vms.iter().filter(|vm| vm.name == name);
+    match (named.next(), named.next()) {
+        (Some(vm), None) => Ok(vm),
+        (Some(_), Some(_)) => bail!(
+            "host {} knows several VMs named {name}; mend its definitions",
+            state.host
+        ),
+        (None, _) => bail!(
+            "host {} knows no VM named {name}; `homeward vm list` shows those it knows",
+            state.host
+        ),
+    }
+}
+
+async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<()> {
+    let client = vm.agent.client()?;
+    let state = client.state().await?;
+    let seen = find(&state, &vm.name)?;
+    let Some(register) = &seen.register else {
+        bail!(
+            "{} has no register on {}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first)",
+            vm.name,
+            state.host
+        );
+    };
+    let order = Order {
+        vm: seen.uuid,
+        epoch: register.epoch,
+        step: register.step + 1,
+        claim: None,
+        failover: None,
+        command: OrderCommand::Power {
+            state: power,
+            force,
+        },
+    };
+    let answer = client.order(seen.uuid, &order).await?;
+    match answer.operation.state {
+        OperationState::Succeeded => println!("{}: done", vm.name),
+        OperationState::Running => println!(
+            "{}: under way; `homeward vm list` shows when it is done",
+            vm.name
+        ),
+        OperationState::Failed | OperationState::Interrupted => {
+            let why = answer
+                .operation
+                .error
+                .map_or_else(|| "it was interrupted".to_owned(), |error| error.message);
+            bail!("{}: {why}", vm.name);
+        }
+    }
+    Ok(())
+}
+
+fn table(state: &HostState) -> String {
+    let mut rows = vec![["NAME", "POWER", "MAY RUN", "EPOCH", "UUID"].map(ToOwned::to_owned)];
+    rows.extend(state.vms.iter().map(|vm| {
+        let (role, epoch) = vm.register.as_ref().map_or_else(
+            || ("no register".to_owned(), "-".to_owned()),
+            |register| (format!("{:?}", register.role), register.epoch.to_string()),
+        );
+        [
+            vm.name.clone(),
+            format!("{:?}", vm.power),
+            role,
+            epoch,
+            vm.uuid.to_string(),
+        ]
+    }));
+    let widths: Vec<usize> = (0..5)
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    rows.iter()
+        .map(|row| {
+            let line: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            format!("{}\n", line.join("  ").trim_end())
+        })
+        .collect()
+}
