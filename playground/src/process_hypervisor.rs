@@ -26,10 +26,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use homeward::agent::hypervisor::{
-    Dirty, Generation, GuestBoot, GuestDefinition, GuestPower, Hypervisor, HypervisorError,
-    LostGeneration, Point, PointDisk, PointOutcome, PointTicket, QuitReport, Recovered, Result,
-    StartSpec, Stopped, Tracking,
+use homeward::{
+    agent::hypervisor::{
+        BlockSource as _, Dirty, Generation, GuestBoot, GuestDefinition, GuestPower, Hypervisor,
+        HypervisorError, LostGeneration, Point, PointDisk, PointOutcome, PointTicket, QuitReport,
+        Recovered, Result, StartSpec, Stopped, Tracking,
+    },
+    dataplane::FileSource,
 };
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -37,10 +40,6 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{guest_image::GuestSettings, processes};
-
-mod source;
-
-use source::FileCopy;
 
 /// Names the guest in its own environment, so that it is found without a note of its number.
 const MARK: &str = "HOMEWARD_PROCESS_GUEST";
@@ -499,10 +498,10 @@ fn copy_at_one_instant(
     for disk in disks {
         let copy = folder.join(&disk.id);
         fs::copy(&disk.path, &copy).map_err(|error| at(&disk.path, error))?;
-        let source = FileCopy::open(&copy).map_err(|error| at(&copy, error))?;
+        let source = FileSource::open(&copy).map_err(|error| at(&copy, error))?;
         copies.push(PointDisk {
             id: disk.id.clone(),
-            size: source.length(),
+            size: source.size(),
             source: Box::new(source),
         });
     }

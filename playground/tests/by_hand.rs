@@ -15,6 +15,8 @@ use homeward::{
     api::Site,
 };
 use homeward_playground::{
+    accelerator,
+    guest_image::highest_acknowledged,
     proofs::{self, History},
     world::{HypervisorKind, LIMIT, Vm, VmOptions, World, WorldOptions, eventually},
 };
@@ -186,9 +188,10 @@ impl Hands {
             .await?;
         self.failover = None;
         self.covered(to, epoch).await?;
-        let before = self.world.console(&self.vm, to).len();
+        let last = || highest_acknowledged(&self.world.console(&self.vm, to));
+        let before = last();
         eventually(LIMIT, "it writes", async || {
-            Ok((self.world.console(&self.vm, to).len() > before).then_some(()))
+            Ok((last() > before).then_some(()))
         })
         .await
     }
@@ -200,10 +203,14 @@ fn sent_after(order: &Order) -> u64 {
 }
 
 async fn hands(kill: bool) -> Result<Hands> {
-    let mut options = WorldOptions::new(HypervisorKind::Process);
+    hands_on(HypervisorKind::Process, &VmOptions::small("web"), kill).await
+}
+
+async fn hands_on(hypervisor: HypervisorKind, vm: &VmOptions, kill: bool) -> Result<Hands> {
+    let mut options = WorldOptions::new(hypervisor);
     options.operators = 0;
     let mut world = World::start(options).await?;
-    let vm = world.define(&VmOptions::small("web"))?;
+    let vm = world.define(vm)?;
     let mut hands = Hands {
         world,
         vm,
@@ -233,6 +240,11 @@ async fn hands(kill: bool) -> Result<Hands> {
 }
 
 async fn there_and_back(mut hands: Hands) -> Result<()> {
+    eventually(LIMIT, "it writes", async || {
+        let said = hands.world.console(&hands.vm, Site::OnPremises);
+        Ok((highest_acknowledged(&said) > 0).then_some(()))
+    })
+    .await?;
     for from in [Site::OnPremises, Site::Azure, Site::OnPremises, Site::Azure] {
         let began = std::time::Instant::now();
         hands
@@ -256,6 +268,14 @@ async fn there_and_back(mut hands: Hands) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_travels_by_orders() -> Result<()> {
     there_and_back(hands(false).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_guest_travels_by_orders() -> Result<()> {
+    let kvm = accelerator::kvm_works().await?;
+    let mut vm = VmOptions::small("web");
+    vm.disks = vec![64 << 20, 32 << 20];
+    there_and_back(hands_on(HypervisorKind::Qemu { kvm }, &vm, false).await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
