@@ -38,7 +38,7 @@ pub(crate) enum Candidates {
 
 /// What to send.
 pub(crate) struct Pass {
-    pub pass: Uuid,
+    pub name: Uuid,
     /// The register's epoch and step: what the peer's admission judges.
     pub id: StepId,
     pub began_after: StepId,
@@ -216,7 +216,7 @@ pub(crate) async fn send(
     let spec = PassSpec {
         epoch: pass.id.epoch,
         step: pass.id.step,
-        pass: pass.pass,
+        pass: pass.name,
         mode: if pass.full {
             Mode::NewFiles
         } else {
@@ -256,7 +256,7 @@ pub(crate) async fn send(
         UsedCandidates::All(why) => (CandidatesUsed::All, why_all(why, pass.reason)),
     };
     Ok(PassReport {
-        pass: pass.pass,
+        pass: pass.name,
         began_after: pass.began_after,
         point: pass.point,
         roots: to_api(&outcome.roots),

@@ -143,6 +143,9 @@ pub struct ProtectedVirtualMachineStatus {
     /// Counter raised whenever the right to run moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// Newest order within the epoch that was seen to have been taken; a look that shows less than both is an old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<i64>,
     /// The protection that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,

@@ -1,7 +1,9 @@
 //! The command line: arguments, the configuration that follows from them, and the subcommands. The only place that picks concrete
 //! drivers.
 
+mod agent;
 mod crds;
+mod drivers;
 mod pki;
 mod run;
 mod vm;
@@ -9,6 +11,10 @@ mod vm;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::LogFormat;
 
 pub use crds::files as crd_files;
 
@@ -24,12 +30,16 @@ struct Arguments {
 enum Command {
     /// Prints, writes or checks the CustomResourceDefinitions.
     Crds(crds::Arguments),
-    /// Makes an authority, and issues certificates for agents and the operator.
-    Pki(pki::Arguments),
     /// Runs the operator.
     Run(Box<run::Arguments>),
-    /// Lists, starts and stops the VMs of a host, through its agent.
-    Vm(vm::Arguments),
+    /// Runs the agent of one host, beside its hypervisor.
+    Agent(agent::Arguments),
+    /// Makes a certificate authority and certificates.
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Asks one agent for its VMs, or to switch one on or off.
+    #[command(subcommand)]
+    Vm(vm::Command),
 }
 
 /// Does what the command line says.
@@ -38,9 +48,10 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Crds(arguments) => crds::crds(&arguments),
-        Command::Pki(arguments) => pki::pki(arguments),
         Command::Run(arguments) => block_on(run::run(*arguments)),
-        Command::Vm(arguments) => block_on(vm::vm(arguments)),
+        Command::Agent(arguments) => block_on(agent::run(arguments)),
+        Command::Pki(command) => pki::pki(&command),
+        Command::Vm(command) => block_on(vm::vm(command)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,6 +67,29 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .enable_all()
         .build()?
         .block_on(work)
+}
+
+fn log_format(word: &str) -> Result<LogFormat, String> {
+    match word {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be text or json".into()),
+    }
+}
+
+/// Cancels `stop` at SIGTERM or SIGINT.
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stops: takes up nothing new and lets what is under way end");
+        stop.cancel();
+    });
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,72 +1,71 @@
-//! `homeward pki`: a certificate authority for those who have none.
+//! `homeward pki`: a certificate authority and certificates, for those who have none.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
-
 use crate::pki::{Authority, Usages};
 
-/// What `homeward pki` takes.
-#[derive(Debug, Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
+/// What `homeward pki` does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
     /// Makes an authority: ca.pem and ca-key.pem. Nothing is overwritten.
-    Init {
-        /// Folder of the authority; made when it is not there.
-        #[arg(long, value_name = "DIR")]
-        folder: PathBuf,
-        /// Name of the authority in its certificate.
-        #[arg(long, default_value = "Homeward")]
-        name: String,
-    },
-    /// Issues a certificate: NAME.pem and NAME-key.pem beside the authority. Nothing is overwritten.
-    Issue {
-        /// Folder of the authority.
-        #[arg(long, value_name = "DIR")]
-        folder: PathBuf,
-        /// What the certificate is for: an agent serves and connects, the operator and people only connect.
-        #[arg(long = "for", value_enum)]
-        usage: For,
-        /// One more DNS name or IP address of an agent; can be given several times or with commas. None when absent.
-        #[arg(long = "san", value_delimiter = ',', value_name = "NAME")]
-        sans: Vec<String>,
-        /// Name in the certificate: the host of an agent, or who connects.
-        name: String,
-    },
+    Init(Init),
+    /// Issues NAME.pem and NAME-key.pem. Nothing is overwritten.
+    Issue(Issue),
 }
 
-/// What a certificate is for.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum For {
-    /// The agent of a host.
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    /// Folder of the authority; made if it is not there.
+    #[arg(long, value_name = "DIR", default_value = "pki")]
+    dir: PathBuf,
+    /// Name of the authority, as it stands in certificates.
+    #[arg(long, default_value = "Homeward")]
+    name: String,
+}
+
+/// Arguments of `issue`.
+#[derive(Debug, clap::Args)]
+pub struct Issue {
+    /// Folder of the authority.
+    #[arg(long, value_name = "DIR", default_value = "pki")]
+    dir: PathBuf,
+    /// For which side: an agent serves and connects, an operator only connects.
+    #[arg(long = "for", value_enum)]
+    side: Side,
+    /// More names or addresses under which an agent is reached; can be given several times.
+    #[arg(long = "san", value_name = "NAME-OR-ADDRESS")]
+    sans: Vec<String>,
+    /// The name that the other side allows: an agent's host name, or the operator's.
+    name: String,
+}
+
+/// For whom a certificate is.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Side {
+    /// An agent.
     Agent,
-    /// The operator, or a person with `homeward vm`.
+    /// The operator, or a person.
     Operator,
 }
 
-/// Does what the arguments say.
-pub fn pki(arguments: Arguments) -> anyhow::Result<()> {
-    match arguments.command {
-        Command::Init { folder, name } => {
-            Authority::create(&folder, &name)?;
-            println!("{}", folder.join("ca.pem").display());
+/// Does it, and says which files were made.
+pub fn pki(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Init(init) => {
+            Authority::create(&init.dir, &init.name)?;
+            println!("{}", init.dir.join("ca.pem").display());
+            println!("{}", init.dir.join("ca-key.pem").display());
+            eprintln!(
+                "Keep ca-key.pem off-line once every certificate is issued: whoever has it can speak as any agent or operator."
+            );
         }
-        Command::Issue {
-            folder,
-            usage,
-            sans,
-            name,
-        } => {
-            let usages = match usage {
-                For::Agent => Usages::ServerAndClient,
-                For::Operator => Usages::Client,
+        Command::Issue(issue) => {
+            let usages = match issue.side {
+                Side::Agent => Usages::ServerAndClient,
+                Side::Operator => Usages::Client,
             };
-            let issued = Authority::load(&folder)?.issue(&name, &sans, usages)?;
+            let issued = Authority::load(&issue.dir)?.issue(&issue.name, &issue.sans, usages)?;
             println!("{}", issued.certificate.display());
             println!("{}", issued.key.display());
         }

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::{
-    DriverFactory, DriverInput, LeaseSettings, Operator, Paces, Settings, Timeouts,
-};
-use crate::driver::{DriverError, ReplicationDriver};
+use super::stop_on_signal;
+use crate::controllers::{LeaseSettings, Operator, Paces, Settings, Timeouts};
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
 /// What `homeward run` takes. Every value can also be set in the environment.
@@ -71,19 +68,11 @@ pub struct Arguments {
     #[arg(long, env = "HOMEWARD_SUBMIT_TIMEOUT", default_value = "30s", value_parser = duration)]
     submit_timeout: Duration,
     /// How log lines look: text or json.
-    #[arg(long, env = "HOMEWARD_LOG_FORMAT", default_value = "text", value_parser = log_format)]
+    #[arg(long, env = "HOMEWARD_LOG_FORMAT", default_value = "text", value_parser = super::log_format)]
     log_format: LogFormat,
     /// Which log lines are written, for example `info` or `info,homeward=debug`.
     #[arg(long, env = "HOMEWARD_LOG", default_value = "info")]
     log: String,
-}
-
-fn log_format(word: &str) -> Result<LogFormat, String> {
-    match word {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("must be text or json".into()),
-    }
 }
 
 /// A time as it stands in resources: `200ms`, `10s`, `5m`.
@@ -157,7 +146,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let operator = Operator {
         config,
         settings,
-        factory: Arc::new(Drivers),
+        factory: Arc::new(super::drivers::Drivers),
         health,
         metrics,
     };
@@ -165,35 +154,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     telling.cancel();
     tracing::info!("ended as asked");
     Ok(())
-}
-
-fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stops: takes up nothing new and lets what is under way end");
-        stop.cancel();
-    });
-    Ok(())
-}
-
-/// The drivers that this program has.
-struct Drivers;
-
-impl DriverFactory for Drivers {
-    fn build(&self, input: &DriverInput) -> Result<Arc<dyn ReplicationDriver>, DriverError> {
-        Err(DriverError::refused(
-            crate::domain::ErrorClass::Invalid,
-            format!(
-                "vault {}/{}: this build has no driver",
-                input.namespace, input.name
-            ),
-        ))
-    }
 }
 
 #[cfg(test)]

@@ -1,207 +1,192 @@
-//! `homeward vm`: what a person does with the VMs of one host, through its agent.
+//! `homeward vm`: what a person asks of one agent: which VMs it has, switching one on or off, its console.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
 
 use crate::agent::api::{
-    Command as OrderCommand, HostState, Operation, OperationState, Order, PowerSwitch, VmState,
+    Command as OrderCommand, HostState, MAX_CONSOLE, OperationState, Order, PowerSwitch, VmState,
 };
 use crate::agent::client::AgentClient;
 
-/// How often an order under way is looked at.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// What `homeward vm` takes.
-#[derive(Debug, Args)]
-pub struct Arguments {
-    /// Address of the agent, for example https://hv01.example.com:7443.
-    #[arg(long, env = "HOMEWARD_AGENT_URL")]
-    url: String,
-    /// Certificates of the authorities that the agent's certificate must come from, as PEM.
-    #[arg(long, env = "HOMEWARD_CA", value_name = "FILE")]
-    ca: PathBuf,
-    /// Own certificate, as PEM.
-    #[arg(long, env = "HOMEWARD_CERTIFICATE", value_name = "FILE")]
-    certificate: PathBuf,
-    /// Key of the own certificate, as PEM.
-    #[arg(long, env = "HOMEWARD_KEY", value_name = "FILE")]
-    key: PathBuf,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Lists the VMs of the host: whether they run and what its register says.
-    List,
-    /// Starts a VM that this host has the right to run.
-    Start {
-        /// Name or UUID of the VM.
-        vm: String,
-    },
+/// What `homeward vm` does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Lists the VMs of a host.
+    List(Agent),
+    /// Switches a VM on. Only where its register says that it may run.
+    Start(Named),
     /// Shuts a VM down.
-    Stop {
-        /// Name or UUID of the VM.
-        vm: String,
-        /// Pull the plug instead of asking the guest.
-        #[arg(long)]
-        force: bool,
-    },
+    Stop(Stop),
     /// Prints the end of a VM's console.
-    Console {
-        /// Name or UUID of the VM.
-        vm: String,
-        /// How many bytes.
-        #[arg(long, default_value_t = 16384)]
-        tail: u64,
-    },
+    Console(Console),
 }
 
-/// Does what the arguments say.
-pub async fn vm(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments {
-        url,
-        ca,
-        certificate,
-        key,
-        command,
-    } = arguments;
-    let client = AgentClient::new(&url, &read(&ca)?, &read(&certificate)?, &read(&key)?)?;
-    let state = client.state().await?;
-    match command {
-        Command::List => {
-            print!("{}", table(&state));
-            Ok(())
-        }
-        Command::Start { vm } => switch(&client, find(&state, &vm)?, PowerSwitch::On, false).await,
-        Command::Stop { vm, force } => {
-            switch(&client, find(&state, &vm)?, PowerSwitch::Off, force).await
-        }
-        Command::Console { vm, tail } => {
-            print!("{}", client.console(find(&state, &vm)?.uuid, tail).await?);
-            Ok(())
-        }
+/// Where the agent is, and who asks.
+#[derive(Debug, clap::Args)]
+pub struct Agent {
+    /// Control API of the agent, for example <https://hv01:7443>.
+    #[arg(long = "agent", env = "HOMEWARD_AGENT", value_name = "URL")]
+    url: String,
+    /// Certificates of the authorities that the agent's certificate must come from (PEM).
+    #[arg(long, env = "HOMEWARD_AGENT_CA", value_name = "FILE")]
+    ca: PathBuf,
+    /// Own certificate (PEM); its name must be one of the agent's `allowedOperators`.
+    #[arg(long, env = "HOMEWARD_AGENT_CERTIFICATE", value_name = "FILE")]
+    certificate: PathBuf,
+    /// Key of the own certificate (PEM).
+    #[arg(long, env = "HOMEWARD_AGENT_KEY", value_name = "FILE")]
+    key: PathBuf,
+}
+
+/// One VM of a host.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    #[command(flatten)]
+    agent: Agent,
+    /// Name of the VM.
+    name: String,
+}
+
+/// Arguments of `stop`.
+#[derive(Debug, clap::Args)]
+pub struct Stop {
+    #[command(flatten)]
+    vm: Named,
+    /// Pull the plug instead of asking the guest.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `console`.
+#[derive(Debug, clap::Args)]
+pub struct Console {
+    #[command(flatten)]
+    vm: Named,
+    /// How many bytes from its end, at most 1048576.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=MAX_CONSOLE))]
+    tail: u64,
+}
+
+impl Agent {
+    fn client(&self) -> anyhow::Result<AgentClient> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
+        Ok(AgentClient::new(
+            &self.url,
+            &read(&self.ca)?,
+            &read(&self.certificate)?,
+            &read(&self.key)?,
+        )?)
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+/// Does it.
+pub async fn vm(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::List(agent) => {
+            print!("{}", table(&agent.client()?.state().await?));
+            Ok(())
+        }
+        Command::Start(vm) => switch(&vm, PowerSwitch::On, false).await,
+        Command::Stop(stop) => switch(&stop.vm, PowerSwitch::Off, stop.force).await,
+        Command::Console(Console { vm, tail }) => {
+            let client = vm.agent.client()?;
+            let state = client.state().await?;
+            print!(
+                "{}",
+                client.console(find(&state, &vm.name)?.uuid, tail).await?
+            );
+            Ok(())
+        }
+    }
 }
 
 fn find<'a>(state: &'a HostState, name: &str) -> anyhow::Result<&'a VmState> {
-    let mut found = state
-        .vms
-        .iter()
-        .filter(|vm| vm.name == name || vm.uuid.to_string() == name);
-    match (found.next(), found.next()) {
+    let mut named = state.vms.iter().filter(|vm| vm.name == name);
+    match (named.next(), named.next()) {
         (Some(vm), None) => Ok(vm),
-        (Some(_), Some(_)) => bail!("{} has several VMs named {name}: give the UUID", state.host),
-        (None, _) => bail!("{} knows no VM {name}", state.host),
+        (Some(_), Some(_)) => bail!(
+            "host {} knows several VMs named {name}; mend its definitions",
+            state.host
+        ),
+        (None, _) => bail!(
+            "host {} knows no VM named {name}; `homeward vm list` shows those it knows",
+            state.host
+        ),
     }
 }
 
-/// One line a VM.
-fn table(state: &HostState) -> String {
-    let mut lines = vec![[
-        "NAME".to_owned(),
-        "UUID".into(),
-        "POWER".into(),
-        "ROLE".into(),
-        "EPOCH".into(),
-        "CLAIMED".into(),
-    ]];
-    for vm in &state.vms {
-        let of_register = |text: fn(&crate::agent::api::Register) -> String| {
-            vm.register.as_ref().map_or_else(|| "-".to_owned(), text)
-        };
-        lines.push([
-            vm.name.clone(),
-            vm.uuid.to_string(),
-            format!("{:?}", vm.power),
-            of_register(|register| format!("{:?}", register.role)),
-            of_register(|register| format!("{}.{}", register.epoch, register.step)),
-            of_register(|register| {
-                if register.claim.is_some() {
-                    "yes"
-                } else {
-                    "no"
-                }
-                .into()
-            }),
-        ]);
-    }
-    let mut widths = [0; 6];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-async fn switch(
-    client: &AgentClient,
-    vm: &VmState,
-    state: PowerSwitch,
-    force: bool,
-) -> anyhow::Result<()> {
-    let Some(register) = &vm.register else {
+async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<()> {
+    let client = vm.agent.client()?;
+    let state = client.state().await?;
+    let seen = find(&state, &vm.name)?;
+    let Some(register) = &seen.register else {
         bail!(
-            "{} has no register on this host, so nothing may start or stop it here: apply a ProtectedVirtualMachine for it first",
-            vm.name
+            "{} has no register on {}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first)",
+            vm.name,
+            state.host
         );
     };
     let order = Order {
-        vm: vm.uuid,
+        vm: seen.uuid,
         epoch: register.epoch,
         step: register.step + 1,
         claim: None,
         failover: None,
-        command: OrderCommand::Power { state, force },
+        command: OrderCommand::Power {
+            state: power,
+            force,
+        },
     };
-    let mut operation = client.order(vm.uuid, &order).await?.operation;
-    loop {
-        match operation.state {
-            OperationState::Succeeded => {
-                println!("{}: done", vm.name);
-                return Ok(());
-            }
-            OperationState::Failed | OperationState::Interrupted => {
-                let why = operation
-                    .error
-                    .map_or_else(|| "it was cut short".to_owned(), |error| error.message);
-                bail!("{}: {why}", vm.name);
-            }
-            OperationState::Running => {
-                tokio::time::sleep(LOOK).await;
-                operation = newest(&client.state().await?, vm, &order)?;
-            }
+    let answer = client.order(seen.uuid, &order).await?;
+    match answer.operation.state {
+        OperationState::Succeeded => println!("{}: done", vm.name),
+        OperationState::Running => println!(
+            "{}: under way; `homeward vm list` shows when it is done",
+            vm.name
+        ),
+        OperationState::Failed | OperationState::Interrupted => {
+            let why = answer
+                .operation
+                .error
+                .map_or_else(|| "it was interrupted".to_owned(), |error| error.message);
+            bail!("{}: {why}", vm.name);
         }
     }
+    Ok(())
 }
 
-fn newest(state: &HostState, vm: &VmState, order: &Order) -> anyhow::Result<Operation> {
-    find(state, &vm.uuid.to_string())?
-        .operation
-        .clone()
-        .filter(|operation| (operation.epoch, operation.step) == (order.epoch, order.step))
-        .with_context(|| {
-            format!(
-                "{}: another order came in between; look at it with `homeward vm list`",
-                vm.name
-            )
+fn table(state: &HostState) -> String {
+    let mut rows = vec![["NAME", "POWER", "MAY RUN", "EPOCH", "UUID"].map(ToOwned::to_owned)];
+    rows.extend(state.vms.iter().map(|vm| {
+        let (role, epoch) = vm.register.as_ref().map_or_else(
+            || ("no register".to_owned(), "-".to_owned()),
+            |register| (format!("{:?}", register.role), register.epoch.to_string()),
+        );
+        [
+            vm.name.clone(),
+            format!("{:?}", vm.power),
+            role,
+            epoch,
+            vm.uuid.to_string(),
+        ]
+    }));
+    let widths: Vec<usize> = (0..5)
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
         })
+        .collect();
+    rows.iter()
+        .map(|row| {
+            let line: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            format!("{}\n", line.join("  ").trim_end())
+        })
+        .collect()
 }

@@ -166,6 +166,15 @@ impl VmObservation {
             .find(|claim| *claim != own)
     }
 
+    /// The newest order that either side has taken.
+    #[must_use]
+    pub fn newest_mark(&self) -> Option<Mark> {
+        Site::BOTH
+            .into_iter()
+            .filter_map(|site| self.marks[site].known().copied())
+            .max()
+    }
+
     /// Whether every side that knows the VM holds this claim; at least one does.
     #[must_use]
     pub fn is_claimed_by(&self, own: &Claim) -> bool {

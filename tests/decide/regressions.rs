@@ -186,3 +186,30 @@ fn a_stop_on_its_way_is_barred_before_a_move_ends_cancelled() {
         run(&start, &steps).unwrap();
     }
 }
+
+/// A look from before the source was resumed fenced the target a second time, and the registers contradicted each other.
+#[test]
+fn a_look_from_before_the_end_of_a_move_fences_nothing() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let behind = Disturbance {
+        stale_vault: true,
+        ..Disturbance::default()
+    };
+    let steps = [
+        run_of(0, 1, 1),
+        Step::Answer(Answer::Cancel),
+        run_of(1, 1, 0),
+        run_of(0, 1, 0),
+        run_of(1, 6, 2),
+        Step::Pass {
+            operator: 0,
+            disturbance: behind,
+        },
+    ];
+    run(&start, &steps).unwrap();
+}

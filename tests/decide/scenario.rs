@@ -89,6 +89,8 @@ pub struct World {
     taken: BTreeSet<(Site, u64, u64)>,
     ended: BTreeSet<String>,
     pub trace: bool,
+    /// Everything was lost while an order was still on its way: nobody is left who could wait for it.
+    orphaned: bool,
 }
 
 pub fn spec(placement: Site) -> Spec {
@@ -121,6 +123,7 @@ impl World {
             checked: 0,
             taken: BTreeSet::new(),
             ended: BTreeSet::new(),
+            orphaned: false,
             trace: std::env::var_os("HOMEWARD_TRACE").is_some(),
         }
     }
@@ -171,6 +174,7 @@ impl World {
             Step::LoseFailover => self.store.lose_current(),
             Step::DeletePvm => self.store.delete_pvm(),
             Step::Rebuild(placement) => {
+                self.orphaned |= self.simulation.on_their_way() > 0;
                 self.store.lose_everything();
                 self.store.apply(spec(*placement));
                 for operator in &mut self.operators {
@@ -537,6 +541,12 @@ impl World {
         };
         match vm.stage {
             Fact::Known(Stage::Settled { .. } | Stage::Unclaimed { .. }) => Ok(()),
+            Fact::Known(_) if self.orphaned => {
+                // S6: whoever makes the resource anew finds the registers, and goes on from them.
+                self.orphaned = false;
+                self.store.apply(spec(Site::OnPremises));
+                self.converge()
+            }
             stage => Err(format!("let go of in the middle of a move: {stage:?}")),
         }
     }

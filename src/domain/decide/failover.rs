@@ -259,7 +259,9 @@ impl Move<'_> {
             .iter()
             .find(|op| op.mark == mark && op.kind == kind);
         if let Some(operation) = operation {
-            self.note_taken(mark);
+            if operation.state != OperationState::Running {
+                self.note_taken(mark);
+            }
             return self.settle_seen(operation, &action);
         }
         let seen = action.site().map_or_else(
@@ -369,21 +371,17 @@ impl Move<'_> {
 
     /// The newest order of this move that was seen to have been taken.
     fn taken(&self) -> Mark {
-        let number =
-            |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-        Mark {
-            epoch: number(self.status.epoch),
-            step: number(self.status.step),
-        }
+        super::written_mark(self.status.epoch, self.status.step)
     }
 
-    /// S7: registers only grow. One that shows less than this move has seen taken was read before that.
+    /// S7: registers only grow, and an operation that has ended does not run again. A look that shows less than this move has seen
+    /// is older than that.
     fn is_behind(&self, vm: &VmObservation) -> bool {
-        let highest = Site::BOTH
-            .into_iter()
-            .filter_map(|site| vm.marks[site].known().copied())
-            .max();
-        highest.is_some_and(|highest| highest < self.taken())
+        let taken = self.taken();
+        vm.newest_mark().is_some_and(|newest| newest < taken)
+            || vm.operations.iter().any(|operation| {
+                operation.mark == taken && operation.state == OperationState::Running
+            })
     }
 
     fn drop_pending(&mut self) {

@@ -22,8 +22,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::action::{Mark, Submission};
 use super::conditions::ConditionType;
 use super::decision::{Decision, Effect, Event, Pace};
+use super::fact::Fact;
 use super::failure::ErrorClass;
-use super::world::{CurrentFailover, World};
+use super::world::{CurrentFailover, VaultView, World};
 use crate::api::{
     FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
     ProtectedVirtualMachineStatus,
@@ -33,6 +34,39 @@ use wait::{Wait, Waiting};
 /// Decides. Total and deterministic: the same world gives the same decision.
 #[must_use]
 pub fn decide(world: &World<'_>) -> Decision {
+    if let Some(unseen) = without_old_look(world) {
+        return decide_on(&unseen);
+    }
+    decide_on(world)
+}
+
+/// S7: registers only grow, so that one that shows less than was written down was read before that. Nothing is known from such a look.
+fn without_old_look<'a>(world: &World<'a>) -> Option<World<'a>> {
+    let written = written_mark(world.status.epoch, world.status.step);
+    let newest = report::seen(world)?.newest_mark()?;
+    let Fact::Known(view) = &world.vault else {
+        return None;
+    };
+    (newest < written).then(|| World {
+        vault: Fact::Known(VaultView {
+            vm: Fact::Unknown(format!(
+                "a newer look: the registers were seen at {newest}, and at {written} before; if a host was put back to an earlier state, see the runbook on contradicting registers"
+            )),
+            ..view.clone()
+        }),
+        ..world.clone()
+    })
+}
+
+fn written_mark(epoch: Option<i64>, step: Option<i64>) -> Mark {
+    let number = |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    Mark {
+        epoch: number(epoch),
+        step: number(step),
+    }
+}
+
+fn decide_on(world: &World<'_>) -> Decision {
     match world.failover {
         CurrentFailover::Known(view) => failover::decide(world, view),
         CurrentFailover::None | CurrentFailover::Missing => settled::decide(world),

@@ -13,7 +13,7 @@ use super::to_i64;
 use super::wait::{Wait, Waiting};
 use crate::api::{
     Condition, FailoverOutcome, FailoverPhase, FailoverStatus, Health, LastFailoverStatus,
-    MeasuredDowntime, ProtectedVirtualMachineStatus, ReplicationStatus, Site, VirtualMachinePhase,
+    MeasuredDowntime, ProtectedVirtualMachineStatus, ReplicationStatus, VirtualMachinePhase,
 };
 
 /// What `Ready` says, and what goes with it.
@@ -216,11 +216,10 @@ pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
             status.active_site = Some(site);
             status.active_since = Some(Time(vm.active_since.unwrap_or(world.now)));
         }
-        let epoch = Site::BOTH
-            .into_iter()
-            .filter_map(|site| vm.marks[site].known().map(|mark| mark.epoch))
-            .max();
-        status.epoch = epoch.map(to_i64);
+        if let Some(newest) = vm.newest_mark() {
+            status.epoch = Some(to_i64(newest.epoch));
+            status.step = Some(to_i64(newest.step));
+        }
     }
     match &vm.protection {
         Fact::Known(protection) => {

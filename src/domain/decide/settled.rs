@@ -4,7 +4,7 @@ use super::super::action::{Action, Mark};
 use super::super::conditions::Reason;
 use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
 use super::super::fact::Fact;
-use super::super::observation::{ProtectionState, Stage, VmObservation};
+use super::super::observation::{Operation, OperationState, ProtectionState, Stage, VmObservation};
 use super::super::world::{CurrentFailover, VaultView, World};
 use super::report::{Standing, observed, say};
 use super::wait::Waiting;
@@ -184,7 +184,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     if let Some(claim) = vm.claimed_by_other(&world.claim) {
         let named = intent.takeover.as_deref() == Some(claim.to_string().as_str());
         // S6: who held it in this cluster is gone, and nobody else would bring a move that it left half way to an end.
-        let abandoned = world.claim_holder_gone && vm.stage.known().is_none_or(Stage::is_midway);
+        let running = |operation: &Operation| operation.state == OperationState::Running;
+        let abandoned = world.claim_holder_gone
+            && (vm.stage.known().is_none_or(Stage::is_midway) || vm.operations.iter().any(running));
         if intent.deleting && !abandoned {
             return release("the VM is claimed elsewhere");
         }

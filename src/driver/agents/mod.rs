@@ -1,1 +1,166 @@
 //! Client of Homeward's own agents.
+//!
+//! ```text
+//!   observe ─▶ GET /v1/state of every host, side by side ─▶ look: what each host says ─▶ mapping: one VM ─▶ stage: two registers
+//!   submit  ─▶ plan: an action as orders, passive side first ─▶ POST one after the other ─▶ answers: classes of errors
+//! ```
+//!
+//! Nothing is decided here and nothing is retried: an order that was not answered may have taken effect, and says so. `look`, `mapping`,
+//! `stage` and `plan` are pure.
+
+mod answers;
+mod look;
+mod mapping;
+mod plan;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use super::{DriverError, ReplicationDriver};
+use crate::agent::api::HostState;
+use crate::agent::client::AgentClient;
+use crate::api::Site;
+use crate::domain::{
+    BySite, Capabilities, DirectionCapabilities, ErrorClass, Submission, VaultObservation,
+};
+use look::{HostSight, Look};
+use plan::Planned;
+
+/// How long one host may take to tell its state.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One host of a vault.
+#[derive(Clone, Debug)]
+pub struct AgentsHost {
+    /// Its name, as its own configuration gives it.
+    pub name: String,
+    /// Its site.
+    pub site: Site,
+    /// Its agent.
+    pub client: AgentClient,
+}
+
+/// What was last heard of a host.
+#[derive(Clone, Debug)]
+struct Heard {
+    state: Arc<HostState>,
+    at: Timestamp,
+}
+
+/// The agents of both sites as a driver.
+#[derive(Debug)]
+pub struct AgentsDriver {
+    hosts: Vec<AgentsHost>,
+    interval: Duration,
+    capabilities: Capabilities,
+    /// What each host last said: a host that is silent now matters only to VMs that it knew then.
+    heard: Mutex<BTreeMap<String, Heard>>,
+}
+
+impl AgentsDriver {
+    /// A driver over these hosts, in the order in which a VM without a replica looks for one.
+    #[must_use]
+    pub fn new(hosts: Vec<AgentsHost>, replication_interval: Duration) -> Self {
+        let everything = DirectionCapabilities {
+            rollback: true,
+            cancel_after_stop: true,
+            pause_before_cutover: true,
+            separate_stop: true,
+            rates: true,
+            protects_after_commit: Ok(()),
+        };
+        Self {
+            hosts,
+            interval: replication_interval,
+            capabilities: Capabilities {
+                towards: BySite {
+                    on_premises: everything.clone(),
+                    azure: everything,
+                },
+            },
+            heard: Mutex::default(),
+        }
+    }
+
+    async fn look(&self) -> Look {
+        let answers = join_all(self.hosts.iter().map(|host| async {
+            let answer = tokio::time::timeout(LOOK_DEADLINE, host.client.state()).await;
+            match answer {
+                Ok(Ok(state)) => look::check_identity(host, state),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!(
+                    "{} did not answer within {} s: check that its agent runs and can be reached",
+                    host.client.url(),
+                    LOOK_DEADLINE.as_secs()
+                )),
+            }
+        }))
+        .await;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = self
+            .hosts
+            .iter()
+            .zip(answers)
+            .map(|(host, answer)| {
+                let answer = answer.map(Arc::new);
+                if let Ok(state) = &answer {
+                    let heard_now = Heard {
+                        state: state.clone(),
+                        at: Timestamp::now(),
+                    };
+                    heard.insert(host.name.clone(), heard_now);
+                }
+                let before = heard.get(&host.name);
+                HostSight {
+                    name: host.name.clone(),
+                    site: host.site,
+                    control: host.client.url().to_owned(),
+                    last_heartbeat: before.map(|heard| heard.at),
+                    before: before.map(|heard| heard.state.clone()),
+                    state: answer,
+                }
+            })
+            .collect();
+        Look { hosts }
+    }
+
+    async fn give(&self, planned: &Planned) -> Result<(), DriverError> {
+        let Some(host) = self.hosts.iter().find(|host| host.name == planned.host) else {
+            return Err(DriverError::refused(
+                ErrorClass::Conflict,
+                format!("host {} is not of this vault any more", planned.host),
+            ));
+        };
+        match host.client.order(planned.order.vm, &planned.order).await {
+            // Ended or under way: how it went on shows in the next look.
+            Ok(_) => Ok(()),
+            Err(error) => Err(answers::refusal(&host.name, &error)),
+        }
+    }
+}
+
+#[async_trait]
+impl ReplicationDriver for AgentsDriver {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn observe(&self) -> Result<VaultObservation, DriverError> {
+        Ok(mapping::vault(&self.look().await))
+    }
+
+    async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
+        let look = self.look().await;
+        let interval = self.interval.as_secs().max(1);
+        for planned in plan::plan(&look, vm, submission, interval)? {
+            self.give(&planned).await?;
+        }
+        Ok(())
+    }
+}

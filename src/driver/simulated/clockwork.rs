@@ -68,7 +68,7 @@ impl Simulation {
                     .is_some_and(|register| register.role == Role::Owner && register.should_run)
             });
             if starts {
-                self.start_guest(name, site, false);
+                self.start_guest(name, site);
             }
         }
     }
@@ -87,7 +87,7 @@ impl Simulation {
         }
         register.should_run = on;
         if on {
-            self.start_guest(name, site, false);
+            self.start_guest(name, site);
         } else {
             self.stop_guest(name, site);
         }
@@ -171,7 +171,7 @@ impl Simulation {
         register.role = Role::Owner;
         register.stop = None;
         if register.should_run {
-            self.start_guest(name, site, false);
+            self.start_guest(name, site);
         }
     }
 
@@ -198,11 +198,8 @@ impl Simulation {
             Order::Start { .. } => self.promote(name, site),
             Order::Fence => self.end_fence(name, site),
             Order::Resume { .. } => {
-                let should_run = self.register(name, site).is_some_and(|own| own.should_run);
-                if should_run {
-                    self.start_guest(name, site, true);
-                } else if let Some(vm) = self.vms.get_mut(name) {
-                    vm.acknowledged = vm.sides[site].disk.records.clone();
+                if self.register(name, site).is_some_and(|own| own.should_run) {
+                    self.start_guest(name, site);
                 }
             }
             _ => {}
@@ -305,7 +302,7 @@ impl Simulation {
             left_off: !register.should_run,
         });
         if register.should_run {
-            self.start_guest(name, site, false);
+            self.start_guest(name, site);
         }
     }
 

@@ -61,7 +61,7 @@ impl Simulation {
     }
 
     /// The hypervisor starts a guest. It does as it is told; what is wrong with that is noted.
-    pub(super) fn start_guest(&mut self, name: &str, site: Site, drops_other: bool) {
+    pub(super) fn start_guest(&mut self, name: &str, site: Site) {
         let Some(vm) = self.vms.get_mut(name) else {
             return;
         };
@@ -72,13 +72,7 @@ impl Simulation {
         if vm.sides[site.other()].running {
             wrong.push("1: two guests run".to_owned());
         }
-        if drops_other {
-            // Taken back: what the target wrote since cutover is dropped, which is what a rollback says it does.
-            if let Some(lost) = lost_below(vm, site) {
-                wrong.push(lost);
-            }
-            vm.acknowledged = vm.sides[site].disk.records.clone();
-        } else if vm.sides[site].disk.records != vm.acknowledged {
+        if vm.sides[site].disk.records != vm.acknowledged {
             wrong.push(format!(
                 "2: the guest starts in {site} with {} records of {} that were written",
                 vm.sides[site].disk.records.len(),
@@ -93,6 +87,18 @@ impl Simulation {
             self.violation(name, text);
         }
         self.note(name, site, Happening::Started);
+    }
+
+    /// The right to run goes back: what the target wrote since cutover is dropped, which is what turning back says it does.
+    pub(super) fn take_back(&mut self, name: &str, site: Site) {
+        let Some(vm) = self.vms.get_mut(name) else {
+            return;
+        };
+        let lost = lost_below(vm, site);
+        vm.acknowledged = vm.sides[site].disk.records.clone();
+        if let Some(text) = lost {
+            self.violation(name, text);
+        }
     }
 
     /// The guest stops.

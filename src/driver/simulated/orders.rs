@@ -344,7 +344,11 @@ impl Simulation {
             }
             Order::Deliver { full } => beats = if *full { 5 } else { 3 },
             Order::Start { .. } => beats = 2,
-            Order::Fence | Order::Resume { .. } => beats = 1,
+            Order::Fence => beats = 1,
+            Order::Resume { .. } => {
+                beats = 1;
+                self.take_back(name, site);
+            }
             Order::Commit => self.note(name, site, Happening::Committed),
             Order::Retire { .. } => {
                 side.active_since = None;

@@ -1,249 +1,14 @@
-//! The right to run a VM: which orders a register admits, and what they make of it.
-//!
-//! Pure: no clock, no file, no hypervisor. Whoever executes syncs the register that [`admit`] returns before the first
-//! effect (S1), and the one that [`complete`] returns after the last.
-//!
-//! ```text
-//!              Adopt                     Stop (epoch + 1)
-//!   (none) ------------>  Owner  ----------------------------->  Fenced
-//!      |                  ^  | ^                                   |  |
-//!      | Enroll     Start |  | | Resume (the fence's epoch)        |  |
-//!      v   (stop's epoch) |  | +-----------------------------------+  |
-//!   Replica --------------+  |                                        |
-//!      ^  ^                  | Fence (epoch + 1), while uncommitted   |
-//!      |  +------------------+                                        |
-//!      +--------------------------------------------------------------+
-//!                         Retire (with the target's commit)
-//! ```
-//!
-//! Why two hosts are never `Owner` at once: an `Owner` gives the right away by `Stop`, to one named host, before the guest
-//! is asked to stop. From there exactly one of two things can take it: that host's `Start`, which needs the stop record, or
-//! `Resume` here, which needs that host's `Fence` at a newer epoch; after that fence the `Start` is stale.
+//! What each order makes of the register, or why not.
 
-use jiff::Timestamp;
-use uuid::Uuid;
-
-use super::api::{
-    Claim, Command, CommitRecord, FenceRecord, Operation, OperationError, OperationErrorKind,
-    OperationState, Order, OrderKind, OrderResult, Power, PowerSwitch, Refusal, RefusalKind,
-    Register, Role, Root, Roots, StartRecord, StepId, StepRecord, StopRecord, VmDefinition,
+use super::check::mid_move;
+use super::{Facts, at_rest, fence_unfinished, last_kind, refuse, uncommitted};
+use crate::agent::api::{
+    Command, CommitRecord, FenceRecord, Order, OrderKind, Power, PowerSwitch, Refusal, RefusalKind,
+    Register, Role, StopRecord,
 };
 
-/// What the host knows of the VM at the moment of an order.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts<'a> {
-    /// This host's name.
-    pub host: &'a str,
-    /// This boot of the host.
-    pub boot_id: &'a str,
-    /// Now.
-    pub now: Timestamp,
-    /// The VM's definition here.
-    pub definition: Option<&'a VmDefinition>,
-    /// Whether the guest runs here.
-    pub power: Power,
-    /// The whole content of its disks here, if that is what they hold.
-    pub content: Option<&'a Roots>,
-}
-
-/// The answer to an order that was not refused.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Admission {
-    /// A step that is known: its recorded operation, nothing to do (S2).
-    Known(Box<Operation>),
-    /// A new step: this register is to be synced, then the order executed.
-    Accepted(Box<Register>),
-}
-
-/// Whether the register lets the guest run on this host.
-pub(crate) fn may_run(register: Option<&Register>) -> bool {
-    // S4: no register means fenced.
-    register.is_some_and(|register| register.role == Role::Owner)
-}
-
-/// Whether the register is `Owner` by a start that nobody has committed.
-pub(crate) fn uncommitted(register: &Register) -> bool {
-    register.role == Role::Owner && register.start.is_some() && register.commit.is_none()
-}
-
-/// Whether a fence has been synced but what ran has not been seen to end.
-pub(crate) fn fence_unfinished(register: &Register) -> bool {
-    register.role == Role::Replica
-        && register.fence.is_none()
-        && last_kind(register) == Some(OrderKind::Fence)
-        || register.role == Role::Replica && register.start.is_some()
-}
-
-/// Digest over everything an order says.
-pub(crate) fn hash(order: &Order) -> Root {
-    // Serialisation of these types cannot fail; were it to, the empty text only makes a step look reused, which is refused.
-    Root(*blake3::hash(&serde_json::to_vec(order).unwrap_or_default()).as_bytes())
-}
-
-fn refuse(kind: RefusalKind, message: impl Into<String>, register: Option<&Register>) -> Refusal {
-    Refusal {
-        kind,
-        message: message.into(),
-        register: register.map(|register| Box::new(register.clone())),
-        needed: None,
-        available: None,
-    }
-}
-
-/// Decides on one order against the register as it stands.
-pub(crate) fn admit(
-    register: Option<&Register>,
-    order: &Order,
-    facts: &Facts<'_>,
-) -> Result<Admission, Refusal> {
-    let hash = hash(order);
-    if let Some(register) = register
-        && let Some(known) = check_step(register, order, hash)?
-    {
-        return Ok(Admission::Known(Box::new(known)));
-    }
-    check_claim(register, order)?;
-    let failover = check_failover(register, order)?;
-    let mut next = transition(register, order, facts)?;
-
-    next.epoch = order.epoch;
-    next.step = order.step;
-    next.failover = failover;
-    next.boot_id = facts.boot_id.to_owned();
-    next.updated_at = facts.now;
-    next.last = Some(StepRecord {
-        hash,
-        operation: Operation {
-            epoch: order.epoch,
-            step: order.step,
-            kind: order.command.kind(),
-            state: OperationState::Running,
-            progress: None,
-            error: None,
-            result: None,
-            started_at: facts.now,
-            ended_at: None,
-        },
-    });
-    Ok(Admission::Accepted(Box::new(next)))
-}
-
-/// S2: not newer is refused; equal returns the recorded result.
-fn check_step(
-    register: &Register,
-    order: &Order,
-    hash: Root,
-) -> Result<Option<Operation>, Refusal> {
-    let (ours, theirs) = (register.id(), order.id());
-    if theirs < ours {
-        let message = format!("{theirs} is older than the register's {ours}: read the state again");
-        return Err(refuse(RefusalKind::Stale, message, Some(register)));
-    }
-    if theirs > ours {
-        return Ok(None);
-    }
-    match &register.last {
-        Some(last) if last.hash == hash => Ok(Some(last.operation.clone())),
-        _ => {
-            let message = format!(
-                "{theirs} was used by another order: read the state again and take a newer step"
-            );
-            Err(refuse(RefusalKind::StepReused, message, Some(register)))
-        }
-    }
-}
-
-/// S1: a claim moves only by an explicit takeover.
-fn check_claim(register: Option<&Register>, order: &Order) -> Result<(), Refusal> {
-    let Some(register) = register else {
-        return Ok(());
-    };
-    if register.claim == order.claim {
-        return Ok(());
-    }
-    let claimed = |by: &Claim| {
-        let message = format!(
-            "the VM belongs to {by}; it can be taken over by an Adopt that names this claim"
-        );
-        Err(refuse(RefusalKind::Claimed, message, Some(register)))
-    };
-    match (&register.claim, &order.command) {
-        // A person at the host may always use the switch of a VM that the host owns.
-        (_, Command::Power { .. }) if order.claim.is_none() => Ok(()),
-        (None, Command::Adopt { .. } | Command::Enroll { .. }) => Ok(()),
-        (None, _) => {
-            let message = "the VM is nobody's since it was detached: adopt it at its owner, enroll it at its replica";
-            Err(refuse(RefusalKind::NotClaimed, message, Some(register)))
-        }
-        (
-            Some(held),
-            Command::Adopt {
-                takeover: Some(named),
-            },
-        ) if held == named => Ok(()),
-        (Some(held), _) => claimed(held),
-    }
-}
-
-/// S1, S6: an equal epoch with another Failover is refused. Returns the failover that stands afterwards.
-fn check_failover(register: Option<&Register>, order: &Order) -> Result<Option<String>, Refusal> {
-    let Some(register) = register else {
-        return Ok(order.failover.clone());
-    };
-    if matches!(order.command, Command::Power { .. }) {
-        return Ok(register.failover.clone());
-    }
-    if matches!(order.command, Command::Release {}) {
-        return match (&register.failover, &order.failover) {
-            (Some(held), Some(named)) if held != named => Err(other_failover(register, held)),
-            _ if at_rest(register) => Ok(None),
-            _ => Err(mid_move(register, "released")),
-        };
-    }
-    if order.epoch > register.epoch {
-        return Ok(order.failover.clone());
-    }
-    match (&register.failover, &order.failover) {
-        (Some(held), Some(named)) if held != named => Err(other_failover(register, held)),
-        (Some(held), None) if !at_rest(register) => Err(other_failover(register, held)),
-        (_, named) => Ok(named.clone()),
-    }
-}
-
-fn other_failover(register: &Register, held: &str) -> Refusal {
-    let message = format!(
-        "failover {held} is under way at epoch {}; it has to be released first",
-        register.epoch
-    );
-    refuse(RefusalKind::OtherFailover, message, Some(register))
-}
-
-fn mid_move(register: &Register, what: &str) -> Refusal {
-    let state = if register.role == Role::Fenced {
-        "fenced for a move"
-    } else {
-        "started and not committed, or not yet fenced"
-    };
-    let message =
-        format!("the VM is {state}: it can be {what} once the move is committed or turned back");
-    refuse(RefusalKind::WrongRole, message, Some(register))
-}
-
-/// Whether no move is in the middle: exactly one host may run the VM, and nothing is pending that needs the other.
-fn at_rest(register: &Register) -> bool {
-    match register.role {
-        Role::Owner => !uncommitted(register),
-        Role::Fenced => false,
-        Role::Replica => !fence_unfinished(register),
-    }
-}
-
-fn last_kind(register: &Register) -> Option<OrderKind> {
-    register.last.as_ref().map(|last| last.operation.kind)
-}
-
 /// The register after the order, without epoch, step, failover and the record of the step.
-fn transition(
+pub(super) fn transition(
     register: Option<&Register>,
     order: &Order,
     facts: &Facts<'_>,
@@ -274,7 +39,7 @@ fn transition(
             deliver(register, order, &peer.host)
         }
         (Command::Replicate { .. } | Command::Pause {}, Some(register)) => {
-            same_epoch(register, order)?;
+            not_older(register, order)?;
             owner(register, order, facts)?;
             if uncommitted(register) {
                 // The source still holds what a rollback needs; nothing may be written over it (design 4.3).
@@ -295,7 +60,7 @@ fn transition(
             })
         }
         (Command::Undo {}, Some(register)) => {
-            same_epoch(register, order)?;
+            not_older(register, order)?;
             if register.role != Role::Replica || fence_unfinished(register) {
                 return Err(wrong_role(
                     register,
@@ -306,7 +71,7 @@ fn transition(
             Ok(register.clone())
         }
         (Command::Release {}, Some(register)) => {
-            same_epoch(register, order)?;
+            not_older(register, order)?;
             Ok(register.clone())
         }
         (Command::Detach {}, Some(register)) => {
@@ -345,6 +110,20 @@ fn wrong_epoch(register: &Register, order: &Order, needed: &str) -> Refusal {
 
 fn wrong_record(register: &Register, what: &str) -> Refusal {
     refuse(RefusalKind::WrongRecord, what, Some(register))
+}
+
+/// S2: an order to a host at rest may come with a newer epoch than the register's. Nothing moves by it, and whatever is still on its way
+/// under an epoch in between, a stop above all, is refused from then on.
+fn not_older(register: &Register, order: &Order) -> Result<(), Refusal> {
+    if order.epoch == register.epoch || (order.epoch > register.epoch && at_rest(register)) {
+        Ok(())
+    } else {
+        Err(wrong_epoch(
+            register,
+            order,
+            "the register's own epoch or, at rest, a newer one",
+        ))
+    }
 }
 
 fn same_epoch(register: &Register, order: &Order) -> Result<(), Refusal> {
@@ -829,141 +608,3 @@ fn resume(register: &Register, order: &Order, fence: &FenceRecord) -> Result<Reg
         )),
     }
 }
-
-/// In the middle of a `Start`: the content is sealed, the right to run moves here (S11, then S1).
-pub(crate) fn promote(
-    register: &Register,
-    step: StepId,
-    start: StartRecord,
-    now: Timestamp,
-) -> Option<Register> {
-    let running = register
-        .last
-        .as_ref()
-        .is_some_and(|last| last.operation.state == OperationState::Running);
-    if register.id() != step
-        || last_kind(register) != Some(OrderKind::Start)
-        || !running
-        || register.role != Role::Replica
-    {
-        return None;
-    }
-    Some(Register {
-        role: Role::Owner,
-        start: Some(start),
-        commit: None,
-        fence: None,
-        session: None,
-        updated_at: now,
-        ..register.clone()
-    })
-}
-
-/// How the execution of an order ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Done.
-    Succeeded(OrderResult),
-    /// Not done.
-    Failed(OperationError),
-    /// Cut short.
-    Interrupted(String),
-}
-
-/// The register after the order with this step has ended; None when a newer order has taken its place.
-pub(crate) fn complete(
-    register: &Register,
-    step: StepId,
-    ending: Ending,
-    now: Timestamp,
-) -> Option<Register> {
-    let mut next = register.clone();
-    let last = next.last.as_mut()?;
-    if register.id() != step || last.operation.state != OperationState::Running {
-        return None;
-    }
-    last.operation.ended_at = Some(now);
-    match ending {
-        Ending::Succeeded(result) => {
-            match &result {
-                // S3: the stop is a record.
-                OrderResult::Stopped { record } if next.role == Role::Fenced => {
-                    next.stop = Some(record.clone());
-                }
-                OrderResult::Fenced { record } if next.role == Role::Replica => {
-                    next.fence = Some(record.clone());
-                    next.start = None;
-                }
-                _ => {}
-            }
-            last.operation.state = OperationState::Succeeded;
-            last.operation.result = Some(result);
-        }
-        Ending::Failed(error) => {
-            last.operation.state = OperationState::Failed;
-            last.operation.error = Some(error);
-        }
-        Ending::Interrupted(message) => {
-            last.operation.state = OperationState::Interrupted;
-            last.operation.error = Some(OperationError {
-                kind: OperationErrorKind::Cancelled,
-                message,
-            });
-        }
-    }
-    next.updated_at = now;
-    Some(next)
-}
-
-/// What a data session says of the order it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SessionRequest {
-    /// The VM.
-    pub vm: Uuid,
-    /// The source's epoch and step.
-    pub id: StepId,
-}
-
-/// S9: whether a data session may write now. The register is to be synced first when one is returned.
-pub(crate) fn admit_session(
-    register: Option<&Register>,
-    session: SessionRequest,
-    now: Timestamp,
-) -> Result<Option<Register>, Refusal> {
-    let Some(register) = register else {
-        return Err(refuse(
-            RefusalKind::NoRegister,
-            "this host does not know the VM: enroll it first",
-            None,
-        ));
-    };
-    if register.role != Role::Replica || fence_unfinished(register) {
-        let message = format!(
-            "this host is {} at epoch {} and takes no data",
-            register.role, register.epoch
-        );
-        return Err(refuse(RefusalKind::WrongRole, message, Some(register)));
-    }
-    if session.id.epoch < register.epoch
-        || register.session.is_some_and(|newest| session.id < newest)
-    {
-        let newest = register.session.unwrap_or_else(|| register.id());
-        let message = format!(
-            "data of {} is older than what was let in before ({newest})",
-            session.id
-        );
-        return Err(refuse(RefusalKind::Stale, message, Some(register)));
-    }
-    if register.session == Some(session.id) {
-        return Ok(None);
-    }
-    Ok(Some(Register {
-        session: Some(session.id),
-        updated_at: now,
-        ..register.clone()
-    }))
-}
-
-#[cfg(test)]
-#[path = "register_tests.rs"]
-mod tests;

@@ -1,0 +1,72 @@
+//! What follows from an agent's answer, by its kind; never by its words.
+
+use crate::agent::api::{OperationErrorKind, RefusalKind};
+use crate::agent::client::ClientError;
+use crate::domain::ErrorClass;
+use crate::driver::DriverError;
+
+/// An order that was not accepted.
+pub(super) fn refusal(host: &str, error: &ClientError) -> DriverError {
+    let words = format!("{host}: {error}");
+    match error {
+        ClientError::Configuration(_) => DriverError::refused(ErrorClass::Invalid, words),
+        // No connection was made: nothing was done.
+        ClientError::Unreachable { .. } => DriverError::refused(ErrorClass::Transient, words),
+        ClientError::Refused(refusal) => {
+            DriverError::refused(class_of_refusal(refusal.kind), words)
+        }
+        // Whatever it was that answered, the order may have got through.
+        ClientError::NoAnswer { .. } | ClientError::Unexpected { .. } => {
+            DriverError::ambiguous(words)
+        }
+    }
+}
+
+pub(super) const fn class_of_refusal(kind: RefusalKind) -> ErrorClass {
+    match kind {
+        RefusalKind::Stale
+        | RefusalKind::StepReused
+        | RefusalKind::WrongRole
+        | RefusalKind::WrongEpoch
+        | RefusalKind::OtherFailover
+        | RefusalKind::NoRegister
+        | RefusalKind::WrongRecord
+        | RefusalKind::ContentMismatch
+        | RefusalKind::Committed
+        | RefusalKind::NotRunning
+        | RefusalKind::Busy => ErrorClass::Conflict,
+        RefusalKind::Claimed | RefusalKind::NotClaimed | RefusalKind::NotAllowed => {
+            ErrorClass::Denied
+        }
+        RefusalKind::NoDefinition
+        | RefusalKind::NoNetwork
+        | RefusalKind::NoBootProfile
+        | RefusalKind::DisksDiffer
+        | RefusalKind::Autostart
+        | RefusalKind::Invalid => ErrorClass::Invalid,
+        RefusalKind::NoSpace => ErrorClass::Capacity,
+        RefusalKind::PowerUnknown | RefusalKind::Storage | RefusalKind::Unknown => {
+            ErrorClass::Transient
+        }
+    }
+}
+
+pub(super) const fn class_of_failure(kind: OperationErrorKind) -> ErrorClass {
+    match kind {
+        // Asking again would do the same: the move turns back, and the VM runs on where it was.
+        OperationErrorKind::ShutdownTimedOut | OperationErrorKind::Hypervisor => {
+            ErrorClass::Unresponsive
+        }
+        OperationErrorKind::NoSpace => ErrorClass::Capacity,
+        OperationErrorKind::DiskWithoutTarget | OperationErrorKind::Protocol => ErrorClass::Invalid,
+        OperationErrorKind::PeerRefused
+        | OperationErrorKind::Corrupt
+        | OperationErrorKind::Cancelled => ErrorClass::Conflict,
+        OperationErrorKind::Disconnected
+        | OperationErrorKind::SourceRead
+        | OperationErrorKind::TargetWrite
+        | OperationErrorKind::Storage
+        | OperationErrorKind::Internal
+        | OperationErrorKind::Unknown => ErrorClass::Transient,
+    }
+}
