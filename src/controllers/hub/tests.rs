@@ -105,7 +105,7 @@ impl Scene {
     fn new() -> Self {
         let (wake_vm, woken) = unbounded();
         let (wake_vault, vaults) = unbounded();
-        let hub = Hub::new(wake_vm, wake_vault, Duration::from_secs(60));
+        let hub = Hub::new(wake_vm, wake_vault, Duration::from_mins(1));
         let (vault, driver) = (Key::new("ns", "vault"), driver());
         hub.install(&vault, driver.clone());
         for name in ["a", "b"] {
