@@ -91,7 +91,10 @@ impl Subject {
     }
 
     async fn submit(&self, submission: &Submission) -> Result<(), DriverError> {
-        self.bench.driver().submit(self.bench.vm(), submission).await
+        self.bench
+            .driver()
+            .submit(self.bench.vm(), submission)
+            .await
     }
 
     async fn until(&mut self, what: &str, mut holds: impl FnMut(&VmObservation) -> bool) {
@@ -112,7 +115,9 @@ impl Subject {
         let submission = self.next(action).await;
         self.submit(&submission).await.unwrap();
         self.until(&format!("{:?} ends", submission.action), |vm| {
-            vm.operations.iter().all(|op| op.state != OperationState::Running)
+            vm.operations
+                .iter()
+                .all(|op| op.state != OperationState::Running)
         })
         .await;
         let vm = self.look().await;
@@ -137,7 +142,9 @@ impl Subject {
         self.bench.switch_on(at).await;
         self.act(Action::Protect { from: at }).await;
         self.until("the first pass", |vm| {
-            vm.protection.known().is_some_and(|protection| protection.last_whole.is_some())
+            vm.protection
+                .known()
+                .is_some_and(|protection| protection.last_whole.is_some())
         })
         .await;
     }
@@ -151,7 +158,10 @@ impl Subject {
         self.until("phase 1", |vm| {
             vm.protection.known().is_some_and(|protection| {
                 protection.failover == failover
-                    && protection.last_whole.as_ref().is_some_and(|whole| whole.failover == failover)
+                    && protection
+                        .last_whole
+                        .as_ref()
+                        .is_some_and(|whole| whole.failover == failover)
             })
         })
         .await;
@@ -173,13 +183,20 @@ impl Subject {
             self.act(Action::CompleteFailover { from, data_sync }).await;
         }
         let to = from.other();
-        assert_eq!(self.stage().await, Stage::TargetStarted { to, as_left: true });
+        assert_eq!(
+            self.stage().await,
+            Stage::TargetStarted { to, as_left: true }
+        );
         assert!(self.bench.runs(to).await && !self.bench.runs(from).await);
     }
 
     async fn committed(&mut self, to: Site) {
         self.act(Action::Commit { at: to }).await;
         assert_eq!(self.stage().await, Stage::Committed { to });
+        // S5: nothing rolls back after the commit.
+        let back = self.next(Action::FenceTarget { to }).await;
+        self.refused(&back).await;
+        assert!(self.bench.runs(to).await);
         self.act(Action::RetireSource { at: to.other() }).await;
         assert_eq!(self.stage().await, Stage::Settled { site: to });
     }
@@ -222,14 +239,20 @@ pub async fn asking_twice_is_asking_once(mut subject: Subject) {
     subject.submit(&submission).await.unwrap();
     subject
         .until("its end", |vm| {
-            vm.operations.iter().all(|op| op.state != OperationState::Running)
+            vm.operations
+                .iter()
+                .all(|op| op.state != OperationState::Running)
                 && vm.stage.known().is_some_and(Stage::is_midway)
         })
         .await;
     subject.submit(&submission).await.unwrap();
     let vm = subject.look().await;
     assert_eq!(vm.marks[from], Fact::Known(submission.mark));
-    assert!(vm.operations.iter().all(|op| op.state == OperationState::Succeeded));
+    assert!(
+        vm.operations
+            .iter()
+            .all(|op| op.state == OperationState::Succeeded)
+    );
 }
 
 pub async fn a_look_tells_of_the_operation(mut subject: Subject) {
@@ -264,14 +287,21 @@ pub async fn a_look_tells_of_the_operation(mut subject: Subject) {
 
 pub async fn stale_marks_are_refused(mut subject: Subject) {
     subject.protected().await;
-    let mut old = subject.next(Action::Protect { from: Site::OnPremises }).await;
+    let mut old = subject
+        .next(Action::Protect {
+            from: Site::OnPremises,
+        })
+        .await;
     old.mark.step = 1;
     subject.refused(&old).await;
 }
 
 pub async fn there_and_back(mut subject: Subject) {
     subject.protected().await;
-    for (round, from) in [Site::OnPremises, Site::Azure, Site::OnPremises].into_iter().enumerate() {
+    for (round, from) in [Site::OnPremises, Site::Azure, Site::OnPremises]
+        .into_iter()
+        .enumerate()
+    {
         subject.begin(&format!("round-{round}"));
         subject.synchronized(from).await;
         subject.cut_over(from).await;
@@ -423,4 +453,20 @@ pub async fn another_claim_is_refused(mut subject: Subject) {
     takeover.claim = claim("another");
     subject.submit(&takeover).await.unwrap();
     assert!(subject.look().await.is_claimed_by(&claim("another")));
+}
+
+pub async fn another_failover_is_refused(mut subject: Subject) {
+    if !subject.can(Site::Azure).pause_before_cutover {
+        return;
+    }
+    subject.protected().await;
+    let from = Site::OnPremises;
+    subject.begin("one");
+    subject.synchronized(from).await;
+    subject.begin("another");
+    let foreign = subject.next(Action::Synchronize { from }).await;
+    subject.refused(&foreign).await;
+    subject.released().await;
+    subject.begin("another");
+    subject.synchronized(from).await;
 }

@@ -67,6 +67,11 @@ macro_rules! passes {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn s01_another_failover_is_refused() {
+                contract::another_failover_is_refused(subject().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn s01_another_claim_is_refused() {
                 contract::another_claim_is_refused(subject().await).await;
             }
