@@ -37,3 +37,22 @@ generate:
 bench:
 	tools/setup bench
 	$(CARGO) bench --locked --bench transfer
+
+DRIVER ?= agents
+VMS ?= 1
+# The programs as they are found below, wherever cargo puts them.
+BUILT = $${CARGO_TARGET_DIR:-target}/debug
+
+.PHONY: demo
+## demo        a real guest goes to Azure and comes home, narrated, with proof that nothing was lost (DRIVER=agents)
+demo:
+	@tools/setup kube guest
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(BUILT)/demo --driver $(DRIVER)
+
+.PHONY: playground
+## playground  the same world, left running until Ctrl-C, with the commands to try (VMS=n guests)
+playground:
+	@tools/setup kube guest
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(BUILT)/playground --vms $(VMS)

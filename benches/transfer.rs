@@ -395,10 +395,10 @@ fn nbdcopy(dir: &Path, disk: &Path, tls: &str) -> Result<Run> {
     let rss = wait(&child, "nbdcopy");
     let seconds = begin.elapsed().as_secs_f64();
     server.kill()?;
-    let served = wait(&server, "nbdkit")?;
+    let peak = wait(&server, "nbdkit")?;
     Ok(Run {
         seconds,
-        rss: rss?.max(served),
+        rss: rss?.max(peak),
         ..Run::default()
     })
 }
@@ -600,10 +600,10 @@ impl Bench {
                 apply(&disk, changes, 0)?;
             }
         }
-        let changed = changes.iter().map(|(_, len)| *len as u64).sum();
+        let bytes = changes.iter().map(|(_, len)| *len as u64).sum();
         self.results.extend(
             runs.into_iter()
-                .map(|(tool, runs)| (case.to_owned(), tool.to_owned(), changed, Ok(runs))),
+                .map(|(tool, runs)| (case.to_owned(), tool.to_owned(), bytes, Ok(runs))),
         );
         Ok(())
     }
@@ -674,7 +674,7 @@ impl Bench {
             "bytes back",
             "peak KiB"
         );
-        let mut list = Vec::new();
+        let mut json_list = Vec::new();
         for (case, tool, changed, runs) in &self.results {
             let runs = match runs {
                 Ok(runs) => runs,
@@ -699,14 +699,14 @@ impl Bench {
                 text(last.sent),
                 text(last.back)
             );
-            list.push(json!({
+            json_list.push(json!({
                 "case": case, "tool": tool, "medianSeconds": time, "bytesOnWire": last.sent, "bytesBack": last.back, "peakRssKib": rss,
                 "bytesChanged": changed, "runs": runs.iter().map(|run| run.seconds).collect::<Vec<_>>(),
             }));
         }
         std::fs::write(
             self.dir.join("results.json"),
-            serde_json::to_vec_pretty(&list)?,
+            serde_json::to_vec_pretty(&json_list)?,
         )?;
         Ok(())
     }

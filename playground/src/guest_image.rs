@@ -71,6 +71,40 @@ impl GuestSettings {
         self.to_string()
     }
 
+    /// Reads a kernel command line as the guest's own init script does: unknown words are passed over, absent ones have
+    /// the guest's defaults.
+    ///
+    /// # Errors
+    ///
+    /// When a number is none.
+    pub fn from_kernel_command_line(line: &str) -> Result<Self> {
+        let mut settings = Self::new("guest", "unknown");
+        for word in line.split_ascii_whitespace() {
+            let Some((name, value)) = word
+                .strip_prefix("homeward.")
+                .and_then(|word| word.split_once('='))
+            else {
+                continue;
+            };
+            let number = || {
+                value
+                    .parse::<u32>()
+                    .with_context(|| format!("homeward.{name}={value} is not a number"))
+            };
+            match name {
+                "vm" => value.clone_into(&mut settings.vm),
+                "site" => value.clone_into(&mut settings.site),
+                "records_per_second" => settings.records_per_second = number()?,
+                "dirty_kib_per_second" => settings.dirty_kib_per_second = number()?,
+                "dirty_area_mib" => settings.dirty_area_mib = Some(number()?),
+                "ring_kib" => settings.ring_kib = Some(number()?),
+                "ignore_power_button" => settings.ignore_power_button = number()? != 0,
+                _ => {}
+            }
+        }
+        Ok(settings)
+    }
+
     /// The arguments of the recorder when it runs as a plain process, without its disks.
     #[must_use]
     pub fn recorder_arguments(&self) -> Vec<String> {
@@ -257,6 +291,17 @@ mod tests {
             settings.recorder_arguments().join(" "),
             "--vm web --site Azure --rate 20 --dirty-kib 0 --ring-kib 64"
         );
+    }
+
+    #[test]
+    fn a_command_line_is_read_as_it_was_written() {
+        let mut settings = GuestSettings::new("web", "Azure");
+        settings.dirty_kib_per_second = 512;
+        settings.dirty_area_mib = Some(4);
+        settings.ignore_power_button = true;
+        let read = GuestSettings::from_kernel_command_line(&settings.to_string()).unwrap();
+        assert_eq!(read, settings);
+        assert!(GuestSettings::from_kernel_command_line("homeward.ring_kib=x").is_err());
     }
 
     #[test]

@@ -261,6 +261,17 @@ impl Config {
         for network in &self.networks {
             check_name("networks", network)?;
         }
+        if let Some(name) = self
+            .hypervisor
+            .qemu
+            .netdevs
+            .keys()
+            .find(|name| !self.networks.contains(name))
+        {
+            return Err(format!(
+                "hypervisor.qemu.netdevs: {name} does not stand in `networks`"
+            ));
+        }
         for name in self.boots.keys() {
             check_name("boots", name)?;
         }

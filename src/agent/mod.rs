@@ -35,4 +35,4 @@ pub mod tls;
 mod transfer;
 mod volume;
 
-pub use startup::{run, run_with};
+pub use startup::{hypervisor, run, run_with};

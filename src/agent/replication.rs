@@ -334,7 +334,7 @@ async fn pass_once(
     let kept = vm.replication.kept();
     let register = vm.register().ok_or_else(cancelled)?;
     let make = |candidates, reason: String, point: Timestamp| Pass {
-        pass,
+        name: pass,
         id: register.id(),
         began_after: order.ordered,
         peer: order.peer.clone(),

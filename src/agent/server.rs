@@ -140,7 +140,7 @@ async fn guard(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
             "refused: none of the names is in tls.allowedOperators"
         );
         let shown = names.first().map_or("none", String::as_str);
-        return refuse(refusal(
+        return refuse(&refusal(
             RefusalKind::NotAllowed,
             format!(
                 "the name in the certificate ({shown}) is not in tls.allowedOperators of this agent"
@@ -168,7 +168,7 @@ async fn order(
     body: Bytes,
 ) -> Response {
     let Ok(vm) = vm.parse::<Uuid>() else {
-        return refuse(refusal(
+        return refuse(&refusal(
             RefusalKind::Invalid,
             "the VM in the path is not a UUID",
         ));
@@ -177,7 +177,7 @@ async fn order(
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
     {
-        return refuse(refusal(
+        return refuse(&refusal(
             RefusalKind::Invalid,
             "the body must be application/json",
         ));
@@ -185,14 +185,14 @@ async fn order(
     let order: Order = match serde_json::from_slice(&body) {
         Ok(order) => order,
         Err(wrong) => {
-            return refuse(refusal(
+            return refuse(&refusal(
                 RefusalKind::Invalid,
                 format!("the order cannot be read: {wrong}"),
             ));
         }
     };
     if order.vm != vm {
-        return refuse(refusal(
+        return refuse(&refusal(
             RefusalKind::Invalid,
             "the VM in the order is not the one in the path",
         ));
@@ -204,8 +204,8 @@ async fn order(
             json(StatusCode::ACCEPTED, &answer)
         }
         Ok(Ok(answer)) => json(StatusCode::OK, &answer),
-        Ok(Err(refusal)) => refuse(refusal),
-        Err(failed) => refuse(refusal(
+        Ok(Err(refusal)) => refuse(&refusal),
+        Err(failed) => refuse(&refusal(
             RefusalKind::Storage,
             format!("the agent failed at this order: {failed}"),
         )),
@@ -225,7 +225,7 @@ async fn console(
 ) -> Response {
     let guest = vm.parse::<Uuid>().ok().and_then(|vm| host.guest(vm).ok());
     let Some((_, guest)) = guest else {
-        return refuse(refusal(
+        return refuse(&refusal(
             RefusalKind::NoDefinition,
             "this host has no definition of the VM",
         ));
@@ -248,15 +248,15 @@ async fn console(
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], "").into_response()
         }
-        Ok(Err(error)) => refuse(refusal(
+        Ok(Err(error)) => refuse(&refusal(
             RefusalKind::Storage,
             format!("the console cannot be read: {error}"),
         )),
-        Err(failed) => refuse(refusal(RefusalKind::Storage, failed.to_string())),
+        Err(failed) => refuse(&refusal(RefusalKind::Storage, failed.to_string())),
     }
 }
 
-fn refuse(refusal: Refusal) -> Response {
+fn refuse(refusal: &Refusal) -> Response {
     let status = match refusal.kind {
         RefusalKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
         RefusalKind::NotAllowed => StatusCode::FORBIDDEN,
@@ -264,7 +264,7 @@ fn refuse(refusal: Refusal) -> Response {
         RefusalKind::Storage => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::CONFLICT,
     };
-    json(status, &refusal)
+    json(status, refusal)
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {

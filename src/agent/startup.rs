@@ -8,14 +8,54 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Found, Power, PowerSwitch, Role};
-use super::config::Config;
+use super::config::{Accelerator, Cache, Config};
 use super::definitions::Definitions;
 use super::failpoint::Failpoints;
 use super::host::{Host, Vm, lock};
 use super::hypervisor::Hypervisor;
+use super::hypervisor::qemu::{self, Qemu, QemuConfig};
 use super::store::Store;
 use super::tls::Identity;
 use super::{orders, receive, replication, server};
+
+/// The hypervisor that a configuration names: QEMU.
+///
+/// # Errors
+/// When its settings would break a safety rule, or its folders cannot be made.
+pub fn hypervisor(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    let settings = &config.hypervisor.qemu;
+    // Short: a Unix socket's path has at most 107 bytes.
+    let mut qemu = QemuConfig::new(
+        config.state_dir.join("guests"),
+        config.storage_dir.join("scratch"),
+    );
+    for folder in [&qemu.state_dir, &qemu.scratch_dir] {
+        fs::create_dir_all(folder)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", folder.display()))?;
+    }
+    qemu.binary.clone_from(&settings.binary);
+    qemu.accelerator = match settings.accelerator {
+        Accelerator::Kvm => qemu::Accelerator::Kvm,
+        Accelerator::Tcg => qemu::Accelerator::Tcg,
+    };
+    qemu.cache = match settings.cache {
+        Cache::Writeback => qemu::CacheMode::Writeback,
+        Cache::None => qemu::CacheMode::None,
+    };
+    let netdev = |name: &String| {
+        (
+            name.clone(),
+            settings
+                .netdevs
+                .get(name)
+                .map_or("user", String::as_str)
+                .to_owned(),
+        )
+    };
+    qemu.networks = config.networks.iter().map(netdev).collect();
+    qemu.extra_arguments.clone_from(&settings.extra_arguments);
+    Ok(Arc::new(Qemu::new(qemu)?))
+}
 
 /// How many guests are looked at side by side when the agent begins.
 const AT_ONCE: usize = 16;

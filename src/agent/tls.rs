@@ -32,7 +32,7 @@ pub struct TlsError {
 }
 
 impl TlsError {
-    fn new(place: impl ToString, message: impl ToString) -> Self {
+    fn new(place: &(impl ToString + ?Sized), message: &(impl ToString + ?Sized)) -> Self {
         Self {
             place: place.to_string(),
             message: message.to_string(),
@@ -57,7 +57,7 @@ impl Material {
         let certificates = |pem: &[u8], name: &str| {
             let found = CertificateDer::pem_slice_iter(pem)
                 .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| TlsError::new(name, format!("not PEM: {error}")))?;
+                .map_err(|error| TlsError::new(name, &format!("not PEM: {error}")))?;
             if found.is_empty() {
                 Err(TlsError::new(name, "holds no certificate"))
             } else {
@@ -68,7 +68,7 @@ impl Material {
         for root in certificates(ca, names[0])? {
             roots
                 .add(root)
-                .map_err(|error| TlsError::new(names[0], error))?;
+                .map_err(|error| TlsError::new(names[0], &error))?;
         }
         let chain = certificates(certificate, names[1])?;
         let key = PrivateKeyDer::from_pem_slice(key)
@@ -88,7 +88,7 @@ impl Material {
                     .with_client_cert_verifier(verifier)
                     .with_single_cert(self.chain.clone(), self.key.clone_key())
             })
-            .map_err(|error| TlsError::new("certificate and key", error))
+            .map_err(|error| TlsError::new("certificate and key", &error))
     }
 
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
@@ -97,7 +97,7 @@ impl Material {
             Arc::new(aws_lc_rs::default_provider()),
         )
         .build()
-        .map_err(|error| TlsError::new("ca", error))
+        .map_err(|error| TlsError::new("ca", &error))
     }
 
     fn client(&self) -> Result<ClientConfig, TlsError> {
@@ -108,7 +108,7 @@ impl Material {
                     .with_root_certificates(self.roots.clone())
                     .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             })
-            .map_err(|error| TlsError::new("certificate and key", error))
+            .map_err(|error| TlsError::new("certificate and key", &error))
     }
 }
 
@@ -272,7 +272,7 @@ fn stamps(settings: &Tls) -> Vec<Stamp> {
 fn read(settings: &Tls, host: &str) -> Result<Configs, TlsError> {
     let bytes = |field: &str, path: &Path| {
         let place = format!("tls.{field} ({})", path.display());
-        fs::read(path).map_err(|error| TlsError::new(place, error))
+        fs::read(path).map_err(|error| TlsError::new(&place, &error))
     };
     let (ca, certificate, key) = (
         bytes("ca", &settings.ca)?,
@@ -293,7 +293,7 @@ fn read(settings: &Tls, host: &str) -> Result<Configs, TlsError> {
         let message = format!(
             "does not carry the DNS name {host} of this host; issue one with `homeward pki issue {host}`"
         );
-        return Err(TlsError::new("tls.certificate", message));
+        return Err(TlsError::new("tls.certificate", &message));
     }
     let verifier = material.verifier()?;
     let allowed = AllowedNames {

@@ -1,7 +1,6 @@
 //! One pass to a peer: from the data plane's blocking call to a report.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -38,7 +37,7 @@ pub(crate) enum Candidates {
 
 /// What to send.
 pub(crate) struct Pass {
-    pub pass: Uuid,
+    pub name: Uuid,
     /// The register's epoch and step: what the peer's admission judges.
     pub id: StepId,
     pub began_after: StepId,
@@ -56,7 +55,7 @@ pub(crate) enum Sources {
     /// The disks themselves; nothing writes to them.
     Files(Vec<(String, std::path::PathBuf)>),
     /// A point in time of a running guest (S15).
-    Point(Vec<(String, Box<dyn hypervisor::BlockSource>)>),
+    Point(Vec<(String, Box<dyn BlockSource>)>),
 }
 
 impl Sources {
@@ -105,28 +104,11 @@ impl Sources {
                 .map(|(name, source)| {
                     Ok(PassDisk {
                         id: id(name)?,
-                        source: Box::new(Adapted(source)),
+                        source,
                     })
                 })
                 .collect(),
         }
-    }
-}
-
-/// A disk of the hypervisor's as the data plane reads it.
-struct Adapted(Box<dyn hypervisor::BlockSource>);
-
-impl BlockSource for Adapted {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buf)
-    }
-
-    fn next_data(&mut self, offset: u64) -> io::Result<Option<Range<u64>>> {
-        self.0.next_data(offset)
     }
 }
 
@@ -216,7 +198,7 @@ pub(crate) async fn send(
     let spec = PassSpec {
         epoch: pass.id.epoch,
         step: pass.id.step,
-        pass: pass.pass,
+        pass: pass.name,
         mode: if pass.full {
             Mode::NewFiles
         } else {
@@ -256,7 +238,7 @@ pub(crate) async fn send(
         UsedCandidates::All(why) => (CandidatesUsed::All, why_all(why, pass.reason)),
     };
     Ok(PassReport {
-        pass: pass.pass,
+        pass: pass.name,
         began_after: pass.began_after,
         point: pass.point,
         roots: to_api(&outcome.roots),

@@ -132,12 +132,12 @@ fn specs(definition: &VmDefinition) -> Result<Vec<DiskSpec>, OperationError> {
 /// The data plane's content in the API's words.
 fn state(content: &Content) -> ContentState {
     let (kind, point, pass) = match content {
-        Content::Unknown => (ContentKind::Unknown, None, None),
         Content::Whole { point, exact: true } => {
             (ContentKind::Whole, Some(point), Some(point.pass))
         }
-        // The tables are a bitmap's base; a guest has written since, or may have.
-        Content::Whole {
+        // Not exact: the tables are a bitmap's base; a guest has written since, or may have.
+        Content::Unknown
+        | Content::Whole {
             point: _,
             exact: false,
         } => (ContentKind::Unknown, None, None),

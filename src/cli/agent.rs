@@ -1,14 +1,12 @@
 //! `homeward agent`: the process beside a hypervisor.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::stop_on_signal;
 use crate::agent;
-use crate::agent::config::{Accelerator, Cache, Config};
-use crate::agent::hypervisor::qemu::{Accelerator as QemuAccelerator, CacheMode, Qemu, QemuConfig};
+use crate::agent::config::Config;
 use crate::telemetry::{self, LogFormat};
 
 /// What `homeward agent` takes; the rest stands in the file.
@@ -29,36 +27,10 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     telemetry::start_log(arguments.log_format, &arguments.log)?;
     let config = Config::read(&arguments.config)?;
-    let hypervisor = Arc::new(Qemu::new(qemu(&config))?);
+    let hypervisor = agent::hypervisor(&config)?;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
     agent::run(config, hypervisor, stop).await?;
     tracing::info!("ended as asked");
     Ok(())
-}
-
-fn qemu(config: &Config) -> QemuConfig {
-    let settings = &config.hypervisor.qemu;
-    let mut qemu = QemuConfig::new(
-        config.state_dir.join("guests"),
-        config.storage_dir.join(".points"),
-    );
-    qemu.binary.clone_from(&settings.binary);
-    qemu.accelerator = match settings.accelerator {
-        Accelerator::Kvm => QemuAccelerator::Kvm,
-        Accelerator::Tcg => QemuAccelerator::Tcg,
-    };
-    qemu.cache = match settings.cache {
-        Cache::Writeback => CacheMode::Writeback,
-        Cache::None => CacheMode::None,
-    };
-    // A network that has no `-netdev` value of its own is a user-mode one, which needs no rights on the host.
-    qemu.networks = config
-        .networks
-        .iter()
-        .map(|name| (name.clone(), "user".to_owned()))
-        .chain(settings.netdevs.clone())
-        .collect();
-    qemu.extra_arguments.clone_from(&settings.extra_arguments);
-    qemu
 }

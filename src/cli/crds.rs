@@ -77,8 +77,15 @@ fn compare(folder: &Path) -> anyhow::Result<()> {
         .read_dir()
         .with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".yaml") && !files.iter().any(|(known, _)| *known == name) {
+        let path = entry?.path();
+        let is_yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if is_yaml && !files.iter().any(|(known, _)| *known == name) {
             wrong.push(format!("{name} is not a definition of this version"));
         }
     }

@@ -3,6 +3,7 @@
 
 mod agent;
 mod crds;
+mod drivers;
 mod pki;
 mod run;
 mod vm;

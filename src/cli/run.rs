@@ -8,10 +8,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::stop_on_signal;
-use crate::controllers::{
-    DriverFactory, DriverInput, LeaseSettings, Operator, Paces, Settings, Timeouts,
-};
-use crate::driver::{DriverError, ReplicationDriver};
+use crate::controllers::{LeaseSettings, Operator, Paces, Settings, Timeouts};
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
 /// What `homeward run` takes. Every value can also be set in the environment.
@@ -149,7 +146,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let operator = Operator {
         config,
         settings,
-        factory: Arc::new(Drivers),
+        factory: Arc::new(super::drivers::Drivers),
         health,
         metrics,
     };
@@ -159,21 +156,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The drivers that this program has.
-struct Drivers;
-
-impl DriverFactory for Drivers {
-    fn build(&self, input: &DriverInput) -> Result<Arc<dyn ReplicationDriver>, DriverError> {
-        Err(DriverError::refused(
-            crate::domain::ErrorClass::Invalid,
-            format!(
-                "vault {}/{}: this build has no driver",
-                input.namespace, input.name
-            ),
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +163,7 @@ mod tests {
     #[test]
     fn durations_are_read_as_in_resources() {
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("5m"), Ok(Duration::from_mins(5)));
         for bad in ["", "5", "-3s", "0s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

@@ -38,7 +38,7 @@ impl Backoff {
     ) -> Duration {
         let mut all = self.lock();
         let count = all.get(key).map_or(1, |before| before.count + 1);
-        let delay = Duration::try_from(class.retry_delay(count)).unwrap_or(Duration::from_secs(60));
+        let delay = Duration::try_from(class.retry_delay(count)).unwrap_or(Duration::from_mins(1));
         all.insert(
             key.clone(),
             Failed {

@@ -132,7 +132,7 @@ impl<K: Watched> Filler<K> {
                 let key = Key::of(resource.meta());
                 self.listing.entry(source).or_default().insert(key.clone());
                 if self.waiting.is_empty() {
-                    self.changed(source, key, resource, touched);
+                    self.changed(source, &key, resource, touched);
                 } else {
                     self.known.entry(source).or_default().insert(key);
                     self.writer.apply_watcher_event(&Event::InitApply(resource));
@@ -162,7 +162,7 @@ impl<K: Watched> Filler<K> {
             }
             Event::Apply(resource) => {
                 let key = Key::of(resource.meta());
-                self.changed(source, key, resource, touched);
+                self.changed(source, &key, resource, touched);
             }
             Event::Delete(resource) => {
                 let key = Key::of(resource.meta());
@@ -179,7 +179,7 @@ impl<K: Watched> Filler<K> {
     fn changed(
         &mut self,
         source: usize,
-        key: Key,
+        key: &Key,
         resource: Guarded<K>,
         touched: &impl Fn(Touch<'_, K>),
     ) {
@@ -201,7 +201,7 @@ impl<K: Watched> Filler<K> {
         let event = Event::Apply(resource);
         self.writer.apply_watcher_event(&event);
         if let Event::Apply(resource) = &event {
-            touched(Touch::Changed(&key, resource));
+            touched(Touch::Changed(key, resource));
         }
     }
 

@@ -123,22 +123,28 @@ impl Hub {
         slot.last = None;
     }
 
-    /// Nobody looks at the vault any more, and why; its VMs are told.
-    pub fn withdraw(&self, vault: &Key, why: Option<Blind>) {
+    /// Nobody looks at the vault any more, and why, when it is still there; its VMs are told. Returns whether that is new.
+    pub fn withdraw(&self, vault: &Key, why: Option<Blind>) -> bool {
         let mut vaults = self.lock();
-        if let Some(slot) = vaults.get_mut(vault) {
-            let news = slot.driver.is_some() || slot.last.is_some() || why.is_none();
-            slot.driver = None;
-            slot.last = why.map(|why| Look {
-                began: Instant::now(),
-                seen: Err(why),
-            });
-            if news {
-                for vm in slot.wishes.keys() {
-                    self.wake_vm(vm);
-                }
+        if why.is_none() && !vaults.contains_key(vault) {
+            return false;
+        }
+        let slot = vaults.entry(vault.clone()).or_default();
+        let same = match (&slot.last, &why) {
+            (Some(Look { seen: Err(old), .. }), Some(new)) => old == new,
+            _ => false,
+        };
+        let news = slot.driver.take().is_some() || !same;
+        slot.last = why.map(|why| Look {
+            began: Instant::now(),
+            seen: Err(why),
+        });
+        if news {
+            for vm in slot.wishes.keys() {
+                self.wake_vm(vm);
             }
         }
+        news
     }
 
     /// The last look at a vault.

@@ -25,6 +25,7 @@ impl Key {
     }
 
     /// Of a resource.
+    #[must_use]
     pub fn of(meta: &ObjectMeta) -> Self {
         Self::new(
             meta.namespace.clone().unwrap_or_default(),
@@ -33,6 +34,7 @@ impl Key {
     }
 
     /// The same as a reference to a resource of a kind.
+    #[must_use]
     pub fn reference<K>(&self) -> ObjectRef<K>
     where
         K: Resource + Lookup,

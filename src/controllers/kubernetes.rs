@@ -54,7 +54,8 @@ impl ApiError {
 
     /// Whether what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.is_not_found()))
+        // By code: the answer for a kind that is not served is a line of text without a reason.
+        matches!(self, Self::Refused { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
     }
 
     /// Whether the name is taken.

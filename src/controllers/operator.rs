@@ -91,6 +91,8 @@ impl Operator {
             cluster = self.prepare(&client) => cluster,
         };
         let release = CancellationToken::new();
+        // Should nobody wait for this any more, the lease is let go of all the same.
+        let _release = release.clone().drop_guard();
         let keeping = tokio::spawn(keeper.keep(release.clone()));
         loop {
             let proof = told.borrow_and_update().clone();

@@ -73,7 +73,7 @@ impl Settings {
                 look: Duration::from_secs(30),
                 submit: Duration::from_secs(30),
             },
-            secrets_every: Duration::from_secs(60),
+            secrets_every: Duration::from_mins(1),
             lease: LeaseSettings {
                 name: "homeward".into(),
                 namespace: lease_namespace.into(),

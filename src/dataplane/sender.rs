@@ -596,7 +596,7 @@ impl Sender {
                     self.totals.sent += len;
                     match &mut self.zeros {
                         Some((same, pending)) if *same == disk && pending.end == run.start => {
-                            pending.end = run.end
+                            pending.end = run.end;
                         }
                         _ => {
                             commands.extend(self.flush_zeros());

@@ -156,7 +156,7 @@ async fn s02_old_epochs_and_steps_are_refused_and_replays_return_the_result() {
         .kind,
         RefusalKind::Stale
     );
-    let refused = az
+    let refusal = az
         .give(sites.order(
             1,
             Command::Power {
@@ -166,8 +166,8 @@ async fn s02_old_epochs_and_steps_are_refused_and_replays_return_the_result() {
         ))
         .await
         .unwrap_err();
-    assert_eq!(refused.kind, RefusalKind::WrongRole);
-    assert!(refused.register.is_some() && refused.message.contains("Replica"));
+    assert_eq!(refusal.kind, RefusalKind::WrongRole);
+    assert!(refusal.register.is_some() && refusal.message.contains("Replica"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod fake;
 mod identity;
 mod moves;
+mod qemu;
 mod restarts;
 mod site;
 mod trouble;

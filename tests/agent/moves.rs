@@ -97,7 +97,7 @@ async fn a_move_there_and_back_sends_changes_only() {
 async fn a_full_download_goes_into_new_files() {
     let sites = Sites::protected().await;
     let (hv, az) = (&sites.hv, &sites.az);
-    hv.fake.write(VM, "root", 70_000, &[7; 200_000]);
+    hv.fake.write(VM, "root", 70_000, &vec![7; 200_000]);
     let before = sites.disk(az, "root");
     let record = sites.stop(hv, az, 2).await;
     let delivered = hv

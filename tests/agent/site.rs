@@ -14,6 +14,7 @@ use homeward::agent::api::{
 use homeward::agent::client::{AgentClient, ClientError};
 use homeward::agent::config::Config;
 use homeward::agent::failpoint::Failpoints;
+use homeward::agent::hypervisor::Hypervisor;
 use homeward::agent::run_with;
 use homeward::pki::{Authority, Usages};
 use tempfile::TempDir;
@@ -38,6 +39,8 @@ pub struct Host {
     pub folder: PathBuf,
     pub fake: Arc<Fake>,
     pub failpoints: Failpoints,
+    /// Real guests instead of the fake's.
+    pub qemu: bool,
     pub control: u16,
     pub data: u16,
     client: AgentClient,
@@ -223,15 +226,15 @@ impl Sites {
     }
 
     pub fn disk(&self, host: &Host, disk: &str) -> Vec<u8> {
-        let path = match host.name {
-            "hv01" => host.folder.join(format!("{disk}.raw")),
-            _ => host
-                .folder
-                .join("storage")
-                .join(VM.to_string())
-                .join(format!("{disk}.raw")),
-        };
-        fs::read(path).unwrap()
+        fs::read(self.path(host, disk)).unwrap()
+    }
+
+    pub fn path(&self, host: &Host, disk: &str) -> PathBuf {
+        if host.name == self.hv.name {
+            return host.folder.join(format!("{disk}.raw"));
+        }
+        let folder = host.folder.join("storage").join(VM.to_string());
+        folder.join(format!("{disk}.raw"))
     }
 
     pub fn same_disks(&self) {
@@ -282,6 +285,7 @@ impl Host {
             name,
             fake: Fake::new(name, world, folder.join("guests")),
             failpoints: Failpoints::default(),
+            qemu: false,
             control,
             data,
             client: client(certificates, "homeward-operator", control),
@@ -308,11 +312,12 @@ impl Host {
         let began = Instant::now();
         loop {
             let config = Config::read(&self.folder.join("agent.yaml")).unwrap();
-            let (hypervisor, stop, failpoints) = (
-                Arc::clone(&self.fake),
-                shutdown.clone(),
-                self.failpoints.clone(),
-            );
+            let hypervisor: Arc<dyn Hypervisor> = if self.qemu {
+                homeward::agent::hypervisor(&config).unwrap()
+            } else {
+                Arc::clone(&self.fake) as Arc<dyn Hypervisor>
+            };
+            let (stop, failpoints) = (shutdown.clone(), self.failpoints.clone());
             let agent = runtime.spawn(run_with(config, hypervisor, stop, failpoints));
             loop {
                 if agent.is_finished() {
@@ -427,7 +432,12 @@ impl Host {
                 return found;
             }
             assert!(
-                began.elapsed() < Duration::from_secs(20),
+                began.elapsed()
+                    < if self.qemu {
+                        Duration::from_mins(3)
+                    } else {
+                        Duration::from_secs(20)
+                    },
                 "{}: {what} never came: {vm:#?}",
                 self.name
             );

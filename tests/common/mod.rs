@@ -21,12 +21,13 @@ use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take here. Long, because other work shares the machine; nothing waits for it to pass.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The folder of the definitions.
 pub fn crds() -> PathBuf {
@@ -117,6 +118,7 @@ impl Bench {
         settings.paces.steady = Duration::from_millis(200);
         settings.paces.busy = Duration::from_millis(50);
         settings.paces.urgent = Duration::from_millis(20);
+        settings.secrets_every = Duration::from_millis(300);
         settings.lease.duration = Duration::from_secs(5);
         settings.lease.renew_every = Duration::from_secs(1);
         settings.lease.retry_every = Duration::from_millis(300);
@@ -131,25 +133,81 @@ impl Bench {
         Running::start(self.config.clone(), settings, Arc::new(factory))
     }
 
+    /// A Secret with these bytes.
+    pub async fn secret(&self, name: &str, bytes: &[u8]) {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([(
+                "tls.key".to_owned(),
+                ByteString(bytes.to_vec()),
+            )])),
+            ..Secret::default()
+        };
+        self.api::<Secret>()
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&secret),
+            )
+            .await
+            .unwrap();
+    }
+
+    /// UID of the cluster.
+    pub async fn cluster(&self) -> String {
+        let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
+        until("namespace kube-system", || async {
+            namespaces
+                .get_opt("kube-system")
+                .await
+                .unwrap()
+                .and_then(|namespace| namespace.metadata.uid)
+        })
+        .await
+    }
+
+    /// A Failover that nobody asked for.
+    pub async fn failover(&self, name: &str, vm: &str, uid: &str) {
+        let failover: Failover = serde_json::from_value(json!({
+            "apiVersion": "homeward.dev/v1alpha1", "kind": "Failover",
+            "metadata": {"name": name, "labels": {homeward::api::VM_LABEL: vm}},
+            "spec": {
+                "virtualMachine": {"name": vm, "uid": uid}, "from": "OnPremises", "to": "Azure", "dataSync": "Auto",
+                "start": "Approved", "cutover": "Approved",
+            },
+        }))
+        .unwrap();
+        self.api::<Failover>()
+            .create(&PostParams::default(), &failover)
+            .await
+            .unwrap();
+    }
+
+    pub async fn delete<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug,
+    {
+        self.api::<K>()
+            .delete(name, &kube::api::DeleteParams::default())
+            .await
+            .unwrap();
+    }
+
     /// A vault and the Secrets that it names.
     pub async fn vault(&self, name: &str) {
         for secret in ["ca", "client"] {
-            let secret = Secret {
-                metadata: ObjectMeta {
-                    name: Some(secret.into()),
-                    ..ObjectMeta::default()
-                },
-                data: Some(BTreeMap::from([(
-                    "tls.key".to_owned(),
-                    ByteString(b"not a key".to_vec()),
-                )])),
-                ..Secret::default()
-            };
-            let _ = self
-                .api::<Secret>()
-                .create(&PostParams::default(), &secret)
-                .await;
+            self.secret(secret, b"not a key").await;
         }
+        self.vault_without_secrets(name).await;
+    }
+
+    pub async fn vault_without_secrets(&self, name: &str) {
         let vault: RecoveryVault = serde_json::from_value(json!({
             "apiVersion": "homeward.dev/v1alpha1", "kind": "RecoveryVault", "metadata": {"name": name},
             "spec": {"agents": {
@@ -296,12 +354,13 @@ pub fn condition(resource: &impl Serialize, kind: &str) -> String {
         .unwrap_or_default()
 }
 
-/// An operator in this process.
+/// An operator in this process, with threads of its own.
 pub struct Running {
     pub stop: CancellationToken,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
+    threads: Option<Runtime>,
 }
 
 impl Running {
@@ -322,7 +381,12 @@ impl Running {
             health: health.clone(),
             metrics: metrics.clone(),
         };
-        let task = tokio::spawn({
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let task = threads.spawn({
             let stop = stop.clone();
             async move { operator.run(stop).await.unwrap() }
         });
@@ -330,21 +394,32 @@ impl Running {
             stop,
             health,
             metrics,
-            task,
+            task: Some(task),
+            threads: Some(threads),
         }
     }
 
     /// Stops as on SIGTERM, and waits for the end.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         self.stop.cancel();
-        tokio::time::timeout(DEADLINE, self.task)
-            .await
-            .expect("the operator ends in time")
-            .unwrap();
+        if let Some(task) = self.task.take() {
+            tokio::time::timeout(DEADLINE, task)
+                .await
+                .expect("the operator ends in time")
+                .unwrap();
+        }
     }
 
     /// Dies in the middle of whatever it does, without a word.
     pub fn kill(self) {
-        self.task.abort();
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
     }
 }

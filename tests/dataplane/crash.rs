@@ -95,14 +95,28 @@ fn pair(case: &Case, old: &Disks, new: &Disks) -> (Site, SimFs, Site, Candidates
 }
 
 /// Crashes at every effect of a pass in turn, then hands the target to `then`.
+///
+/// `HOMEWARD_FULL` repeats it with other losses of what was not synced; `HOMEWARD_SEED` chooses them.
 fn at_every_effect(
     case: &Case,
-    seeds: u64,
     mut then: impl FnMut(u64, &Site, &SimFs, &Site, &Candidates, &mut Dice),
 ) {
     let (old, new) = old_and_new();
     let mut crashes = 0;
-    for seed in 0..seeds {
+    let setting = |name| {
+        std::env::var(name)
+            .ok()
+            .filter(|text: &String| !text.is_empty())
+    };
+    let first = setting("HOMEWARD_SEED")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0_u64);
+    let seeds = if setting("HOMEWARD_FULL").is_some() {
+        8
+    } else {
+        1
+    };
+    for seed in first..first + seeds {
         for n in 1.. {
             let mut dice = Dice::new(seed * 10_007 + n);
             let (source, far, target, candidates) = pair(case, &old, &new);
@@ -148,7 +162,7 @@ const CASES: [Case; 3] = [
 fn s10_a_crash_at_any_effect_is_undone_to_the_whole_old_content() {
     let (old, new) = old_and_new();
     for case in CASES {
-        at_every_effect(&case, 2, |n, _, _, target, _, _| {
+        at_every_effect(&case, |n, _, _, target, _, _| {
             old_or_new_by_undo(target, &old, &new, &format!("effect {n}"));
         });
     }
@@ -158,12 +172,37 @@ fn s10_a_crash_at_any_effect_is_undone_to_the_whole_old_content() {
 fn s10_a_crash_at_any_effect_resumes_to_the_whole_new_content() {
     let (_, new) = old_and_new();
     for case in CASES {
-        at_every_effect(&case, 2, |n, source, _, target, candidates, _| {
+        at_every_effect(&case, |n, source, _, target, candidates, _| {
             let (outcome, _) = pass(source, target, spec(9, Mode::InPlace, candidates.clone()));
             outcome.unwrap_or_else(|error| panic!("effect {n}: {error}"));
             assert_eq!(content(target), new, "effect {n}");
             assert!(target.set().content().whole().is_some());
         });
+    }
+}
+
+#[test]
+fn s12_what_a_killed_process_wrote_is_synced_before_it_counts() {
+    let (old, new) = old_and_new();
+    let case = &CASES[1];
+    for n in 1.. {
+        let (source, far, target, candidates) = pair(case, &old, &new);
+        far.crash_at(n);
+        let (outcome, _) = pass(&source, &target, spec(9, Mode::InPlace, candidates.clone()));
+        if !far.has_crashed() {
+            outcome.unwrap();
+            break;
+        }
+        // The machine lives on, and with it what is in its cache: the next session finds it there.
+        far.kill();
+        target.reopen().unwrap();
+        pass(&source, &target, spec(9, Mode::InPlace, candidates))
+            .0
+            .unwrap();
+        far.lose_what_is_not_synced();
+        target.reopen().unwrap();
+        assert!(target.set().content().whole().is_some());
+        assert_eq!(content(&target), new, "effect {n}");
     }
 }
 
@@ -225,7 +264,7 @@ fn s10_a_full_copy_leaves_the_old_files_alone_until_the_seal() {
         mode: Mode::NewFiles,
         ranges: false,
     };
-    at_every_effect(&case, 1, |n, source, _, target, _, _| {
+    at_every_effect(&case, |n, source, _, target, _, _| {
         assert_eq!(content(target), old, "effect {n}");
         if n % 2 == 0 {
             target.set().undo().unwrap();

@@ -42,7 +42,10 @@ fn s17_a_corrupted_write_is_seen_by_reading_back() {
         });
         let (outcome, served) = pass(&source, &target, spec(1, mode, Candidates::All));
         assert!(matches!(outcome, Err(PassError::Corrupt(_))), "{outcome:?}");
-        assert!(matches!(served, Served::Failed(_)));
+        match served {
+            Served::Failed(failure) => assert!(failure.message.contains("read back"), "{failure}"),
+            other => panic!("{other:?}"),
+        }
         assert!(target.set().content().whole().is_none());
         fs.no_fault();
         let outcome = pass(&source, &target, spec(1, mode, Candidates::All))
@@ -100,6 +103,44 @@ fn s12_after_a_failed_sync_the_cache_is_not_believed() {
             );
         }
     }
+}
+
+#[test]
+fn s12_records_of_a_failed_journal_sync_never_count() {
+    let (old, _, source, fs, target) = pair();
+    let mut syncs = 0;
+    fs.fault(move |effect, path| {
+        if !path.ends_with("journal") {
+            return None;
+        }
+        syncs += u32::from(effect == Effect::Sync);
+        match effect {
+            Effect::Sync if syncs == 2 => Some(Fault::LostSync),
+            // Not even cutting the records off succeeds.
+            Effect::SetSize if syncs == 2 => Some(Fault::Io),
+            _ => None,
+        }
+    });
+    let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
+    assert!(
+        matches!(outcome, Err(PassError::TargetIo(_))),
+        "{outcome:?}"
+    );
+    fs.no_fault();
+    // The next session gets far enough to overwrite what those records would protect.
+    cut_pass(
+        &source,
+        &target,
+        spec(1, Mode::InPlace, Candidates::All),
+        38 * KIB64 as u64,
+    )
+    .0
+    .unwrap_err();
+    assert!(target.read("vda") != old);
+    fs.lose_what_is_not_synced();
+    target.reopen().unwrap();
+    target.set().undo().unwrap();
+    assert!(target.read("vda") == old);
 }
 
 #[test]
@@ -298,6 +339,31 @@ fn s09_a_barred_session_writes_nothing_more() {
             assert_eq!(target.read("vda"), before, "the late one changed nothing");
         });
     }
+}
+
+#[test]
+fn s09_what_had_arrived_before_the_gate_closed_is_not_written_after() {
+    let (old, _, source, fs, target) = pair();
+    let gate = Arc::clone(&target.gate);
+    let mut syncs = 0;
+    fs.fault(move |effect, path| {
+        syncs += u32::from(effect == Effect::Sync && path.ends_with("journal"));
+        // The first batch has arrived and is journaled; its write comes next.
+        if effect == Effect::Sync && syncs == 2 {
+            gate.close_all();
+        }
+        None
+    });
+    let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
+    assert!(
+        matches!(
+            outcome,
+            Err(PassError::Disconnected(_) | PassError::Barred(_))
+        ),
+        "{outcome:?}"
+    );
+    fs.no_fault();
+    assert_eq!(target.read("vda"), old);
 }
 
 #[test]

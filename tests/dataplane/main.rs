@@ -1,7 +1,16 @@
 //! The data plane from end to end: two sides, real sockets, real or simulated files.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::items_after_statements,
+    clippy::needless_for_each,
+    reason = "tests: the numbers are small, and a type of one test stands in it"
+)]
+
 mod crash;
 mod failures;
 mod passes;
+mod protocol;
 mod simfs;
 mod support;
+mod tls;

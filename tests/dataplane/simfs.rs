@@ -176,6 +176,18 @@ impl SimFs {
         state.restart();
     }
 
+    /// Loses power and starts again: nothing of what was not synced survives.
+    pub fn lose_what_is_not_synced(&self) {
+        let mut state = self.state();
+        state.name_ops.clear();
+        state.names = state.durable_names.clone();
+        for inode in state.inodes.values_mut() {
+            inode.pending.clear();
+            inode.live = inode.durable.clone();
+        }
+        state.restart();
+    }
+
     /// The process dies, the machine does not: everything that was written is there.
     pub fn kill(&self) {
         self.state().restart();
@@ -290,7 +302,7 @@ impl Fs for SimFs {
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
         if let Some(inode) = state.inodes.get_mut(&inode) {
-            inode.path = to.to_owned();
+            to.clone_into(&mut inode.path);
         }
         state
             .name_ops

@@ -54,7 +54,7 @@ pub(super) async fn deliver(
             ),
         };
         let asked = Pass {
-            pass,
+            name: pass,
             id: work.order.id(),
             began_after: work.order.id(),
             peer: peer.clone(),

@@ -63,7 +63,7 @@ pub(crate) async fn take(host: &Arc<Host>, order: Order) -> Result<OrderAnswer, 
                 .register()
                 .ok_or_else(|| refusal(RefusalKind::NoRegister, "the register is gone"))?;
             return Ok(OrderAnswer {
-                operation: live(&vm, operation),
+                operation: live(&vm, *operation),
                 register,
             });
         }
@@ -98,15 +98,15 @@ fn answer(vm: &Vm, step: StepId) -> Result<OrderAnswer, Refusal> {
 }
 
 enum Begun {
-    Known(Operation),
+    Known(Box<Operation>),
     Started(StepId, Arc<Ended>),
 }
 
 async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Refusal> {
     // First with what can be read at once: an order that is stale or illegal must not cut anything short.
-    let gathered = gather(host, vm, &order, None).await;
+    let gathered = gather(host, vm, &order, Content::OnTrust).await;
     if let Admission::Known(operation) = judge(host, vm, &order, &gathered)? {
-        return Ok(Begun::Known(*operation));
+        return Ok(Begun::Known(operation));
     }
     check(host, vm, &order).await?;
     let before = lock(&vm.running).clone();
@@ -128,12 +128,12 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
         && vm
             .register()
             .is_some_and(|register| register.role == Role::Replica);
-    let barred = if starts {
-        Some(bar(host, vm).await?)
+    let content = if starts {
+        Content::Read(bar(host, vm).await?)
     } else {
-        None
+        Content::OnTrust
     };
-    let gathered = gather(host, vm, &order, barred).await;
+    let gathered = gather(host, vm, &order, content).await;
     let admitted = {
         let (host_in, order) = (Arc::clone(host), order.clone());
         host.change(vm, move |register| {
@@ -147,7 +147,7 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
     };
     let before = match admitted {
         Ok(Ok(before)) => before,
-        Ok(Err(known)) => return Ok(Begun::Known(*known)),
+        Ok(Err(known)) => return Ok(Begun::Known(known)),
         Err(refusal) => {
             if starts {
                 unbar(host, vm).await;
@@ -180,18 +180,22 @@ fn judge(host: &Host, vm: &Vm, order: &Order, gathered: &Gathered) -> Result<Adm
     register::admit(vm.register().as_ref(), order, &host.facts(gathered))
 }
 
-/// The facts. The content of a `Start` is taken on trust (None) until the sessions are barred and it can be read.
-async fn gather(
-    host: &Arc<Host>,
-    vm: &Arc<Vm>,
-    order: &Order,
-    barred: Option<Option<Roots>>,
-) -> Gathered {
+/// What a `Start` is judged by.
+enum Content {
+    /// Not looked at yet; taken as the order wants it.
+    OnTrust,
+    /// Read, with all sessions barred.
+    Read(Option<Roots>),
+}
+
+/// The facts. The content of a `Start` is taken on trust until the sessions are barred and it can be read.
+async fn gather(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order, content: Content) -> Gathered {
     let definition = host.definitions.get(vm.uuid);
     let (power, _) = host.power(vm.uuid).await;
-    let content = match (&order.command, barred) {
-        (Command::Start { stop }, None) => Some(stop.roots.clone()),
-        (_, read) => read.flatten(),
+    let content = match (&order.command, content) {
+        (Command::Start { stop }, Content::OnTrust) => Some(stop.roots.clone()),
+        (_, Content::OnTrust) => None,
+        (_, Content::Read(content)) => content,
     };
     Gathered {
         definition,

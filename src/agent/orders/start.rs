@@ -37,12 +37,12 @@ pub(super) async fn start(work: &Work, stop: &StopRecord) -> Result<OrderResult,
             left_off: !stop.was_running,
             at: Timestamp::now(),
         };
-        let step = work.order.id();
+        let ordered = work.order.id();
         // S1: this host is Owner, durably, before the guest's first instruction.
         let promoted = host
             .change(vm, move |register| {
                 let next = register.and_then(|register| {
-                    register::promote(register, step, record, Timestamp::now())
+                    register::promote(register, ordered, record, Timestamp::now())
                 });
                 let promoted = next.is_some();
                 Ok((next, promoted))

@@ -180,17 +180,17 @@ impl Elector {
                 self.must_read = true;
                 self.not_before = now + self.terms.retry_every;
             }
-            Answer::Read(record) => self.read(record, now),
+            Answer::Read(record) => self.read(record.as_ref(), now),
         }
     }
 
-    fn read(&mut self, record: Option<Record>, now: Instant) {
-        let same = matches!(&self.seen, Some((before, _)) if *before == record);
+    fn read(&mut self, record: Option<&Record>, now: Instant) {
+        let same = matches!(&self.seen, Some((before, _)) if before.as_ref() == record);
         if !same {
-            self.seen = Some((record.clone(), now));
+            self.seen = Some((record.cloned(), now));
         }
         let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
-        let may_write = match &record {
+        let may_write = match record {
             None => true,
             Some(record) => match record.holder.as_deref() {
                 None | Some("") => true,

@@ -89,7 +89,7 @@ fn jittered(pause: Duration, vault: &Key, turn: u64) -> Duration {
     let mut hasher = DefaultHasher::new();
     (vault, turn).hash(&mut hasher);
     let part = u32::try_from(hasher.finish() % 100).unwrap_or(0);
-    pause - pause * part / 1000
+    pause.saturating_sub(pause * part / 1000)
 }
 
 #[cfg(test)]

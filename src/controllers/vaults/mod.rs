@@ -107,14 +107,13 @@ impl Lookers {
                     .insert(vault.clone(), Looker { uid, input, stop });
             }
             Err(error) => {
-                tracing::warn!(%vault, %error, "no driver could be made");
-                context.hub.withdraw(
-                    vault,
-                    Some(Blind {
-                        class: error.class,
-                        message: error.message,
-                    }),
-                );
+                let blind = Blind {
+                    class: error.class,
+                    message: error.message.clone(),
+                };
+                if context.hub.withdraw(vault, Some(blind)) {
+                    tracing::warn!(%vault, %error, "no driver could be made");
+                }
             }
         }
     }

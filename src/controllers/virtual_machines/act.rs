@@ -66,8 +66,8 @@ impl ActError {
 
 /// What was brought about. Statuses are written from this and from nothing else.
 pub struct Acted {
-    /// What to write of the VM; none when it was let go.
-    pub status: Option<ProtectedVirtualMachineStatus>,
+    /// What to write of the VM: the resource to write it on, and the status; none when it was let go.
+    pub vm: Option<(Arc<ProtectedVirtualMachine>, ProtectedVirtualMachineStatus)>,
     /// What to write of the Failover: the resource to write it on, and the status.
     pub failover: Option<(Arc<Failover>, FailoverStatus)>,
     /// A Failover that was made and that only counts once the VM's status names it.
@@ -98,7 +98,7 @@ pub async fn act(
         (Some(_) | None, _) => None,
     };
     let mut acted = Acted {
-        status: Some(status),
+        vm: Some((fetched.vm.clone(), status)),
         failover,
         made: None,
         events,
@@ -127,7 +127,7 @@ pub async fn act(
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error.into()),
             }
-            acted.status = None;
+            acted.vm = None;
         }
     }
     Ok(acted)
@@ -144,10 +144,19 @@ async fn submit(
         // Nothing is decided to be submitted without a look.
         return Err(ActError::Changed(fetched.key.clone()));
     };
-    if let Some((resource, status)) = &mut acted.failover {
-        // S2: stored before it is asked for, and only if nobody else wrote since it was read.
-        context.proof.check()?;
-        *resource = publish::failover(context, resource.clone(), status).await?;
+    // S2: stored before it is asked for, and only if nobody else wrote since it was read.
+    context.proof.check()?;
+    match (&mut acted.failover, &mut acted.vm) {
+        (Some((resource, status)), _) => {
+            *resource = publish::failover(context, resource.clone(), status).await?;
+        }
+        (None, Some((resource, status))) => {
+            if resource.status.as_ref() == Some(status) {
+                unchanged(context, fetched).await?;
+            }
+            *resource = publish::vm(context, resource.clone(), status).await?;
+        }
+        (None, None) => {}
     }
     context.proof.check()?;
     let kind = submission.action.kind();
@@ -184,21 +193,35 @@ async fn submit(
                 domain::record_refusal(status, error.class, &error.message, error.ambiguous, now);
         }
         None => {
-            let before = fetched.vm.status.clone().unwrap_or_default();
-            acted.status = acted.status.take().map(|decided| {
-                domain::record_vm_refusal(
-                    &before,
-                    &decided,
+            if let Some((resource, status)) = &mut acted.vm {
+                *status = domain::record_vm_refusal(
+                    &resource.status.clone().unwrap_or_default(),
+                    status,
                     error.class,
                     &format!("{kind}: {}", error.message),
-                    fetched.vm.metadata.generation,
+                    resource.metadata.generation,
                     now,
-                )
-            });
+                );
+            }
             acted.refused = Some(error);
         }
     }
     Ok(())
+}
+
+/// Makes sure that the resource is still the one that was read: the store may be behind.
+async fn unchanged(context: &Context, fetched: &Fetched) -> Result<(), ActError> {
+    let api = context.vm_api(&fetched.key.namespace);
+    let live = context
+        .within
+        .call("read a VM", api.get_metadata(&fetched.key.name))
+        .await?;
+    let (live, read) = (&live.metadata, &fetched.vm.metadata);
+    if live.resource_version == read.resource_version && live.uid == read.uid {
+        Ok(())
+    } else {
+        Err(ActError::Changed(fetched.key.clone()))
+    }
 }
 
 async fn create(
@@ -215,19 +238,8 @@ async fn create(
         start_held_because,
     } = new;
     let namespace = &fetched.key.namespace;
-    // The store may be behind, and another replica may have made one: only the newest resource is followed by a new move.
-    let live = context
-        .within
-        .call(
-            "read a VM",
-            context.vm_api(namespace).get(&fetched.key.name),
-        )
-        .await?;
-    if live.metadata.resource_version != fetched.vm.metadata.resource_version
-        || live.metadata.uid != fetched.vm.metadata.uid
-    {
-        return Err(ActError::Changed(fetched.key.clone()));
-    }
+    // Another replica may have made one: only the newest resource is followed by a new move.
+    unchanged(context, fetched).await?;
     let api = context.failover_api(namespace);
     let spec = FailoverSpec {
         virtual_machine: VirtualMachineReference {
@@ -257,7 +269,7 @@ async fn create(
             Err(error) => return Err(error.into()),
         };
         tracing::info!(vm = %fetched.key, failover = %made.name_any(), %from, %to, "a move is begun");
-        if let Some(status) = &mut acted.status {
+        if let Some((_, status)) = &mut acted.vm {
             status.current_failover = Some(FailoverReference {
                 name: made.name_any(),
                 uid: made.uid().unwrap_or_default(),

@@ -65,7 +65,7 @@ pub enum Current {
     /// It names none.
     None,
     /// It exists with that UID.
-    Known(Arc<Failover>, FailoverParts),
+    Known(Arc<Failover>, Box<FailoverParts>),
     /// No Failover with that UID exists, the API server says (safety rule S6).
     Missing,
 }
@@ -172,7 +172,7 @@ async fn current(
             status: failover.status.clone().unwrap_or_default(),
             start_held_because: named.start_held_because.clone(),
         };
-        Current::Known(failover, parts)
+        Current::Known(failover, Box::new(parts))
     };
     let fo_key = Key::new(&key.namespace, &named.name);
     if let Some(failover) = context.failovers.newest(&fo_key) {

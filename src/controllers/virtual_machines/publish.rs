@@ -47,7 +47,7 @@ pub async fn publish(
     acted: Acted,
 ) -> Result<Option<DriverError>, PublishError> {
     let Acted {
-        status,
+        vm: of_vm,
         failover: of_failover,
         made,
         events,
@@ -57,12 +57,11 @@ pub async fn publish(
     if let Some((resource, status)) = of_failover {
         about_failover = Some(failover(context, resource, &status).await?);
     }
-    let mut vm = fetched.vm.clone();
-    if let Some(status) = status {
+    let mut resource = fetched.vm.clone();
+    if let Some((read, status)) = of_vm {
         note(context, fetched, &status, about_failover.as_deref());
-        let written = write_vm(context, vm.clone(), status).await;
-        match (written, &made) {
-            (Ok(written), _) => vm = written,
+        match (vm(context, read, &status).await, &made) {
+            (Ok(written), _) => resource = written,
             (Err(error), Some(made)) => {
                 if error.class() == ErrorClass::Conflict {
                     act::unmake(context, made).await;
@@ -80,7 +79,7 @@ pub async fn publish(
     if let Some(made) = made {
         about_failover = Some(context.failovers.recent.wrote(made));
     }
-    tell(context, &vm, about_failover.as_deref(), &events).await;
+    tell(context, &resource, about_failover.as_deref(), &events).await;
     Ok(refused)
 }
 
@@ -149,18 +148,19 @@ pub async fn failover(
     Ok(context.failovers.recent.wrote(written))
 }
 
-async fn write_vm(
+/// Writes the status of a VM, if it is another one and nobody else wrote since the resource was read.
+pub async fn vm(
     context: &Context,
-    vm: Arc<ProtectedVirtualMachine>,
-    status: ProtectedVirtualMachineStatus,
+    resource: Arc<ProtectedVirtualMachine>,
+    status: &ProtectedVirtualMachineStatus,
 ) -> Result<Arc<ProtectedVirtualMachine>, PublishError> {
-    if vm.status.as_ref() == Some(&status) {
-        return Ok(vm);
+    if resource.status.as_ref() == Some(status) {
+        return Ok(resource);
     }
     context.proof.check()?;
-    let mut next = vm.as_ref().clone();
-    next.status = Some(status);
-    let api = context.vm_api(&vm.namespace().unwrap_or_default());
+    let mut next = resource.as_ref().clone();
+    next.status = Some(status.clone());
+    let api = context.vm_api(&resource.namespace().unwrap_or_default());
     let written = context
         .within
         .write_status("write the status of a VM", &api, &next)
@@ -172,13 +172,13 @@ async fn write_vm(
 /// Says that a resource cannot be understood, with the offending field and the remedy.
 pub async fn invalid(
     context: &Context,
-    vm: &Arc<ProtectedVirtualMachine>,
+    resource: &Arc<ProtectedVirtualMachine>,
     problem: &InvalidIntent,
 ) -> Result<(), PublishError> {
-    let before = vm.status.clone().unwrap_or_default();
+    let before = resource.status.clone().unwrap_or_default();
     let said = |kind, truth| Said::new(kind, truth, Reason::InvalidSpec, problem.to_string());
     let status = ProtectedVirtualMachineStatus {
-        observed_generation: vm.metadata.generation,
+        observed_generation: resource.metadata.generation,
         phase: Some(VirtualMachinePhase::Stalled),
         conditions: merge_conditions(
             &before.conditions,
@@ -186,19 +186,22 @@ pub async fn invalid(
                 said(ConditionType::Ready, Truth::False),
                 said(ConditionType::Stalled, Truth::True),
             ],
-            vm.metadata.generation,
+            resource.metadata.generation,
             Timestamp::now(),
         ),
         ..before.clone()
     };
     if status != before {
-        write_vm(context, vm.clone(), status).await?;
+        vm(context, resource.clone(), &status).await?;
         let event = Event {
             warning: true,
             reason: Reason::InvalidSpec.as_str(),
             message: problem.to_string(),
         };
-        context.announcer.tell(vm.as_ref(), "", &[event]).await;
+        context
+            .announcer
+            .tell(resource.as_ref(), "", &[event])
+            .await;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ impl VolumeSet {
     pub(crate) fn finish(
         &mut self,
         target: &mut Target,
-        promised: Roots,
+        promised: &Roots,
         point: String,
     ) -> Result<Roots, StageError> {
         let failed = |error: &std::io::Error| StageError::io("verifying", error);
@@ -33,7 +33,7 @@ impl VolumeSet {
             disk.table.sync().map_err(|error| failed(&error))?;
         }
         let found = roots(&target.disks).map_err(|error| failed(&error))?;
-        if found != promised {
+        if found != *promised {
             let others: Vec<_> = promised
                 .iter()
                 .filter(|(id, root)| found.get(id) != Some(root))

@@ -194,17 +194,15 @@ impl Fs for HostFs {
     }
 
     fn create_dirs(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
+        if path.as_os_str().is_empty() || path.is_dir() {
             return Ok(());
         }
-        if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-            self.create_dirs(above)?;
-            match std::fs::create_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => self.sync_dir(above)?,
-            }
+        let above = path.parent().unwrap_or(Path::new(""));
+        self.create_dirs(above)?;
+        match std::fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.sync_dir(above),
         }
-        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -297,14 +297,14 @@ impl VolumeSet {
         let mut done = false;
         match self.record.content.clone() {
             Content::NewFiles { pass, whole, .. } if pass == hello.pass && same(self) => {
-                done = whole.is_some()
+                done = whole.is_some();
             }
             Content::NewFiles { base, .. } => {
                 self.leave_new_files(base)?;
                 self.make_new_files(hello)?;
             }
             Content::Unknown | Content::Whole { .. } | Content::Partial { .. } => {
-                self.make_new_files(hello)?
+                self.make_new_files(hello)?;
             }
         }
         let mut disks = Vec::new();

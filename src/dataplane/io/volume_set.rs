@@ -329,7 +329,7 @@ impl VolumeSet {
             Recovery::Drop => {}
             // The commit record was synced after everything was verified.
             Recovery::RollForward(point) => {
-                self.record_whole(Content::Whole { point, exact: true })?
+                self.record_whole(Content::Whole { point, exact: true })?;
             }
             Recovery::Lost => {
                 self.record.content = Content::Unknown;

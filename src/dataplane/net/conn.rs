@@ -387,7 +387,7 @@ impl<'a> Conn<'a> {
                     Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                     Ok(read) => done += read,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.read_tls(&mut deadline)?
+                        self.read_tls(&mut deadline)?;
                     }
                     Err(error) => return Err(error.into()),
                 },

@@ -23,7 +23,7 @@ use crate::dataplane::rate::Bucket;
 use crate::dataplane::sender::{
     Command, Event, SendError, Sender, SenderCandidates, SenderDisk, SenderSpec, Sent,
 };
-use crate::dataplane::wire::{Frame, MAX_DISKS, MAX_POINT, WireError};
+use crate::dataplane::wire::{Frame, MAX_DISKS, MAX_POINT};
 
 /// Where the target's agent listens for data.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ impl Endpoint {
             address: address.into(),
             tls: None,
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_mins(5),
         }
     }
 
@@ -170,7 +170,7 @@ pub fn send_pass(
         set,
         hashes: Vec::new(),
     };
-    let sent = match run.all() {
+    let finished = match run.all() {
         // The target may have said why, right before it closed.
         Err(error @ PassError::Disconnected(_)) => match run.conn.last_words() {
             Some(Frame::Failed(failure)) => return Err(failure.into()),
@@ -180,7 +180,7 @@ pub fn send_pass(
         other => other?,
     };
     let point = Point {
-        roots: sent.roots.clone(),
+        roots: finished.roots.clone(),
         point: spec.point,
         pass: spec.pass,
     };
@@ -190,13 +190,13 @@ pub fn send_pass(
     let (bytes_sent, bytes_received) = run.conn.bytes();
     run.conn.close();
     Ok(PassOutcome {
-        roots: sent.roots,
-        blocks_changed: sent.blocks,
-        bytes_changed: sent.bytes,
+        roots: finished.roots,
+        blocks_changed: finished.blocks,
+        bytes_changed: finished.bytes,
         bytes_sent,
         bytes_received,
-        bytes_resumed: sent.resumed,
-        used_candidates: sent.used,
+        bytes_resumed: finished.resumed,
+        used_candidates: finished.used,
         duration: begin.elapsed(),
     })
 }
@@ -468,10 +468,6 @@ fn send_error(error: SendError) -> PassError {
 fn conn_error(error: ConnError) -> PassError {
     match error {
         ConnError::Stopped => PassError::Cancelled,
-        ConnError::Wire(error @ WireError::Version(_)) => PassError::Protocol {
-            side: Side::Target,
-            message: error.to_string(),
-        },
         ConnError::Wire(error) => PassError::Protocol {
             side: Side::Target,
             message: error.to_string(),

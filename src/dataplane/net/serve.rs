@@ -59,7 +59,7 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             tls: None,
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_mins(5),
         }
     }
 }
@@ -224,7 +224,7 @@ impl Serving<'_> {
         session: &Session,
     ) -> Result<(), ConnError> {
         match self.receive(target, session) {
-            Ok(Some((roots, point))) => match set.finish(target, roots, point) {
+            Ok(Some((roots, point))) => match set.finish(target, &roots, point) {
                 Ok(roots) => self.event(Event::Whole(roots)).map(drop),
                 Err(error) => {
                     set.note_failure(target, &error);

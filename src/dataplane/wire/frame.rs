@@ -520,9 +520,9 @@ fn take_id(take: &mut Take<'_>) -> Result<DiskId, WireError> {
 
 fn put_digests(put: &mut Put<'_>, digests: &[Digest]) {
     put.u32(u32::try_from(digests.len()).unwrap_or(u32::MAX));
-    digests
-        .iter()
-        .for_each(|digest| put.bytes(digest.as_bytes()));
+    for digest in digests {
+        put.bytes(digest.as_bytes());
+    }
 }
 
 fn take_digests(take: &mut Take<'_>, max: usize) -> Result<Vec<Digest>, WireError> {

@@ -144,7 +144,9 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             );
         }
     };
-    if let Some(owner) = world.earlier_owner {
+    // Who holds the claim keeps it: two resources of the same second, or one whose VM was not seen in time, must not stall each other.
+    let held = matches!(&view.vm, Fact::Known(vm) if vm.is_claimed_by(&world.claim));
+    if let Some(owner) = world.earlier_owner.filter(|_| !held) {
         if intent.deleting {
             return release("another resource owns the VM");
         }

@@ -1,0 +1,122 @@
+//! The world of the demo, left running for you to play with.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use homeward_playground::{
+    accelerator,
+    guest_image::GuestSettings,
+    narrator::Narrator,
+    stop_asked,
+    tools::{self, Tool},
+    world::{HypervisorKind, VmOptions, World, WorldOptions},
+};
+
+/// Starts a cluster, two sites and VMs, and leaves them running until Ctrl-C.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many VMs.
+    #[arg(long, env = "VMS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=50))]
+    vms: u16,
+    /// Take plain processes as guests instead of QEMU's.
+    #[arg(long)]
+    processes: bool,
+}
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let narrator = Narrator::new();
+    let mut world = None;
+    let told = tokio::select! {
+        told = start(&arguments, &narrator, &mut world) => told,
+        () = stop_asked() => Ok(()),
+    };
+    if told.is_ok() && world.is_some() {
+        stop_asked().await;
+    }
+    narrator.print("\nStopping everything");
+    drop(world);
+    match told {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("playground: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(
+    arguments: &Arguments,
+    narrator: &Narrator,
+    place: &mut Option<World>,
+) -> Result<()> {
+    let hypervisor = if arguments.processes {
+        HypervisorKind::Process
+    } else {
+        let step = narrator.step("Looking for virtualisation");
+        let kvm = accelerator::kvm_works().await?;
+        step.done(if kvm {
+            "KVM"
+        } else {
+            "none that works, so QEMU emulates"
+        });
+        HypervisorKind::Qemu { kvm }
+    };
+    let mut options = WorldOptions::new(hypervisor);
+    options.replication_interval = Duration::from_secs(10);
+    let step = narrator.step("Starting a cluster and two sites");
+    let world = World::start_with(options, |at| step.now(at)).await?;
+    step.done(format!("everything is in {}", world.folder().display()));
+    let world = place.insert(world);
+    for number in 1..=arguments.vms {
+        let name = format!("vm-{number}");
+        let step = narrator.step(format!("Booting and protecting {name}"));
+        let mut guest = GuestSettings::new(&name, "{site}");
+        guest.dirty_kib_per_second = 128;
+        guest.dirty_area_mib = Some(16);
+        world
+            .add(&VmOptions {
+                name,
+                disks: vec![128 << 20, 64 << 20],
+                guest,
+                memory_mib: 192,
+            })
+            .await?;
+        step.done("");
+    }
+    narrator.print(commands(world)?);
+    Ok(())
+}
+
+fn commands(world: &World) -> Result<String> {
+    let kubeconfig = world.cluster.plane.kubeconfig();
+    let kubectl = tools::find(Tool::Kubectl)?;
+    Ok(format!(
+        r#"
+The playground is running. In another terminal:
+
+  export KUBECONFIG={kubeconfig}
+  alias kubectl={kubectl}
+
+  kubectl get rv,pvm,fo                      what there is
+  kubectl get fo -w -o wide                  watch moves
+
+  kubectl patch pvm vm-1 --type merge -p '{{"spec":{{"placement":"Azure"}}}}'         move it
+  kubectl patch pvm vm-1 --type merge -p '{{"spec":{{"placement":"OnPremises"}}}}'    and home
+
+  kubectl patch pvm vm-1 --type merge -p '{{"spec":{{"cutover":{{"approval":"Manual"}},"commit":{{"approval":"Manual"}}}}}}'
+                                             from now on, ask before cutover and commit
+  kubectl patch fo vm-1-1 --type merge -p '{{"spec":{{"cutover":"Approved"}}}}'       stop it here, start it there
+  kubectl patch fo vm-1-1 --type merge -p '{{"spec":{{"commit":"Approved"}}}}'        accept, or "Rollback"
+  kubectl patch fo vm-1-1 --type merge -p '{{"spec":{{"cancel":true}}}}'              stay where it is
+
+  tail -f {folder}/*/agent.log {folder}/cluster/operator-0.log
+
+Ctrl-C ends it, and leaves nothing behind."#,
+        kubeconfig = kubeconfig.display(),
+        kubectl = kubectl.display(),
+        folder = world.folder().display(),
+    ))
+}

@@ -1,0 +1,480 @@
+//! One cluster: a control plane, operators, and what people apply to it.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use homeward::api::{Failover, ProtectedVirtualMachine, RecoveryVault, Site};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{
+    Host, Vm, WorldOptions,
+    host::{spawn_logged, tail},
+    pki::{Certificate, Pki},
+    programs::{self, Program},
+    wait::{self, LIMIT},
+};
+use crate::{child::Child, control_plane::ControlPlane};
+
+/// The namespace of everything that a world applies.
+pub const NAMESPACE: &str = "default";
+/// The vault that ties the two hosts together.
+pub const VAULT: &str = "lab";
+const CA_SECRET: &str = "homeward-agents-ca";
+const CLIENT_SECRET: &str = "homeward-operator-certificate";
+
+/// A control plane and the operators that work in it.
+pub struct Cluster {
+    operators: Vec<Option<Child>>,
+    /// The control plane.
+    pub plane: ControlPlane,
+    client: Client,
+    world: PathBuf,
+    folder: PathBuf,
+    log_filter: String,
+    /// The first operator's address; the others follow.
+    address: Ipv4Addr,
+    paces: Vec<(String, String)>,
+}
+
+impl Cluster {
+    /// Starts a control plane and installs what the operator needs. No operator runs yet.
+    pub(super) async fn start(
+        world: &Path,
+        name: &str,
+        address: Ipv4Addr,
+        options: &WorldOptions,
+    ) -> Result<Self> {
+        let folder = world.join(name);
+        let plane = ControlPlane::start(&folder).await?;
+        let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
+        plane.install_crds(&[crds]).await?;
+        let client = plane.client().await?;
+        Ok(Self {
+            plane,
+            client,
+            world: world.to_owned(),
+            folder: folder.canonicalize()?,
+            log_filter: options.log.clone(),
+            address,
+            paces: options.operator_settings(),
+            operators: (0..options.operators).map(|_| None).collect(),
+        })
+    }
+
+    /// A client of the admin.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The VMs.
+    #[must_use]
+    pub fn vms(&self) -> Api<ProtectedVirtualMachine> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// The Failovers.
+    #[must_use]
+    pub fn failovers(&self) -> Api<Failover> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// The vaults.
+    #[must_use]
+    pub fn vaults(&self) -> Api<RecoveryVault> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// How many operators the cluster has, running or not.
+    #[must_use]
+    pub fn operators(&self) -> usize {
+        self.operators.len()
+    }
+
+    fn address(&self, index: usize) -> Ipv4Addr {
+        let [first, second, third, last] = self.address.octets();
+        let last = last.saturating_add(u8::try_from(index).unwrap_or(u8::MAX));
+        Ipv4Addr::new(first, second, third, last)
+    }
+
+    /// The log of an operator, over all its lives.
+    #[must_use]
+    pub fn operator_log(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("operator-{index}.log"))
+    }
+
+    /// Starts every operator that does not run.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub fn start_operators(&mut self) -> Result<()> {
+        for index in 0..self.operators.len() {
+            self.start_operator(index)?;
+        }
+        Ok(())
+    }
+
+    /// Starts one operator. Does nothing while it runs.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub fn start_operator(&mut self, index: usize) -> Result<()> {
+        if let Some(operator) = &mut self.operators[index] {
+            if operator.exit_status()?.is_none() {
+                return Ok(());
+            }
+        }
+        let log = self.operator_log(index);
+        let mut command = Command::new(programs::find(Program::Homeward)?);
+        command
+            .arg("run")
+            .env("KUBECONFIG", self.plane.kubeconfig())
+            .env("HOMEWARD_LOG", &self.log_filter)
+            .env("HOMEWARD_LISTEN", format!("{}:8080", self.address(index)))
+            .env("HOMEWARD_LEASE_IDENTITY", format!("operator-{index}"))
+            .envs(self.paces.iter().map(|(name, value)| (name, value)));
+        self.operators[index] = Some(spawn_logged(command, &self.world, &log)?);
+        Ok(())
+    }
+
+    /// Kills one operator.
+    pub fn kill_operator(&mut self, index: usize) {
+        self.operators[index] = None;
+    }
+
+    /// Stops an operator in its tracks.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn freeze_operator(&self, index: usize) -> Result<()> {
+        self.signal_operator(index, Signal::STOP)
+    }
+
+    /// Lets a frozen operator go on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn thaw_operator(&self, index: usize) -> Result<()> {
+        self.signal_operator(index, Signal::CONT)
+    }
+
+    fn signal_operator(&self, index: usize, signal: Signal) -> Result<()> {
+        let operator = self.operators[index]
+            .as_ref()
+            .with_context(|| format!("operator {index} does not run"))?;
+        Ok(operator.signal(signal)?)
+    }
+
+    /// Kills all operators.
+    pub fn kill_operators(&mut self) {
+        self.operators
+            .iter_mut()
+            .for_each(|operator| *operator = None);
+    }
+
+    /// Checks that no operator has ended by itself.
+    ///
+    /// # Errors
+    ///
+    /// When one has; the message has the end of its log.
+    pub fn check_operators(&mut self) -> Result<()> {
+        for index in 0..self.operators.len() {
+            let log = self.operator_log(index);
+            if let Some(operator) = &mut self.operators[index] {
+                if let Some(status) = operator.exit_status()? {
+                    anyhow::bail!("operator {index} ended with {status}\n{}", tail(&log));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the Secrets and the vault, and waits until both sites are connected.
+    pub(super) async fn apply_vault(
+        &mut self,
+        hosts: &[Host],
+        pki: &Pki,
+        options: &WorldOptions,
+    ) -> Result<()> {
+        let ca = [("ca.crt", pki.authority()?)];
+        self.apply_secret(CA_SECRET, None, ca).await?;
+        self.apply_client_certificate(pki.operators(Certificate::Good)?)
+            .await?;
+        let of = |site| -> Vec<Value> {
+            hosts
+                .iter()
+                .filter(|host| host.site == site)
+                .map(|host| json!({"name": host.name, "url": host.url()}))
+                .collect()
+        };
+        let vault = json!({
+            "apiVersion": "homeward.dev/v1alpha1",
+            "kind": "RecoveryVault",
+            "metadata": {"name": VAULT},
+            "spec": {"agents": {
+                "onPremises": {"hosts": of(Site::OnPremises)},
+                "azure": {"hosts": of(Site::Azure)},
+                "tls": {"caSecretRef": {"name": CA_SECRET}, "clientCertificateSecretRef": {"name": CLIENT_SECRET}},
+                "replicationInterval": format!("{}s", options.replication_interval.as_secs()),
+            }},
+        });
+        self.vaults()
+            .patch(VAULT, &apply(), &Patch::Apply(vault))
+            .await
+            .context("the vault was refused")?;
+        Ok(())
+    }
+
+    /// Waits until the operator has connected the vault to both sites.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, or an operator has ended.
+    pub async fn until_connected(&mut self) -> Result<()> {
+        let connected = wait::until(
+            &self.vaults(),
+            VAULT,
+            LIMIT,
+            "the vault is Ready",
+            |vault: &RecoveryVault| {
+                let conditions = vault.status.iter().flat_map(|status| &status.conditions);
+                is_true(conditions, "Ready")
+            },
+        )
+        .await;
+        self.check_operators()?;
+        match connected {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.context(tail(&self.operator_log(0)))),
+        }
+    }
+
+    pub(super) async fn apply_client_certificate(&self, pair: [Vec<u8>; 2]) -> Result<()> {
+        let [certificate, key] = pair;
+        let pair = [("tls.crt", certificate), ("tls.key", key)];
+        self.apply_secret(CLIENT_SECRET, Some("kubernetes.io/tls"), pair)
+            .await
+    }
+
+    async fn apply_secret<const N: usize>(
+        &self,
+        name: &str,
+        kind: Option<&str>,
+        data: [(&str, Vec<u8>); N],
+    ) -> Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let secret = Secret {
+            metadata: kube::api::ObjectMeta {
+                name: Some(name.to_owned()),
+                ..kube::api::ObjectMeta::default()
+            },
+            type_: kind.map(str::to_owned),
+            data: Some(
+                data.into_iter()
+                    .map(|(key, bytes)| (key.to_owned(), ByteString(bytes)))
+                    .collect(),
+            ),
+            ..Secret::default()
+        };
+        secrets
+            .patch(name, &apply(), &Patch::Apply(&secret))
+            .await
+            .with_context(|| format!("the secret {name} was refused"))?;
+        Ok(())
+    }
+
+    /// Asks Homeward to keep a VM at a site; `change` may add to the resource's spec.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn protect(
+        &self,
+        vm: &Vm,
+        placement: Site,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<ProtectedVirtualMachine> {
+        let mut resource = json!({
+            "apiVersion": "homeward.dev/v1alpha1",
+            "kind": "ProtectedVirtualMachine",
+            "metadata": {"name": vm.name},
+            "spec": {"vaultRef": {"name": VAULT}, "placement": placement},
+        });
+        change(&mut resource["spec"]);
+        let resource = serde_json::from_value(resource).context("the spec makes no sense")?;
+        self.vms()
+            .create(&PostParams::default(), &resource)
+            .await
+            .with_context(|| format!("{} was refused", vm.name))
+    }
+
+    /// Merges a change into the spec of a VM, as `kubectl patch` does.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn patch_vm(&self, name: &str, spec: Value) -> Result<()> {
+        self.vms()
+            .patch(
+                name,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"spec": spec})),
+            )
+            .await
+            .with_context(|| format!("{name} was not changed"))?;
+        Ok(())
+    }
+
+    /// Gives an answer on a Failover.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn answer(&self, failover: &str, spec: Value) -> Result<()> {
+        self.failovers()
+            .patch(
+                failover,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"spec": spec})),
+            )
+            .await
+            .with_context(|| format!("{failover} was not answered"))?;
+        Ok(())
+    }
+
+    /// Asks for another place.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn place(&self, name: &str, placement: Site) -> Result<()> {
+        self.patch_vm(name, json!({"placement": placement})).await
+    }
+
+    /// The Failovers of a VM, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be listed.
+    pub async fn failovers_of(&self, vm: &str) -> Result<Vec<Failover>> {
+        let mut found: Vec<Failover> = self
+            .failovers()
+            .list(&ListParams::default())
+            .await?
+            .items
+            .into_iter()
+            .filter(|failover| failover.spec.virtual_machine.name == vm)
+            .collect();
+        found.sort_by_key(|failover| number_of(&failover.name_any()));
+        Ok(found)
+    }
+
+    /// Waits until a VM is as it should be.
+    ///
+    /// # Errors
+    ///
+    /// When it is not in time; the message says how it and its Failovers stand.
+    pub async fn until_vm(
+        &self,
+        name: &str,
+        what: &str,
+        met: impl FnMut(&ProtectedVirtualMachine) -> bool,
+    ) -> Result<ProtectedVirtualMachine> {
+        match wait::until(&self.vms(), name, LIMIT, what, met).await {
+            Ok(vm) => Ok(vm),
+            Err(error) => {
+                let failovers = self.failovers_of(name).await.unwrap_or_default();
+                let last = failovers.last().map_or_else(String::new, |failover| {
+                    format!("\n{}:\n{}", failover.name_any(), wait::status_of(failover))
+                });
+                Err(error.context(format!("{name}{last}")))
+            }
+        }
+    }
+
+    /// Waits until a VM is settled at a site: it has the right to run there, no move is under way, and it is protected.
+    ///
+    /// # Errors
+    ///
+    /// When it is not in time.
+    pub async fn until_settled(&self, name: &str, site: Site) -> Result<ProtectedVirtualMachine> {
+        self.until_vm(name, &format!("settled at {site}"), |vm| {
+            is_settled(vm, site)
+        })
+        .await
+    }
+
+    /// Waits until the Failover after number `after` is as it should be.
+    ///
+    /// # Errors
+    ///
+    /// When it is not in time.
+    pub async fn until_failover(
+        &self,
+        name: &str,
+        what: &str,
+        met: impl FnMut(&Failover) -> bool,
+    ) -> Result<Failover> {
+        wait::until(&self.failovers(), name, LIMIT, what, met).await
+    }
+
+    /// The name that the next Failover of a VM will have.
+    ///
+    /// # Errors
+    ///
+    /// When the VM cannot be read.
+    pub async fn next_failover(&self, name: &str) -> Result<String> {
+        let vm = self.vms().get(name).await?;
+        let counter = vm.status.and_then(|status| status.failover_counter);
+        Ok(format!("{name}-{}", counter.unwrap_or(0) + 1))
+    }
+}
+
+/// Whether a VM has the right to run at a site, no move is under way, and it is protected.
+#[must_use]
+pub fn is_settled(vm: &ProtectedVirtualMachine, site: Site) -> bool {
+    let Some(status) = &vm.status else {
+        return false;
+    };
+    let current = status.observed_generation == vm.metadata.generation;
+    current
+        && status.active_site == Some(site)
+        && status.current_failover.is_none()
+        && ["Ready", "Placed", "Protected"]
+            .iter()
+            .all(|kind| is_true(&status.conditions, kind))
+}
+
+/// Whether a condition is True.
+#[must_use]
+pub fn is_true<'a>(
+    conditions: impl IntoIterator<Item = &'a homeward::api::Condition>,
+    kind: &str,
+) -> bool {
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+fn number_of(failover: &str) -> u64 {
+    let number = failover.rsplit_once('-').map(|(_, number)| number.parse());
+    number.and_then(Result::ok).unwrap_or(0)
+}
+
+fn apply() -> PatchParams {
+    PatchParams::apply("homeward-playground").force()
+}

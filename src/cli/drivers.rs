@@ -1,0 +1,50 @@
+//! The drivers that this program has: from a vault's spec and Secrets to a concrete one.
+
+use std::sync::Arc;
+
+use crate::agent::client::AgentClient;
+use crate::api::{AgentHost, Site};
+use crate::controllers::{DriverFactory, DriverInput};
+use crate::domain::ErrorClass;
+use crate::driver::agents::{AgentsDriver, AgentsHost};
+use crate::driver::{DriverError, ReplicationDriver};
+
+/// Makes the driver that a vault's spec asks for.
+pub struct Drivers;
+
+impl DriverFactory for Drivers {
+    fn build(&self, input: &DriverInput) -> Result<Arc<dyn ReplicationDriver>, DriverError> {
+        let agents = &input.spec.agents;
+        let ca_secret = &agents.tls.ca_secret_ref.name;
+        let own_secret = &agents.tls.client_certificate_secret_ref.name;
+        let key = |secret: &str, key: &str| {
+            input.secrets.get(secret, key).ok_or_else(|| {
+                let message = format!("Secret {secret} has no key {key}; put the PEM text there");
+                DriverError::refused(ErrorClass::Invalid, message)
+            })
+        };
+        let ca = key(ca_secret, "ca.crt")?;
+        let certificate = key(own_secret, "tls.crt")?;
+        let private_key = key(own_secret, "tls.key")?;
+        let host = |site: Site, host: &AgentHost| {
+            let client =
+                AgentClient::new(&host.url, ca, certificate, private_key).map_err(|error| {
+                    let message = format!("host {}: {error}", host.name);
+                    DriverError::refused(ErrorClass::Invalid, message)
+                })?;
+            Ok(AgentsHost {
+                name: host.name.clone(),
+                site,
+                client,
+            })
+        };
+        let on_premises = agents.on_premises.hosts.iter();
+        let azure = agents.azure.hosts.iter();
+        let hosts = on_premises
+            .map(|agent| host(Site::OnPremises, agent))
+            .chain(azure.map(|agent| host(Site::Azure, agent)))
+            .collect::<Result<Vec<_>, DriverError>>()?;
+        let interval = agents.replication_interval.into();
+        Ok(Arc::new(AgentsDriver::new(hosts, interval)))
+    }
+}
