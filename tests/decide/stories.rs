@@ -24,6 +24,8 @@ fn there_and_back_with_agents() {
         world.store.change(|spec| spec.placement = site);
         world.converge().unwrap();
         assert!(world.simulation.guest("vm", site).running);
+        // S1: at rest the registers name no Failover.
+        assert_eq!(world.look().unwrap().failover, None);
     }
     assert!(world.store.failovers.values().all(|failover| {
         failover.status.outcome == Some(FailoverOutcome::Succeeded)
