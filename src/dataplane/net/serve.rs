@@ -23,6 +23,9 @@ use crate::dataplane::wire::{Failure, FailureKind, Frame, Hello, Refusal, Refusa
 /// Batches of 2 MiB that are under way at once: one that is received, one journaled, one written, one in between.
 const BATCHES: usize = 4;
 
+/// How long the first frame may take to come.
+const GREETING: Duration = Duration::from_secs(30);
+
 /// Decides who may write. Given by the agent, which keeps the registers.
 pub trait Admission: Send + Sync {
     /// Says yes, with the VM's disks and a session that was opened under the same lock under which the order was judged, or no.
@@ -85,9 +88,11 @@ pub fn serve_connection(
     admission: &dyn Admission,
     options: &ServeOptions,
 ) -> Served {
+    // Whoever has not yet been admitted gets less patience.
+    let patience = options.idle_timeout.min(GREETING);
     let conn = match &options.tls {
-        None => Conn::plain(stream, options.idle_timeout, &|| false),
-        Some(config) => Conn::server(stream, Arc::clone(config), options.idle_timeout, &|| false),
+        None => Conn::plain(stream, patience, &|| false),
+        Some(config) => Conn::server(stream, Arc::clone(config), patience, &|| false),
     };
     let conn = match conn {
         Ok(conn) => conn,
@@ -98,7 +103,7 @@ pub fn serve_connection(
         machine: Receiver::new(),
         end: None,
     };
-    let ended = serving.greet(admission);
+    let ended = serving.greet(admission, options.idle_timeout);
     let served = match (ended, serving.end.take()) {
         (_, Some(end)) => end,
         (Err(error), None) => Served::Disconnected(describe(&error)),
@@ -116,7 +121,7 @@ struct Serving<'a> {
 
 impl Serving<'_> {
     /// The first frame, and the admission.
-    fn greet(&mut self, admission: &dyn Admission) -> Result<(), ConnError> {
+    fn greet(&mut self, admission: &dyn Admission, idle: Duration) -> Result<(), ConnError> {
         let frame = self.next()?;
         let commands = self.machine.on(Event::Frame(frame));
         for command in self.simple(commands)? {
@@ -128,7 +133,10 @@ impl Serving<'_> {
             };
             match admission.admit(&hello, &peer) {
                 Err(refusal) => self.event(Event::Refused(refusal))?,
-                Ok(admitted) => return self.session(&hello, &admitted),
+                Ok(admitted) => {
+                    self.conn.set_idle(idle);
+                    return self.session(&hello, &admitted);
+                }
             };
         }
         Ok(())
