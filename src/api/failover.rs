@@ -1,6 +1,6 @@
 //! Failover: one move of one VM from one site to the other; the durable intent, the record, and where people answer.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -306,16 +306,16 @@ pub struct DowntimeStatus {
     pub actual_milliseconds: Option<i64>,
     /// When the VM was ordered to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_ordered_time: Option<Time>,
+    pub stop_ordered_time: Option<MicroTime>,
     /// When it was seen stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopped_time: Option<Time>,
+    pub stopped_time: Option<MicroTime>,
     /// When it was ordered to start at the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_ordered_time: Option<Time>,
+    pub start_ordered_time: Option<MicroTime>,
     /// When it was seen running at the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_time: Option<Time>,
+    pub started_time: Option<MicroTime>,
 }
 
 /// Bytes sent against bytes changed.
@@ -380,8 +380,8 @@ pub struct FailureStatus {
     /// The words of whoever failed.
     pub message: String,
     /// When it last failed.
-    pub time: Time,
+    pub time: MicroTime,
     /// When it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_time: Option<Time>,
+    pub retry_time: Option<MicroTime>,
 }

@@ -16,7 +16,7 @@
 //! action that took effect without being heard of, goes on from where things stand.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use super::super::action::{Action, ActionKind, Mark};
 use super::super::capabilities::DirectionCapabilities;
@@ -437,10 +437,10 @@ impl Move<'_> {
             ActionKind::StopSource | ActionKind::CompleteFailover
                 if downtime.stop_ordered_time.is_none() =>
             {
-                downtime.stop_ordered_time = Some(Time(now));
+                downtime.stop_ordered_time = Some(MicroTime(now));
             }
             ActionKind::StartTarget if downtime.start_ordered_time.is_none() => {
-                downtime.start_ordered_time = Some(Time(now));
+                downtime.start_ordered_time = Some(MicroTime(now));
             }
             _ => {}
         }
@@ -1151,7 +1151,7 @@ impl Move<'_> {
         let now = self.now();
         let downtime = self.status.downtime.get_or_insert_default();
         if downtime.stopped_time.is_none() {
-            downtime.stopped_time = Some(Time(now));
+            downtime.stopped_time = Some(MicroTime(now));
         }
     }
 
@@ -1159,13 +1159,18 @@ impl Move<'_> {
         let now = self.now();
         let downtime = self.status.downtime.get_or_insert_default();
         if downtime.started_time.is_none() {
-            downtime.started_time = Some(Time(now));
+            downtime.started_time = Some(MicroTime(now));
             downtime.actual_milliseconds = downtime
                 .stop_ordered_time
                 .as_ref()
-                .map(|stop| super::milliseconds_between(stop, &Time(now)));
+                .map(|stop| super::milliseconds_between(stop, &MicroTime(now)));
         }
-        let since = downtime.started_time.clone().unwrap_or(Time(now));
+        let since = Time(
+            downtime
+                .started_time
+                .as_ref()
+                .map_or(now, |started| started.0),
+        );
         let fresh = self.status.uncommitted.as_ref().is_some_and(|before| {
             before.bytes.is_some()
                 && now.duration_since(before.observed_time.0).as_secs()

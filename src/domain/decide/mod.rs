@@ -17,7 +17,7 @@ mod tasks;
 mod wait;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use super::action::{Mark, Submission};
 use super::conditions::ConditionType;
@@ -160,8 +160,8 @@ fn next_failure(
         count,
         class: class.as_str().into(),
         message: message.into(),
-        time: Time(now),
-        retry_time: now.checked_add(delay).ok().map(Time),
+        time: MicroTime(now),
+        retry_time: now.checked_add(delay).ok().map(MicroTime),
     }
 }
 
@@ -176,7 +176,7 @@ fn to_i64(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn milliseconds_between(from: &Time, to: &Time) -> i64 {
+fn milliseconds_between(from: &MicroTime, to: &MicroTime) -> i64 {
     i64::try_from(to.0.duration_since(from.0).as_millis())
         .unwrap_or(i64::MAX)
         .max(0)
