@@ -266,7 +266,10 @@ fn history(view: &Store, pvm: &Pvm, current: Option<&Failover>) -> Vec<FinishedF
         .values()
         .filter(|failover| {
             failover.spec.virtual_machine.uid == pvm.uid
-                && failover.status.phase.is_some_and(|phase| phase.is_final())
+                && failover
+                    .status
+                    .phase
+                    .is_some_and(homeward::api::FailoverPhase::is_final)
                 && current.is_none_or(|current| current.uid != failover.uid)
         })
         .map(|failover| FinishedFailover {
