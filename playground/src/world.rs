@@ -251,13 +251,34 @@ impl World {
     /// # Errors
     ///
     /// When a file cannot be read or written.
-    pub fn add_disk(&mut self, vm: &Vm, size: u64) -> Result<Vm> {
+    pub fn add_disk(&self, vm: &Vm, size: u64) -> Result<Vm> {
         let host = self.host(Site::OnPremises);
         let id = format!("{}-{}", vm.name, vm.disks.len());
         let disk = host.folder().join("disks").join(format!("{id}.raw"));
         File::create_new(&disk)
             .and_then(|file| file.set_len(size))
             .with_context(|| format!("cannot make {}", disk.display()))?;
+        self.change_disks(vm, |disks| disks.push(json!({"id": id, "path": disk})))?;
+        let mut grown = vm.clone();
+        grown.disks.push(disk);
+        Ok(grown)
+    }
+
+    /// Takes the last disk out of the definition of a VM on the premises; its file stays.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or written.
+    pub fn remove_last_disk(&self, vm: &Vm) -> Result<()> {
+        self.change_disks(vm, |disks| drop(disks.pop()))
+    }
+
+    fn change_disks(
+        &self,
+        vm: &Vm,
+        change: impl FnOnce(&mut Vec<serde_json::Value>),
+    ) -> Result<()> {
+        let host = self.host(Site::OnPremises);
         let path = host.definitions().join(format!("{}.yaml", vm.name));
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -265,14 +286,8 @@ impl World {
         let disks = definition["disks"]
             .as_array_mut()
             .context("a definition has disks")?;
-        disks.push(json!({"id": id, "path": disk}));
-        write_at_once(&path, &serde_yaml::to_string(&definition)?)?;
-        let mut grown = vm.clone();
-        grown.disks.push(disk);
-        if let Some(known) = self.vms.iter_mut().find(|known| known.uuid == vm.uuid) {
-            known.clone_from(&grown);
-        }
-        Ok(grown)
+        change(disks);
+        write_at_once(&path, &serde_yaml::to_string(&definition)?)
     }
 
     /// Gives the operators of the first cluster another certificate, through the Secret.
