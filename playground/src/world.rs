@@ -98,6 +98,7 @@ impl World {
         let ground = Ground {
             keeper: Keeper::start(&folder)?,
             folder: folder.clone(),
+            keep: std::env::var_os(KEEP).is_some(),
         };
         progress("certificates and hosts");
         let pki = Pki::create(&folder.join("pki"))?;
@@ -168,6 +169,11 @@ impl World {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.ground.folder
+    }
+
+    /// Whether the folder is kept for a look at its logs, when all else ends.
+    pub const fn keep_logs(&mut self, keep: bool) {
+        self.ground.keep = keep;
     }
 
     /// How it was made.
@@ -443,21 +449,22 @@ fn write_at_once(path: &Path, text: &str) -> Result<()> {
 struct Ground {
     keeper: Keeper,
     folder: PathBuf,
+    keep: bool,
 }
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        clear(&self.folder);
+        clear(&self.folder, self.keep);
         self.keeper.dismiss();
     }
 }
 
 /// Ends everything that runs in the folder, and removes it unless somebody will want to see the logs.
-fn clear(folder: &Path) {
+fn clear(folder: &Path, keep: bool) {
     if let Err(error) = keeper::sweep(folder) {
         tracing::error!("{error:#}");
     }
-    if std::thread::panicking() || std::env::var_os(KEEP).is_some() {
+    if keep || std::thread::panicking() {
         eprintln!("the world's logs are kept in {}", folder.display());
     } else if let Err(error) = fs::remove_dir_all(folder) {
         tracing::warn!("{} is left: {error}", folder.display());

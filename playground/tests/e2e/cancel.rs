@@ -123,7 +123,7 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
 }
 
 /// Waits until a pass has sent so much, or has ended.
-async fn until_bytes(lane: &Lane, from: Site, bytes: u64) -> Result<u64> {
+pub async fn until_bytes(lane: &Lane, from: Site, bytes: u64) -> Result<u64> {
     let mut begun = 0;
     eventually(LIMIT, "the pass has got so far", async || {
         let found = lane.world.host(from).vm(lane.vm.uuid).await?;
