@@ -1,7 +1,6 @@
 //! One pass to a peer: from the data plane's blocking call to a report.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -56,7 +55,7 @@ pub(crate) enum Sources {
     /// The disks themselves; nothing writes to them.
     Files(Vec<(String, std::path::PathBuf)>),
     /// A point in time of a running guest (S15).
-    Point(Vec<(String, Box<dyn hypervisor::BlockSource>)>),
+    Point(Vec<(String, Box<dyn BlockSource>)>),
 }
 
 impl Sources {
@@ -105,28 +104,11 @@ impl Sources {
                 .map(|(name, source)| {
                     Ok(PassDisk {
                         id: id(name)?,
-                        source: Box::new(Adapted(source)),
+                        source,
                     })
                 })
                 .collect(),
         }
-    }
-}
-
-/// A disk of the hypervisor's as the data plane reads it.
-struct Adapted(Box<dyn hypervisor::BlockSource>);
-
-impl BlockSource for Adapted {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buf)
-    }
-
-    fn next_data(&mut self, offset: u64) -> io::Result<Option<Range<u64>>> {
-        self.0.next_data(offset)
     }
 }
 

@@ -19,8 +19,7 @@ impl DriverFactory for Drivers {
         let own_secret = &agents.tls.client_certificate_secret_ref.name;
         let key = |secret: &str, key: &str| {
             input.secrets.get(secret, key).ok_or_else(|| {
-                let message =
-                    format!("Secret {secret} has no key {key}; put the PEM text there");
+                let message = format!("Secret {secret} has no key {key}; put the PEM text there");
                 DriverError::refused(ErrorClass::Invalid, message)
             })
         };
@@ -28,10 +27,11 @@ impl DriverFactory for Drivers {
         let certificate = key(own_secret, "tls.crt")?;
         let private_key = key(own_secret, "tls.key")?;
         let host = |site: Site, host: &AgentHost| {
-            let client = AgentClient::new(&host.url, ca, certificate, private_key).map_err(|error| {
-                let message = format!("host {}: {error}", host.name);
-                DriverError::refused(ErrorClass::Invalid, message)
-            })?;
+            let client =
+                AgentClient::new(&host.url, ca, certificate, private_key).map_err(|error| {
+                    let message = format!("host {}: {error}", host.name);
+                    DriverError::refused(ErrorClass::Invalid, message)
+                })?;
             Ok(AgentsHost {
                 name: host.name.clone(),
                 site,

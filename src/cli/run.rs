@@ -8,9 +8,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::stop_on_signal;
-use crate::controllers::{
-    LeaseSettings, Operator, Paces, Settings, Timeouts,
-};
+use crate::controllers::{LeaseSettings, Operator, Paces, Settings, Timeouts};
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
 /// What `homeward run` takes. Every value can also be set in the environment.

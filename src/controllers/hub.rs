@@ -394,3 +394,6 @@ fn without_figures(vm: &VmObservation) -> VmObservation {
     }
     vm
 }
+
+#[cfg(test)]
+mod tests;

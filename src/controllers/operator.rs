@@ -122,7 +122,8 @@ impl Operator {
                 }
             }
             self.metrics.fleet.clear();
-            if stop.is_cancelled() {
+            // Without a keeper there will be no other term: end, so that the process is started again.
+            if stop.is_cancelled() || told.has_changed().is_err() {
                 break;
             }
         }

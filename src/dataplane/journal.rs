@@ -258,3 +258,115 @@ pub fn space(blocks: u64, syncs: u64) -> u64 {
         .saturating_add(3 * RECORDS)
         .saturating_add(syncs.saturating_add(1).saturating_mul(ALIGN))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header(salt: u128) -> Header {
+        let before = |name: &str, size| DiskBefore {
+            id: DiskId::new(name).unwrap(),
+            size,
+            fresh: false,
+        };
+        Header {
+            pass: Uuid::from_u128(1),
+            salt: [Uuid::from_u128(salt), Uuid::from_u128(3)],
+            disks: vec![before("vda", 10 * BLOCK), before("vdb", 512)],
+        }
+    }
+
+    fn record(salt: u128, sequence: u64, head: &Head, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Codec::new(&header(salt)).encode(sequence, head, payload, &mut bytes);
+        bytes
+    }
+
+    fn accepted(salt: u128, sequence: u64, bytes: &[u8]) -> Option<Head> {
+        let codec = Codec::new(&header(salt));
+        let head = bytes.first_chunk::<HEAD>()?;
+        let found = codec.head(sequence, head)?;
+        let payload = bytes.get(HEAD..HEAD + usize::try_from(found.payload()).ok()?)?;
+        codec.check(head, payload).then_some(found)
+    }
+
+    proptest! {
+        #[test]
+        fn s10_only_a_whole_record_in_its_own_place_counts(
+            payload in prop::collection::vec(any::<u8>(), 1..600),
+            sequence in 0u64..5,
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let head = Head { kind: Kind::Data, disk: 0, offset: BLOCK, len: payload.len() as u64 };
+            let good = record(7, sequence, &head, &payload);
+            prop_assert_eq!(accepted(7, sequence, &good), Some(head));
+            prop_assert_eq!(accepted(7, sequence + 1, &good), None, "another place in the sequence");
+            prop_assert_eq!(accepted(8, sequence, &good), None, "another journal");
+            let mut torn = good.clone();
+            torn[at.index(good.len())] ^= 1 << bit;
+            prop_assert_eq!(accepted(7, sequence, &torn), None);
+            prop_assert_eq!(accepted(7, sequence, &good[..cut.index(good.len())]), None);
+        }
+
+        #[test]
+        fn a_torn_header_does_not_count(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let good = header(7).encode().unwrap();
+            prop_assert_eq!(Header::decode(&good), Some(header(7)));
+            let used = good.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            let mut torn = good;
+            torn[at.index(used)] ^= 1 << bit;
+            prop_assert_eq!(Header::decode(&torn), None);
+        }
+
+        #[test]
+        fn garbage_is_no_journal(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(Header::decode(&bytes), None);
+            prop_assert_eq!(accepted(7, 0, &bytes), None);
+        }
+    }
+
+    #[test]
+    fn a_record_that_would_write_past_the_old_disk_does_not_count() {
+        for (disk, offset, len) in [
+            (1, 512, 1),
+            (0, 10 * BLOCK, 512),
+            (0, u64::MAX, 512),
+            (2, 0, 512),
+            (0, 0, 2 * BLOCK),
+            (0, 0, 0),
+        ] {
+            let head = Head {
+                kind: Kind::Data,
+                disk,
+                offset,
+                len,
+            };
+            assert_eq!(
+                accepted(7, 0, &record(7, 0, &head, &[1; 512])),
+                None,
+                "{head:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn recovery_goes_back_only_where_a_pass_has_written_and_forward_only_after_a_commit() {
+        let point = Point {
+            roots: crate::dataplane::identity::Roots::new(),
+            point: "p".to_owned(),
+            pass: Uuid::from_u128(1),
+        };
+        assert_eq!(recover(false, true, None), Recovery::Drop);
+        assert_eq!(recover(false, false, None), Recovery::Drop);
+        assert_eq!(recover(true, true, None), Recovery::Keep);
+        assert_eq!(recover(true, false, None), Recovery::Lost);
+        assert_eq!(
+            recover(true, true, Some(point.clone())),
+            Recovery::RollForward(point.clone())
+        );
+        assert_eq!(decode_commit(&encode_commit(&point)), Some(point));
+    }
+}

@@ -41,6 +41,7 @@ pub struct State {
     pub disconnected: Option<(Site, String)>,
     pub blind: Option<DriverError>,
     pub looks: u64,
+    pub metered: bool,
 }
 
 /// A vault in memory. Clones are the same vault.
@@ -97,6 +98,23 @@ impl FakeVault {
                 obstacles: Vec::new(),
             },
         );
+    }
+
+    /// From now on each order waits for [`Self::take_one`].
+    pub fn meter(&self) {
+        self.state.lock().unwrap().metered = true;
+        self.gate.forget_permits(usize::MAX);
+    }
+
+    /// Takes one order.
+    pub fn take_one(&self) {
+        self.gate.add_permits(1);
+    }
+
+    /// Takes every order at once again.
+    pub fn open(&self) {
+        self.state.lock().unwrap().metered = false;
+        self.gate.add_permits(1000);
     }
 
     pub fn vm(&self, name: &str) -> FakeVm {
@@ -308,8 +326,11 @@ impl ReplicationDriver for FakeVault {
     }
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
-        let _permit = self.gate.acquire().await.unwrap();
+        let permit = self.gate.acquire().await.unwrap();
         let mut state = self.state.lock().unwrap();
+        if state.metered {
+            permit.forget();
+        }
         let kind = submission.action.kind();
         if state
             .refusals

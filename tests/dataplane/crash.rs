@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use homeward::dataplane::io::fs::Fs;
 use homeward::dataplane::*;
+use proptest::prelude::*;
 
 use crate::simfs::{Dice, SimFs};
 use crate::support::*;
@@ -319,6 +320,108 @@ fn s11_a_crash_in_a_seal_is_replayed_or_has_not_happened() {
                 assert!(is_sealed);
                 break;
             }
+        }
+    }
+}
+
+/// One block of the new content.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Same,
+    Data,
+    Zero,
+}
+
+/// What comes between the first pass and the last word.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// A pass that is cut short at an effect, then loses power (or only the process).
+    Pass { at: u64, power: bool },
+    /// An undo that is cut short likewise.
+    Undo { at: u64, power: bool },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![Just(Change::Same), Just(Change::Data), Just(Change::Zero)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (any::<bool>(), 1u64..130, any::<bool>()).prop_map(|(undo, at, power)| {
+        if undo {
+            Step::Undo { at, power }
+        } else {
+            Step::Pass { at, power }
+        }
+    })
+}
+
+fn changed(old: &[u8], changes: &[Change], size: usize) -> Vec<u8> {
+    let mut new = old.to_vec();
+    new.resize(size, 0);
+    for (at, (block, change)) in new.chunks_mut(KIB64).zip(changes).enumerate() {
+        match change {
+            Change::Same => {}
+            Change::Data => block.copy_from_slice(&noise(100 + at as u64, block.len())),
+            Change::Zero => block.fill(0),
+        }
+    }
+    new
+}
+
+fn cases() -> u32 {
+    if std::env::var("HOMEWARD_FULL").is_ok_and(|text| !text.is_empty()) {
+        2000
+    } else {
+        64
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
+    /// Whatever was cut short in whatever order, with the disk growing or shrinking meanwhile: the last word holds, every byte of it.
+    #[test]
+    fn s10_any_history_of_crashes_ends_whole(
+        sectors in 1usize..500,
+        new_sectors in prop::option::of(1usize..500),
+        changes in prop::collection::vec(change(), 4),
+        known: bool,
+        steps in prop::collection::vec(step(), 1..4),
+        back: bool,
+        seed: u64,
+    ) {
+        let mut dice = Dice::new(seed);
+        let old = noise(1, sectors * 512);
+        let new = changed(&old, &changes, new_sectors.unwrap_or(sectors) * 512);
+        let (near, far) = (SimFs::new(), SimFs::new());
+        let (source, target) = (site(&near, &vec![("vda", old.clone())]), site(&far, &vec![("vda", old.clone())]));
+        if known {
+            pass(&source, &target, spec(1, Mode::InPlace, Candidates::All)).0.unwrap();
+        }
+        source.resize("vda", new.len() as u64);
+        source.write("vda", 0, &new);
+        let mut done = false;
+        for step in steps {
+            let (Step::Pass { at, power } | Step::Undo { at, power }) = step;
+            far.crash_at(at);
+            match step {
+                Step::Pass { .. } => drop(pass(&source, &target, spec(9, Mode::InPlace, Candidates::All))),
+                Step::Undo { .. } => drop(target.set().undo()),
+            }
+            if power { far.power_cycle(&mut dice) } else { far.kill() }
+            target.reopen().unwrap();
+            // Once whole, undo has nothing to take back: that the new content is whole was the promise.
+            done |= target.set().content().whole().is_some_and(|point| point.point == "point 9");
+        }
+        if back {
+            target.set().undo().unwrap();
+            let wanted = if done { new } else { old };
+            prop_assert!(target.read("vda") == wanted);
+        } else {
+            pass(&source, &target, spec(9, Mode::InPlace, Candidates::All)).0.unwrap();
+            far.lose_what_is_not_synced();
+            target.reopen().unwrap();
+            prop_assert!(target.read("vda") == new);
         }
     }
 }

@@ -430,6 +430,34 @@ fn another_version_is_refused_with_words() {
 }
 
 #[test]
+fn a_peer_that_says_nothing_is_let_go() {
+    let target = Site::new(&[("vda", &noise(1, KIB64))]);
+    let options = ServeOptions {
+        idle_timeout: std::time::Duration::from_millis(1),
+        ..ServeOptions::default()
+    };
+    let (address, serving) = serve_one(&target, options);
+    let silent = std::net::TcpStream::connect(address).unwrap();
+    assert!(matches!(serving.join().unwrap(), Served::Disconnected(_)));
+    drop(silent);
+    // The other way round: a target that takes the connection and never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut endpoint = Endpoint::plain(listener.local_addr().unwrap().to_string());
+    endpoint.idle_timeout = std::time::Duration::from_millis(1);
+    let outcome = send_pass(
+        &endpoint,
+        spec(1, Mode::InPlace, Candidates::All),
+        target.sources(),
+        &mut target.set(),
+        &PassControl::new(),
+    );
+    assert!(
+        matches!(outcome, Err(PassError::Disconnected(_))),
+        "{outcome:?}"
+    );
+}
+
+#[test]
 fn garbage_on_the_wire_ends_the_session_and_touches_nothing() {
     use std::io::Write;
     let old = noise(1, 4 * KIB64);

@@ -8,3 +8,4 @@ mod regressions;
 mod scenario;
 mod store;
 mod stories;
+mod tables;

@@ -213,3 +213,34 @@ fn a_look_from_before_the_end_of_a_move_fences_nothing() {
     ];
     run(&start, &steps).unwrap();
 }
+
+/// Asked for again, the stop was refused; the first copy of it was still on its way.
+#[test]
+fn a_stop_that_was_refused_when_repeated_may_still_arrive() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let behind = Disturbance {
+        stale_vault: true,
+        ..Disturbance::default()
+    };
+    let steps = [
+        Step::Suspend(true),
+        run_of(1, 1, 0),
+        Step::Suspend(false),
+        late(50),
+        run_of(0, 1, 0),
+        Step::Connect(Azure, false),
+        Step::Advance { beats: 10 },
+        Step::Pass {
+            operator: 1,
+            disturbance: behind,
+        },
+        Step::Connect(Azure, true),
+        Step::Place(Azure),
+    ];
+    run(&start, &steps).unwrap();
+}

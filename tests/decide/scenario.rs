@@ -553,7 +553,7 @@ impl World {
 }
 
 impl World {
-    fn prelude(&mut self, prelude: Prelude) -> Checked {
+    pub fn prelude(&mut self, prelude: Prelude) -> Checked {
         let run = |passes| Step::Run {
             operator: 0,
             passes,

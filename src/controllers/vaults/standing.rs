@@ -185,8 +185,8 @@ mod tests {
     use super::*;
     use crate::domain::{BySite, HostObservation};
 
-    fn seen(azure: Connection, beat: i64) -> Result<Arc<VaultObservation>, Blind> {
-        Ok(Arc::new(VaultObservation {
+    fn seen(azure: Connection, beat: i64) -> Arc<VaultObservation> {
+        Arc::new(VaultObservation {
             sites: BySite {
                 on_premises: Connection::Connected,
                 azure: azure.clone(),
@@ -199,7 +199,7 @@ mod tests {
             }],
             vms: BTreeMap::new(),
             complete: Ok(()),
-        }))
+        })
     }
 
     fn reason(status: &RecoveryVaultStatus, kind: &str) -> String {
@@ -225,13 +225,13 @@ mod tests {
         for (look, users, ready, extra) in [
             (None, vec![], "False/VaultNotObserved", "Reconciling"),
             (
-                Some(seen(Connection::Connected, 5)),
+                Some(Ok(seen(Connection::Connected, 5))),
                 vec![],
                 "True/Connected",
                 "",
             ),
             (
-                Some(seen(lost, 5)),
+                Some(Ok(seen(lost, 5))),
                 vec![],
                 "False/SiteDisconnected",
                 "Reconciling",
@@ -255,7 +255,7 @@ mod tests {
                 "Reconciling",
             ),
             (
-                Some(seen(Connection::Connected, 5)),
+                Some(Ok(seen(Connection::Connected, 5))),
                 vec!["web".to_owned()],
                 "False/Detaching",
                 "Reconciling",
@@ -276,20 +276,20 @@ mod tests {
         let first = status(
             &RecoveryVaultStatus::default(),
             Some(1),
-            Some(&seen(Connection::Connected, 5)),
+            Some(&Ok(seen(Connection::Connected, 5))),
             &[],
             now,
         );
         let second = status(
             &first,
             Some(1),
-            Some(&seen(Connection::Connected, 9)),
+            Some(&Ok(seen(Connection::Connected, 9))),
             &[],
             later,
         );
         assert_eq!(first, second);
         let lost = Connection::Disconnected("gone".into());
-        let third = status(&second, Some(1), Some(&seen(lost, 9)), &[], later);
+        let third = status(&second, Some(1), Some(&Ok(seen(lost, 9))), &[], later);
         assert_eq!(
             third.hosts[0].last_heartbeat_time,
             Timestamp::from_second(9).ok().map(Time)

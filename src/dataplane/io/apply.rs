@@ -1,7 +1,7 @@
 //! Applying what arrives, in the order of S10: pre-images, sync of the journal, write, sync, read back, table, sync.
 //!
-//! Two stages, each a thread of its own in production, so that the journal of one batch is synced while the batch before it is
-//! written. Batches are a fixed few, which bounds memory.
+//! Three stages, each a thread of its own in production, so that one batch is received while the one before it is journaled, the
+//! one before that is written and an earlier stretch is synced and read back. Batches are a fixed few, which bounds memory.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -126,66 +126,82 @@ impl JournalStage<'_> {
     }
 }
 
-/// What the writing stage needs of a disk; it shares nothing that changes with the other stage.
+/// What the later stages need of a disk; they share nothing that changes with the first one.
 #[derive(Debug)]
-struct WriteDisk {
+struct StageDisk {
     id: DiskId,
     disk: Arc<dyn Disk>,
     geometry: Geometry,
     table: Table,
-    dirty: bool,
 }
 
-/// A run that was written and is not yet durable.
+fn stage_disks(disks: &[TargetDisk]) -> Vec<StageDisk> {
+    disks
+        .iter()
+        .map(|disk| StageDisk {
+            id: disk.id.clone(),
+            disk: Arc::clone(&disk.disk),
+            geometry: disk.geometry,
+            table: disk.table.share(),
+        })
+        .collect()
+}
+
+/// Runs that were written and are not yet known to be durable.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    runs: Vec<WrittenRun>,
+    bytes: u64,
+    blocks: u64,
+}
+
 #[derive(Debug)]
-struct Pending {
+struct WrittenRun {
     disk: usize,
     blocks: Range<u64>,
+    /// One a block; none for zeros.
     digests: Vec<Digest>,
 }
 
-/// The stage that writes, syncs and proves.
+impl Written {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether it is worth a sync.
+    pub(crate) fn is_due(&self) -> bool {
+        self.bytes >= CHECKPOINT || self.blocks >= CHECKPOINT_BLOCKS
+    }
+
+    /// Whether it may not grow further.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= 4 * CHECKPOINT || self.blocks >= 4 * CHECKPOINT_BLOCKS
+    }
+}
+
+/// The stage that writes.
 #[derive(Debug)]
 pub(crate) struct WriteStage {
-    disks: Vec<WriteDisk>,
+    disks: Vec<StageDisk>,
     session: Session,
-    pending: Vec<Pending>,
-    pending_bytes: u64,
-    pending_blocks: u64,
-    durable: u64,
 }
 
 impl WriteStage {
     pub(crate) fn new(disks: &[TargetDisk], session: Session) -> Self {
-        let disks = disks
-            .iter()
-            .map(|disk| WriteDisk {
-                id: disk.id.clone(),
-                disk: Arc::clone(&disk.disk),
-                geometry: disk.geometry,
-                table: disk.table.share(),
-                dirty: false,
-            })
-            .collect();
         Self {
-            disks,
+            disks: stage_disks(disks),
             session,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            pending_blocks: 0,
-            durable: 0,
         }
     }
 
     /// Writes a batch that is covered.
-    pub(crate) fn write(&mut self, batch: &mut Batch) -> Result<(), StageError> {
+    pub(crate) fn write(&self, batch: &mut Batch, written: &mut Written) -> Result<(), StageError> {
         for item in batch.items.drain(..) {
-            let Some(disk) = self.disks.get_mut(item.disk) else {
+            let Some(disk) = self.disks.get(item.disk) else {
                 continue;
             };
-            let len = disk
-                .geometry
-                .run_len(item.blocks.start, item.blocks.end - item.blocks.start);
+            let blocks = item.blocks.end - item.blocks.start;
+            let len = disk.geometry.run_len(item.blocks.start, blocks);
             let offset = item.blocks.start * BLOCK;
             let failed = |error: &std::io::Error| {
                 StageError::io(&format!("writing disk {}", disk.id), error)
@@ -195,25 +211,22 @@ impl WriteStage {
                 .session
                 .enter()
                 .map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))?;
-            disk.dirty = true;
-            match item.at {
-                Some(at) => {
-                    let bytes = &batch.data[at..at + usize::try_from(len).unwrap_or(0)];
-                    disk.disk
-                        .write_at(offset, bytes)
-                        .map_err(|error| failed(&error))?;
-                    self.pending_bytes += len;
-                }
+            if let Some(at) = item.at {
+                let bytes = &batch.data[at..at + usize::try_from(len).unwrap_or(0)];
+                disk.disk
+                    .write_at(offset, bytes)
+                    .map_err(|error| failed(&error))?;
+                written.bytes += len;
+            } else {
                 // S16: zeros are content.
-                None => disk
-                    .disk
+                disk.disk
                     .zero(offset, len)
-                    .map_err(|error| failed(&error))?,
+                    .map_err(|error| failed(&error))?;
             }
             drop(entered);
             disk.disk.start_writeback(offset, len);
-            self.pending_blocks += item.blocks.end - item.blocks.start;
-            self.pending.push(Pending {
+            written.blocks += blocks;
+            written.runs.push(WrittenRun {
                 disk: item.disk,
                 blocks: item.blocks,
                 digests: item.digests,
@@ -221,52 +234,81 @@ impl WriteStage {
         }
         Ok(())
     }
+}
 
-    /// Whether so much is pending that a checkpoint is due.
-    pub(crate) fn is_due(&self) -> bool {
-        self.pending_bytes >= CHECKPOINT || self.pending_blocks >= CHECKPOINT_BLOCKS
+/// The stage that makes durable and proves.
+#[derive(Debug)]
+pub(crate) struct ProveStage {
+    disks: Vec<StageDisk>,
+    windows: Vec<Window>,
+    hashes: Vec<BlockHash>,
+    durable: u64,
+}
+
+impl ProveStage {
+    pub(crate) fn new(disks: &[TargetDisk]) -> Self {
+        Self {
+            disks: stage_disks(disks),
+            windows: disks
+                .iter()
+                .map(|disk| Window::new(disk.geometry))
+                .collect(),
+            hashes: Vec::new(),
+            durable: 0,
+        }
     }
 
-    /// Makes everything durable that was written and proves it (S12, S17): sync, read back, compare with what was promised, then
-    /// the tables. Gives how many blocks of the session are durable, if there are more than before.
-    pub(crate) fn checkpoint(&mut self) -> Result<Option<u64>, StageError> {
-        if self.pending.is_empty() {
-            return Ok(None);
-        }
-        for disk in self.disks.iter_mut().filter(|disk| disk.dirty) {
+    /// Makes durable what was written, and proves it (S12, S17): sync, read back, compare with what was promised, then the
+    /// tables. Gives how many blocks of the session are durable.
+    pub(crate) fn prove(&mut self, written: &Written) -> Result<u64, StageError> {
+        let touched = |at: usize| written.runs.iter().any(|run| run.disk == at);
+        for (_, disk) in self.disks.iter().enumerate().filter(|(at, _)| touched(*at)) {
             disk.disk.sync().map_err(|error| StageError {
                 disk_sync: true,
                 ..StageError::io(&format!("syncing disk {}", disk.id), &error)
             })?;
         }
-        let mut hashes = Vec::new();
-        for pending in self.pending.drain(..) {
-            let disk = &self.disks[pending.disk];
-            let failed = |error: &std::io::Error| {
-                StageError::io(&format!("reading disk {} back", disk.id), error)
-            };
-            let mut source = Padded {
-                disk: disk.disk.as_ref(),
-                size: disk.geometry.size(),
-            };
-            let mut window = Window::new(disk.geometry);
-            for run in super::table::chunks(pending.blocks.clone()) {
-                hashes.clear();
-                window
-                    .hash(&mut source, &run, &mut hashes)
-                    .map_err(|error| failed(&error))?;
-                let promised = |block: u64| match usize::try_from(block - pending.blocks.start)
-                    .ok()
-                    .and_then(|at| pending.digests.get(at))
-                {
+        for run in &written.runs {
+            self.read_back(run)?;
+        }
+        for (_, disk) in self.disks.iter().enumerate().filter(|(at, _)| touched(*at)) {
+            disk.table.sync().map_err(|error| {
+                StageError::io(&format!("syncing the table of disk {}", disk.id), &error)
+            })?;
+        }
+        self.durable += written.blocks;
+        Ok(self.durable)
+    }
+
+    fn read_back(&mut self, written: &WrittenRun) -> Result<(), StageError> {
+        let Some((disk, window)) = self
+            .disks
+            .get(written.disk)
+            .zip(self.windows.get_mut(written.disk))
+        else {
+            return Ok(());
+        };
+        let failed = |error: &std::io::Error| {
+            StageError::io(&format!("reading disk {} back", disk.id), error)
+        };
+        let mut source = Padded {
+            disk: disk.disk.as_ref(),
+            size: disk.geometry.size(),
+        };
+        // What was a hole before may be data now.
+        window.forget_holes();
+        for run in super::table::chunks(written.blocks.clone()) {
+            self.hashes.clear();
+            window
+                .hash(&mut source, &run, &mut self.hashes)
+                .map_err(|error| failed(&error))?;
+            for (block, hash) in run.clone().zip(&self.hashes) {
+                let at = usize::try_from(block - written.blocks.start).unwrap_or(usize::MAX);
+                let promised = match written.digests.get(at) {
                     Some(digest) => *digest,
                     None => BlockHash::zero(disk.geometry.block_len(block)).digest,
                 };
-                if let Some((block, _)) = run
-                    .clone()
-                    .zip(&hashes)
-                    .find(|(block, hash)| hash.digest != promised(*block))
-                {
+                if hash.digest != promised {
                     let text = format!(
                         "disk {}: what was read back at byte {} is not what was sent",
                         disk.id,
@@ -274,21 +316,13 @@ impl WriteStage {
                     );
                     return Err(StageError::new(FailureKind::Corrupt, text));
                 }
-                let digests: Vec<_> = hashes.iter().map(|hash| hash.digest).collect();
-                disk.table
-                    .write(run.start, &digests)
-                    .map_err(|error| failed(&error))?;
             }
+            let digests: Vec<_> = self.hashes.iter().map(|hash| hash.digest).collect();
+            disk.table
+                .write(run.start, &digests)
+                .map_err(|error| failed(&error))?;
         }
-        for disk in self.disks.iter_mut().filter(|disk| disk.dirty) {
-            disk.dirty = false;
-            disk.table.sync().map_err(|error| {
-                StageError::io(&format!("syncing the table of disk {}", disk.id), &error)
-            })?;
-        }
-        self.durable += std::mem::take(&mut self.pending_blocks);
-        self.pending_bytes = 0;
-        Ok(Some(self.durable))
+        Ok(())
     }
 }
 

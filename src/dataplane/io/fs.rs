@@ -5,11 +5,12 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, SeekFrom};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 use serde::{Deserialize, Serialize};
 
 /// How to open a file.
@@ -311,14 +312,21 @@ impl Disk for HostDisk {
         self.file.sync_data()
     }
 
+    #[expect(unsafe_code, reason = "neither std nor rustix has sync_file_range")]
     fn start_writeback(&self, offset: u64, len: u64) {
-        // Linux begins to write dirty pages out when they are said not to be needed; pages that are dirty stay. Only a hint.
-        let _ = rustix::fs::fadvise(
-            &self.file,
-            offset,
-            std::num::NonZeroU64::new(len),
-            Advice::DontNeed,
-        );
+        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+            return;
+        };
+        // SAFETY: the descriptor is open as long as `self.file` is; the call takes plain numbers and touches no memory of ours.
+        // Only a hint: its result does not matter, durability comes from `sync` alone.
+        let _ = unsafe {
+            libc::sync_file_range(
+                self.file.as_raw_fd(),
+                offset,
+                len,
+                libc::SYNC_FILE_RANGE_WRITE,
+            )
+        };
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 mod as_source;
+mod cover;
 mod finish;
 pub mod fs;
 pub mod gate;

@@ -122,6 +122,11 @@ impl Window {
         }
     }
 
+    /// Asks anew where the holes are: for a disk that is written meanwhile.
+    pub(crate) fn forget_holes(&mut self) {
+        self.extent = None;
+    }
+
     /// The bytes of the last [`Window::read`].
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buf

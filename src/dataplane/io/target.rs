@@ -6,15 +6,13 @@ use uuid::Uuid;
 
 use super::fs::{Disk, Open};
 use super::journal_file::{JournalFile, Scan};
-use super::source::{Padded, Window};
 use super::table::{Table, chunks};
 use super::undo::incoming_path;
 use super::volume_set::{VolumeSet, parent};
 use crate::dataplane::blocks::{BLOCK, BlockSet, Geometry};
-use crate::dataplane::digest::Digest;
 use crate::dataplane::error::{Context, SetError};
 use crate::dataplane::identity::{Content, DiskId, Mode, Point, Roots};
-use crate::dataplane::journal::{self, DiskBefore, Header, Kind};
+use crate::dataplane::journal::{self, DiskBefore, Header};
 use crate::dataplane::wire::{Hello, Refusal, RefusalKind, Welcome};
 
 /// Bytes of data between two syncs of the journal.
@@ -35,9 +33,9 @@ pub(crate) struct TargetDisk {
     /// Blocks whose first pre-image is in the journal.
     pub(crate) covered: BlockSet,
     /// Blocks of which the cache may show what the disk does not have (S12): they are sent again.
-    suspect: bool,
+    pub(super) suspect: bool,
     /// The table still is of another size: nothing is learned into it.
-    resizing: bool,
+    pub(super) resizing: bool,
 }
 
 /// One session's view of the set.
@@ -556,112 +554,6 @@ impl VolumeSet {
             disk.table =
                 Table::create(self.fs.as_ref(), &path, disk.geometry).context("create", &path)?;
             disk.resizing = false;
-        }
-        Ok(())
-    }
-}
-
-impl TargetDisk {
-    /// Bytes that earlier sessions of an open journal have written at most.
-    fn arrived(&self) -> std::io::Result<u64> {
-        if self.fresh {
-            // A new disk has no pre-images, but all that it holds has been written.
-            let mut source = Padded {
-                disk: self.disk.as_ref(),
-                size: self.geometry.size(),
-            };
-            return super::source::allocated(&mut source, 0);
-        }
-        Ok(self.covered.count() * BLOCK)
-    }
-}
-
-impl Target {
-    /// Gives the digests of some blocks as they are on the disk now, a chunk at a time.
-    pub(crate) fn digests(
-        &self,
-        at: usize,
-        spans: &[std::ops::Range<u64>],
-        mut each: impl FnMut(u64, Vec<Digest>) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
-        let Some(disk) = self.disks.get(at) else {
-            return Ok(());
-        };
-        let mut source = Padded {
-            disk: disk.disk.as_ref(),
-            size: disk.geometry.size(),
-        };
-        let mut window = Window::new(disk.geometry);
-        for run in spans.iter().cloned().flat_map(chunks) {
-            let mut digests = if disk.resizing {
-                let mut hashes = Vec::new();
-                window.hash(&mut source, &run, &mut hashes)?;
-                hashes.iter().map(|hash| hash.digest).collect()
-            } else {
-                disk.table.learn(&run, &mut source, &mut window)?
-            };
-            if disk.suspect {
-                // S12: what the cache shows after a failed sync proves nothing.
-                for (block, digest) in run.clone().zip(&mut digests) {
-                    if disk.fresh || disk.covered.contains(block) {
-                        *digest = Digest::UNKNOWN;
-                    }
-                }
-            }
-            each(run.start, digests)?;
-        }
-        Ok(())
-    }
-
-    /// S10: puts the first pre-image of these blocks into the journal, where it is not there yet. Durable only after its sync.
-    pub(crate) fn cover(
-        &mut self,
-        at: usize,
-        blocks: &std::ops::Range<u64>,
-    ) -> std::io::Result<()> {
-        let Some((disk, journal)) = self.disks.get_mut(at).zip(self.journal.as_mut()) else {
-            return Ok(());
-        };
-        let place = journal
-            .header()
-            .disks
-            .iter()
-            .position(|before| before.id == disk.id);
-        let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
-            return Err(std::io::Error::other("the journal does not know the disk"));
-        };
-        if disk.fresh {
-            return Ok(());
-        }
-        let mut buf = Vec::new();
-        let mut first = blocks.start;
-        let end = blocks.end.min(disk.before.blocks());
-        while first < end {
-            if disk.covered.contains(first) {
-                first += 1;
-                continue;
-            }
-            let mut last = first + 1;
-            while last < end && last - first < 4 && !disk.covered.contains(last) {
-                last += 1;
-            }
-            buf.resize(
-                super::source::index(disk.before.run_len(first, last - first)),
-                0,
-            );
-            super::fs::read_padded(disk.disk.as_ref(), first * BLOCK, &mut buf)?;
-            for (block, bytes) in
-                (first..last).zip(buf.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)))
-            {
-                let kind = if crate::dataplane::digest::is_zero(bytes) {
-                    Kind::Zero
-                } else {
-                    Kind::Data
-                };
-                journal.append(kind, place, block * BLOCK, bytes)?;
-                disk.covered.insert(block);
-            }
-            first = last;
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ pub(super) struct Conn<'a> {
     link: Link,
     stop: Stop<'a>,
     idle: Duration,
+    /// How long the wait for a frame has lasted in vain.
+    waited: Duration,
     input: Input,
     output: Vec<u8>,
     sent: u64,
@@ -129,6 +131,7 @@ impl<'a> Conn<'a> {
             link,
             stop,
             idle,
+            waited: Duration::ZERO,
             input,
             output: Vec::new(),
             sent: 0,
@@ -146,6 +149,12 @@ impl<'a> Conn<'a> {
             }
             self.read_tls(&mut self.deadline())?;
         }
+    }
+
+    /// From now on the peer may be silent for so long.
+    pub(super) fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle;
+        self.waited = Duration::ZERO;
     }
 
     /// The certificates that the peer has shown.
@@ -260,12 +269,18 @@ impl<'a> Conn<'a> {
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {
                 if (self.stop)() {
-                    Err(ConnError::Stopped)
-                } else {
-                    Ok(false)
+                    return Err(ConnError::Stopped);
                 }
+                if wait {
+                    self.waited += TICK;
+                    if self.waited >= self.idle {
+                        return Err(silent().into());
+                    }
+                }
+                Ok(false)
             }
             Ok(_) => {
+                self.waited = Duration::ZERO;
                 self.fill(&mut self.deadline())?;
                 self.has_plaintext()
             }
@@ -447,10 +462,7 @@ impl<'a> Conn<'a> {
                 if (self.stop)() {
                     Err(ConnError::Stopped)
                 } else if Instant::now() >= *deadline {
-                    Err(ConnError::Io(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "the peer neither sends nor takes anything",
-                    )))
+                    Err(silent().into())
                 } else {
                     Ok(())
                 }
@@ -458,4 +470,11 @@ impl<'a> Conn<'a> {
             _ => Err(error.into()),
         }
     }
+}
+
+fn silent() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the peer neither sends nor takes anything",
+    )
 }

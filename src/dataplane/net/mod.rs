@@ -1,4 +1,5 @@
-//! A pass over the network: TCP, plain or mutual TLS, blocking. One thread a side, and two more at the target that journal and write.
+//! A pass over the network: TCP, plain or mutual TLS, blocking. One thread a side, and three
+//! more at the target that journal, write, and prove.
 
 mod conn;
 mod control;

@@ -1,7 +1,7 @@
 //! Runs the receiving side of a pass on a connection that was accepted.
 
 use std::net::TcpStream;
-use std::sync::mpsc::{self, Receiver as Chan, Sender as ChanTx, SyncSender};
+use std::sync::mpsc::{self, Receiver as Chan, Sender as ChanTx, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use rustls::pki_types::CertificateDer;
 use super::conn::{Conn, ConnError};
 use crate::dataplane::error::SetError;
 use crate::dataplane::identity::Roots;
-use crate::dataplane::io::apply::{Batch, JournalStage, StageError, WriteStage};
+use crate::dataplane::io::apply::{
+    Batch, JournalStage, ProveStage, StageError, WriteStage, Written,
+};
 use crate::dataplane::io::gate::Session;
 use crate::dataplane::io::target::{Target, refusal};
 use crate::dataplane::io::volume_set::VolumeSet;
@@ -20,6 +22,9 @@ use crate::dataplane::wire::{Failure, FailureKind, Frame, Hello, Refusal, Refusa
 
 /// Batches of 2 MiB that are under way at once: one that is received, one journaled, one written, one in between.
 const BATCHES: usize = 4;
+
+/// How long the first frame may take to come.
+const GREETING: Duration = Duration::from_secs(30);
 
 /// Decides who may write. Given by the agent, which keeps the registers.
 pub trait Admission: Send + Sync {
@@ -83,9 +88,11 @@ pub fn serve_connection(
     admission: &dyn Admission,
     options: &ServeOptions,
 ) -> Served {
+    // Whoever has not yet been admitted gets less patience.
+    let patience = options.idle_timeout.min(GREETING);
     let conn = match &options.tls {
-        None => Conn::plain(stream, options.idle_timeout, &|| false),
-        Some(config) => Conn::server(stream, Arc::clone(config), options.idle_timeout, &|| false),
+        None => Conn::plain(stream, patience, &|| false),
+        Some(config) => Conn::server(stream, Arc::clone(config), patience, &|| false),
     };
     let conn = match conn {
         Ok(conn) => conn,
@@ -96,7 +103,7 @@ pub fn serve_connection(
         machine: Receiver::new(),
         end: None,
     };
-    let ended = serving.greet(admission);
+    let ended = serving.greet(admission, options.idle_timeout);
     let served = match (ended, serving.end.take()) {
         (_, Some(end)) => end,
         (Err(error), None) => Served::Disconnected(describe(&error)),
@@ -114,7 +121,7 @@ struct Serving<'a> {
 
 impl Serving<'_> {
     /// The first frame, and the admission.
-    fn greet(&mut self, admission: &dyn Admission) -> Result<(), ConnError> {
+    fn greet(&mut self, admission: &dyn Admission, idle: Duration) -> Result<(), ConnError> {
         let frame = self.next()?;
         let commands = self.machine.on(Event::Frame(frame));
         for command in self.simple(commands)? {
@@ -126,7 +133,10 @@ impl Serving<'_> {
             };
             match admission.admit(&hello, &peer) {
                 Err(refusal) => self.event(Event::Refused(refusal))?,
-                Ok(admitted) => return self.session(&hello, &admitted),
+                Ok(admitted) => {
+                    self.conn.set_idle(idle);
+                    return self.session(&hello, &admitted);
+                }
             };
         }
         Ok(())
@@ -240,13 +250,14 @@ impl Serving<'_> {
         }
     }
 
-    /// Takes data until the sender says that all is sent. Two threads journal and write meanwhile.
+    /// Takes data until the sender says that all is sent. Three threads journal, write and prove meanwhile.
     fn receive(
         &mut self,
         target: &mut Target,
         session: &Session,
     ) -> Result<Option<(Roots, String)>, Stopped> {
         let writer = WriteStage::new(&target.disks, session.clone());
+        let prover = ProveStage::new(&target.disks);
         let (work, journal_work) = mpsc::sync_channel(1);
         let (covered, write_work) = mpsc::sync_channel(1);
         let (free, pool) = mpsc::channel();
@@ -255,9 +266,18 @@ impl Serving<'_> {
             let _ = free.send(Batch::new());
         }
         thread::scope(|scope| {
-            let notes_of_writer = notes.clone();
-            scope.spawn(move || journal(JournalStage { target }, &journal_work, &covered, &notes));
-            scope.spawn(move || write(writer, &write_work, &free, &notes_of_writer));
+            let (of_journal, of_writer) = (notes.clone(), notes.clone());
+            let (written, prove_work) = mpsc::sync_channel(1);
+            scope.spawn(move || {
+                journal(
+                    JournalStage { target },
+                    &journal_work,
+                    &covered,
+                    &of_journal,
+                );
+            });
+            scope.spawn(move || write(&writer, &write_work, &free, &written, &of_writer));
+            scope.spawn(move || prove(prover, &prove_work, &notes));
             let mut lines = Lines {
                 work: Some(work),
                 pool,
@@ -461,28 +481,56 @@ fn journal(
     }
 }
 
-fn write(mut stage: WriteStage, work: &Chan<Work>, free: &ChanTx<Batch>, notes: &ChanTx<Note>) {
-    let mut step = |item: Option<Work>| -> Result<(), StageError> {
-        let due = match item {
-            Some(Work::Batch(mut batch)) => {
-                stage.write(&mut batch)?;
+fn write(
+    stage: &WriteStage,
+    work: &Chan<Work>,
+    free: &ChanTx<Batch>,
+    next: &SyncSender<Written>,
+    notes: &ChanTx<Note>,
+) {
+    let mut written = Written::default();
+    for item in work {
+        let wanted = match item {
+            Work::Batch(mut batch) => {
+                if let Err(error) = stage.write(&mut batch, &mut written) {
+                    let _ = notes.send(Note::Failed(error));
+                    return;
+                }
                 batch.clear();
                 let _ = free.send(batch);
-                stage.is_due()
+                written.is_due()
             }
-            Some(Work::Checkpoint) | None => true,
+            Work::Checkpoint => !written.is_empty(),
         };
-        if due && let Some(blocks) = stage.checkpoint()? {
-            let _ = notes.send(Note::Durable(blocks));
+        if !wanted {
+            continue;
         }
-        Ok(())
-    };
-    let done = work
-        .iter()
-        .try_for_each(|item| step(Some(item)))
-        .and_then(|()| step(None));
-    if let Err(error) = done {
-        let _ = notes.send(Note::Failed(error));
+        // While an earlier stretch is being proven, this one grows, up to a bound.
+        match next.try_send(std::mem::take(&mut written)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(back)) if !back.is_full() => written = back,
+            Err(TrySendError::Full(back)) => {
+                if next.send(back).is_err() {
+                    return;
+                }
+            }
+            Err(TrySendError::Disconnected(_)) => return,
+        }
+    }
+    if !written.is_empty() {
+        let _ = next.send(written);
+    }
+}
+
+fn prove(mut stage: ProveStage, work: &Chan<Written>, notes: &ChanTx<Note>) {
+    for written in work {
+        match stage.prove(&written) {
+            Ok(blocks) => drop(notes.send(Note::Durable(blocks))),
+            Err(error) => {
+                let _ = notes.send(Note::Failed(error));
+                return;
+            }
+        }
     }
 }
 

@@ -856,13 +856,24 @@ impl Move<'_> {
             } else {
                 "spec.commit.approval of the VM is Manual"
             };
+            // S20: only what the driver can do is offered.
+            let answers = if can.rollback {
+                "Approved or Rollback"
+            } else {
+                "Approved"
+            };
             return Next::Wait(Wait::person(format!(
-                "spec.commit: Approved or Rollback on this Failover ({why})"
+                "spec.commit: {answers} on this Failover ({why})"
             )));
         }
         if !as_left {
+            let or = if can.rollback {
+                ", or answer spec.commit: Rollback"
+            } else {
+                ""
+            };
             return Next::Wait(Wait::mend(format!(
-                "the guest does not run in {}: start it there so that it can be committed, or answer spec.commit: Rollback",
+                "the guest does not run in {}: start it there so that it can be committed{or}",
                 self.to()
             )));
         }

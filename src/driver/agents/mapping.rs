@@ -467,7 +467,3 @@ fn missing_network(own: &At<'_>, networks: &[String]) -> Option<String> {
         missing.name
     ))
 }
-
-#[cfg(test)]
-#[path = "mapping_tests.rs"]
-mod tests;

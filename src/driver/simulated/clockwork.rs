@@ -182,7 +182,8 @@ impl Simulation {
                 self.record_stop(name, site);
             }
             Order::Deliver { .. } => {
-                if !self.deliver(name, site) {
+                let delivered = self.deliver(name, site);
+                if !delivered {
                     return;
                 }
             }
@@ -198,7 +199,8 @@ impl Simulation {
             Order::Start { .. } => self.promote(name, site),
             Order::Fence => self.end_fence(name, site),
             Order::Resume { .. } => {
-                if self.register(name, site).is_some_and(|own| own.should_run) {
+                let runs = self.register(name, site).is_some_and(|own| own.should_run);
+                if runs {
                     self.start_guest(name, site);
                 }
             }

@@ -284,7 +284,8 @@ fn transition(
                 return wrong_role(Some(register), "an owner by a start");
             };
             // S5: accepted only while the guest runs, or was moved switched off.
-            if !facts.running && !(start.left_off && !register.should_run) {
+            let moved_switched_off = start.left_off && !register.should_run;
+            if !(facts.running || moved_switched_off) {
                 return refuse(ErrorClass::Conflict, "the guest does not run here");
             }
             Ok(Register {

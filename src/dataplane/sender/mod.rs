@@ -6,139 +6,22 @@
 //!     +--trusted ranges on a whole target, full copy---+     what has arrived: Rehashing)
 //! ```
 
+mod words;
+
+use std::collections::VecDeque;
 use std::ops::Range;
 
-use uuid::Uuid;
-
-use super::blocks::{BlockSet, FRAME_BLOCKS, Geometry};
-use super::digest::{BlockHash, Digest};
-use super::identity::{DiskId, Mode, Roots, UsedCandidates, WhyAll};
-use super::wire::{
-    Data, DiskHello, Failure, Frame, Hello, MAX_DIGESTS, MAX_SPANS, Refusal, Welcome,
-};
+use crate::dataplane::blocks::{BLOCK, BlockSet, FRAME_BLOCKS, Geometry};
+use crate::dataplane::digest::{BlockHash, Digest};
+use crate::dataplane::identity::{Mode, Roots, UsedCandidates, WhyAll};
+use crate::dataplane::wire::{Data, DiskHello, Frame, Hello, MAX_DIGESTS, MAX_SPANS, Welcome};
 
 /// Blocks that one [`Command::Hash`] takes at most when a full copy resumes.
 const REHASH: u64 = 256;
 
-/// One disk to send.
-#[derive(Debug, Clone)]
-pub struct SenderDisk {
-    /// Its stable name.
-    pub id: DiskId,
-    /// How it is cut.
-    pub geometry: Geometry,
-    /// The blocks of a trusted bitmap; not used when all blocks are candidates.
-    pub ranges: BlockSet,
-}
-
-/// What the caller says the candidates are.
-#[derive(Debug, Clone)]
-pub enum SenderCandidates {
-    /// Every block, and why.
-    All(WhyAll),
-    /// The disks' ranges, which begin at these roots.
-    Ranges(Roots),
-}
-
-/// What to send.
-#[derive(Debug, Clone)]
-pub struct SenderSpec {
-    /// The VM.
-    pub vm: Uuid,
-    /// The order's epoch.
-    pub epoch: u64,
-    /// The order's step.
-    pub step: u64,
-    /// The pass.
-    pub pass: Uuid,
-    /// How to write.
-    pub mode: Mode,
-    /// The name of the point in time.
-    pub point: String,
-    /// Every disk.
-    pub disks: Vec<SenderDisk>,
-    /// Which blocks may differ.
-    pub candidates: SenderCandidates,
-}
-
-/// What has happened.
-#[derive(Debug)]
-pub enum Event {
-    /// The connection stands.
-    Connected,
-    /// A frame came.
-    Frame(Frame),
-    /// A [`Command::Hash`] or [`Command::Read`] is done: one hash a block.
-    Hashed(Vec<BlockHash>),
-    /// A [`Command::Measure`] is done: bytes that hold data.
-    Measured(u64),
-    /// A [`Command::Root`] is done.
-    Roots(Roots),
-}
-
-/// What to do, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Send a frame.
-    Send(Frame),
-    /// Send a frame of data; the payload lies in what the last [`Command::Read`] has read, at this many bytes from its start.
-    SendData(Data, usize),
-    /// Say how many bytes hold data from these offsets on, one offset a disk.
-    Measure(Vec<u64>),
-    /// Take this side's base table as the beginning (trusted ranges), or begin with an empty one. Comes before any hash.
-    Begin(UsedCandidates),
-    /// Hash these blocks, note their digests, answer with [`Event::Hashed`].
-    Hash(usize, Range<u64>),
-    /// Read these blocks and keep them, hash and note them, answer with [`Event::Hashed`].
-    Read(usize, Range<u64>),
-    /// Compute the roots from the digests that were noted.
-    Root,
-    /// The target is whole. The last command.
-    Done(Sent),
-    /// The pass has failed. The last command.
-    Fail(SendError),
-}
-
-/// What a finished pass has sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
-    /// The roots, the same at both sides.
-    pub roots: Roots,
-    /// Which candidates were used.
-    pub used: UsedCandidates,
-    /// Blocks that differed and were sent, zeros included.
-    pub blocks: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-    /// Bytes that an earlier session of this pass had brought already; for a compare of everything an upper bound.
-    pub resumed: u64,
-}
-
-/// Why the machine gave up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SendError {
-    /// The receiver turned it away before anything was written.
-    Refused(Refusal),
-    /// The receiver failed.
-    Target(Failure),
-    /// The receiver broke the protocol.
-    Protocol(String),
-}
-
-/// What is done, for progress.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Bytes of candidates in all, while comparing.
-    pub to_compare: u64,
-    /// Bytes compared.
-    pub compared: u64,
-    /// Bytes to send.
-    pub to_send: u64,
-    /// Bytes sent.
-    pub sent: u64,
-    /// Blocks that the receiver has confirmed as durable.
-    pub durable_blocks: u64,
-}
+pub use words::{
+    Command, Event, SendError, SenderCandidates, SenderDisk, SenderSpec, Sent, Totals,
+};
 
 #[derive(Debug)]
 enum State {
@@ -147,7 +30,7 @@ enum State {
     Comparing {
         disk: usize,
         next: u64,
-        asked: std::collections::VecDeque<Range<u64>>,
+        asked: VecDeque<Range<u64>>,
         theirs: Option<(Range<u64>, Vec<Digest>)>,
     },
     Measuring,
@@ -372,7 +255,7 @@ impl Sender {
                 let from = if *arrived == disk.geometry.size() {
                     disk.geometry.blocks()
                 } else {
-                    *arrived / super::blocks::BLOCK
+                    *arrived / BLOCK
                 };
                 differs.insert_range(from..disk.geometry.blocks());
             }
@@ -409,7 +292,7 @@ impl Sender {
             self.state = State::Comparing {
                 disk: 0,
                 next: 0,
-                asked: std::collections::VecDeque::new(),
+                asked: VecDeque::new(),
                 theirs: None,
             };
             commands.extend(self.compare());
@@ -610,11 +493,11 @@ impl Sender {
                 self.totals.sent += len;
                 let data = Data {
                     disk: u16::try_from(disk).unwrap_or(u16::MAX),
-                    offset: run.start * super::blocks::BLOCK,
+                    offset: run.start * BLOCK,
                     len: u32::try_from(len).unwrap_or(u32::MAX),
                     digests: group.iter().map(|hash| hash.digest).collect(),
                 };
-                let start = at * usize::try_from(super::blocks::BLOCK).unwrap_or(0);
+                let start = at * usize::try_from(BLOCK).unwrap_or(0);
                 commands.push(Command::SendData(data, start));
             }
             at += group.len();
@@ -633,7 +516,7 @@ impl Sender {
         let disk = u16::try_from(disk).unwrap_or(u16::MAX);
         vec![Command::Send(Frame::Zero {
             disk,
-            offset: run.start * super::blocks::BLOCK,
+            offset: run.start * BLOCK,
             len,
         })]
     }
@@ -669,9 +552,9 @@ fn bytes_of(set: &BlockSet, geometry: Geometry) -> u64 {
     let Some(last) = geometry.blocks().checked_sub(1) else {
         return 0;
     };
-    let whole = set.count() * super::blocks::BLOCK;
+    let whole = set.count() * BLOCK;
     if set.contains(last) {
-        whole - (super::blocks::BLOCK - geometry.block_len(last))
+        whole - (BLOCK - geometry.block_len(last))
     } else {
         whole
     }

@@ -1,0 +1,207 @@
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use futures::channel::mpsc::{UnboundedReceiver, unbounded};
+
+use super::*;
+use crate::domain::{
+    BySite, Capabilities, Connection, DirectionCapabilities, Stage, Submission, WholePass,
+};
+use crate::domain::{Protection, ProtectionState};
+use crate::driver::DriverError;
+
+struct Silent(Capabilities);
+
+#[async_trait]
+impl ReplicationDriver for Silent {
+    fn capabilities(&self) -> &Capabilities {
+        &self.0
+    }
+
+    async fn observe(&self) -> Result<VaultObservation, DriverError> {
+        Err(DriverError::ambiguous("not asked in these tests"))
+    }
+
+    async fn submit(&self, _: &str, _: &Submission) -> Result<(), DriverError> {
+        Err(DriverError::ambiguous("not asked in these tests"))
+    }
+}
+
+fn driver() -> Arc<dyn ReplicationDriver> {
+    let direction = DirectionCapabilities {
+        rollback: true,
+        cancel_after_stop: true,
+        pause_before_cutover: true,
+        separate_stop: true,
+        rates: true,
+        protects_after_commit: Ok(()),
+    };
+    Arc::new(Silent(Capabilities {
+        towards: BySite {
+            on_premises: direction.clone(),
+            azure: direction,
+        },
+    }))
+}
+
+fn vm(sent: u64) -> VmObservation {
+    VmObservation {
+        id: "id".into(),
+        claims: BySite::from_fn(|_| Fact::Absent),
+        stage: Fact::Known(Stage::Settled {
+            site: crate::api::Site::Azure,
+        }),
+        marks: BySite::from_fn(|_| Fact::Absent),
+        failover: None,
+        power: BySite::from_fn(|_| Fact::Absent),
+        protection: Fact::Known(Protection {
+            from: crate::api::Site::Azure,
+            state: ProtectionState::Replicating,
+            failover: None,
+            last_whole: Some(WholePass {
+                point: jiff::Timestamp::UNIX_EPOCH,
+                failover: None,
+                bytes_on_wire: sent,
+                bytes_changed: sent,
+                bytes_per_second: None,
+            }),
+            progress: None,
+        }),
+        operations: Vec::new(),
+        active_since: None,
+        target_consistent: Fact::Known(true),
+        replica_present: Fact::Known(true),
+        written_since_start: Fact::Absent,
+        pending_delta: Some(sent),
+        disk_bytes: None,
+        obstacles: Vec::new(),
+    }
+}
+
+fn look(began: Instant, vms: &[(&str, VmObservation)]) -> Look {
+    Look {
+        began,
+        seen: Ok(Arc::new(VaultObservation {
+            sites: BySite::from_fn(|_| Connection::Connected),
+            hosts: Vec::new(),
+            vms: vms
+                .iter()
+                .map(|(name, vm)| ((*name).to_owned(), vm.clone()))
+                .collect::<BTreeMap<_, _>>(),
+            complete: Ok(()),
+        })),
+    }
+}
+
+struct Scene {
+    hub: Arc<Hub>,
+    vault: Key,
+    driver: Arc<dyn ReplicationDriver>,
+    woken: UnboundedReceiver<Key>,
+    _vaults: UnboundedReceiver<Key>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (wake_vm, woken) = unbounded();
+        let (wake_vault, vaults) = unbounded();
+        let hub = Hub::new(wake_vm, wake_vault, Duration::from_mins(1));
+        let (vault, driver) = (Key::new("ns", "vault"), driver());
+        hub.install(&vault, driver.clone());
+        for name in ["a", "b"] {
+            hub.interest(&vault, &Key::new("ns", name), name);
+        }
+        Self {
+            hub,
+            vault,
+            driver,
+            woken,
+            _vaults: vaults,
+        }
+    }
+
+    fn publish(&mut self, look: Look) -> Vec<String> {
+        self.hub.publish(&self.vault, &self.driver, look);
+        let mut woken = Vec::new();
+        while let Ok(key) = self.woken.try_recv() {
+            woken.push(key.name);
+        }
+        woken.sort();
+        woken
+    }
+
+    fn known(&self, name: &str) -> bool {
+        match self.hub.sight(&self.vault, name, Instant::now()) {
+            Sight::Seen { vm_unknown, .. } => vm_unknown.is_none(),
+            Sight::Nothing(why) => panic!("{why}"),
+        }
+    }
+}
+
+#[test]
+fn s07_a_look_that_began_before_the_last_action_ended_tells_nothing_of_the_vm() {
+    let mut scene = Scene::new();
+    let early = Instant::now();
+    scene.publish(look(early, &[("a", vm(1)), ("b", vm(1))]));
+    assert!(scene.known("a"));
+    let acting = scene.hub.acting(&scene.vault, "a");
+    assert!(!scene.known("a"), "while it is asked for");
+    assert!(scene.known("b"), "others are not concerned");
+    let during = Instant::now();
+    drop(acting);
+    scene.publish(look(during, &[("a", vm(1)), ("b", vm(1))]));
+    assert!(!scene.known("a"), "the look began before the answer");
+    let after = Instant::now();
+    let woken = scene.publish(look(after, &[("a", vm(1)), ("b", vm(1))]));
+    assert!(scene.known("a"));
+    assert_eq!(woken, ["a"], "it asked, though nothing else is new");
+}
+
+#[test]
+fn only_those_are_woken_for_whom_a_look_is_news() {
+    let mut scene = Scene::new();
+    let now = Instant::now();
+    assert_eq!(
+        scene.publish(look(now, &[("a", vm(1)), ("b", vm(1))])),
+        ["a", "b"]
+    );
+    assert!(
+        scene
+            .publish(look(now, &[("a", vm(2)), ("b", vm(2))]))
+            .is_empty(),
+        "figures are no news to who does not move"
+    );
+    scene.hub.wish(
+        &scene.vault,
+        &Key::new("ns", "a"),
+        Wish {
+            vm_name: "a".into(),
+            pace: Pace::Busy,
+            figures: true,
+        },
+    );
+    assert_eq!(
+        scene.publish(look(now, &[("a", vm(3)), ("b", vm(3))])),
+        ["a"]
+    );
+    assert_eq!(scene.publish(look(now, &[("a", vm(3))])), ["b"]);
+    assert_eq!(scene.hub.pace(&scene.vault).0, Pace::Busy);
+    scene.hub.forget(&Key::new("ns", "a"));
+    assert_eq!(scene.hub.pace(&scene.vault).0, Pace::Steady);
+}
+
+#[test]
+fn an_old_look_and_a_look_of_an_old_driver_tell_nothing() {
+    let mut scene = Scene::new();
+    let now = Instant::now();
+    scene.publish(look(now, &[("a", vm(1))]));
+    let late = now + Duration::from_secs(61);
+    assert!(matches!(
+        scene.hub.sight(&scene.vault, "a", late),
+        Sight::Nothing(_)
+    ));
+    let old = scene.driver.clone();
+    scene.hub.install(&scene.vault, driver());
+    scene.hub.publish(&scene.vault, &old, look(now, &[]));
+    assert!(scene.hub.last(&scene.vault).is_none());
+}

@@ -1,0 +1,272 @@
+//! The whole machine on one page: what is done or waited for in each phase, at each stage of the registers, in each mood.
+//!
+//! `INSTA_UPDATE=always cargo test --test decide tables` writes the tables anew; they are reviewed like code.
+
+use homeward::api::{
+    Approval, DataSync, DataSyncChoice, DataSyncRequest, FailoverPhase, FailoverSpec,
+    FailoverStatus, ProtectedVirtualMachineStatus, Site, VirtualMachineReference,
+};
+use homeward::domain::{
+    BySite, Capabilities, Claim, Connection, CurrentFailover, Effect, Fact, FailoverView, Intent,
+    Mark, Power, Protection, ProtectionState, Stage, VaultView, VmObservation, WholePass, World,
+    decide,
+};
+use homeward::driver::simulated::{agents_like, service_like};
+
+use super::operator::intent;
+use super::scenario::spec;
+use super::store::Store;
+
+const FROM: Site = Site::OnPremises;
+const TO: Site = Site::Azure;
+
+#[derive(Clone, Copy, Debug)]
+enum Mood {
+    /// Everything passes by itself.
+    Automatic,
+    /// Every gate asks.
+    Manual,
+    Suspended,
+    /// `cancel: true`.
+    Cancel,
+    /// The placement was changed back.
+    Flipped,
+    /// The resource is being deleted.
+    Deleting,
+}
+
+const MOODS: [Mood; 6] = [
+    Mood::Automatic,
+    Mood::Manual,
+    Mood::Suspended,
+    Mood::Cancel,
+    Mood::Flipped,
+    Mood::Deleting,
+];
+
+const PHASES: [FailoverPhase; 11] = [
+    FailoverPhase::AwaitingStart,
+    FailoverPhase::Preparing,
+    FailoverPhase::Synchronizing,
+    FailoverPhase::AwaitingCutover,
+    FailoverPhase::CuttingOver,
+    FailoverPhase::AwaitingCommit,
+    FailoverPhase::Committing,
+    FailoverPhase::AwaitingReverseReplication,
+    FailoverPhase::ReverseReplicating,
+    FailoverPhase::Cancelling,
+    FailoverPhase::RollingBack,
+];
+
+fn stages() -> Vec<(&'static str, Fact<Stage>)> {
+    let known = Fact::Known;
+    vec![
+        ("at source", known(Stage::Settled { site: FROM })),
+        ("source fenced", known(Stage::SourceFenced { from: FROM })),
+        (
+            "source stopped",
+            known(Stage::SourceStopped {
+                from: FROM,
+                was_running: true,
+            }),
+        ),
+        ("target whole", known(Stage::TargetWhole { from: FROM })),
+        (
+            "target started",
+            known(Stage::TargetStarted {
+                to: TO,
+                as_left: true,
+            }),
+        ),
+        (
+            "target is off",
+            known(Stage::TargetStarted {
+                to: TO,
+                as_left: false,
+            }),
+        ),
+        ("committed", known(Stage::Committed { to: TO })),
+        ("at target", known(Stage::Settled { site: TO })),
+        ("target fenced", known(Stage::TargetFenced { from: FROM })),
+        (
+            "contradiction",
+            known(Stage::Contradiction {
+                seen: "(what each side says)".into(),
+            }),
+        ),
+        ("unknown", Fact::Unknown("az01 does not answer".into())),
+    ]
+}
+
+fn claim(store: &Store) -> Claim {
+    Claim {
+        cluster: "cluster".into(),
+        vm_uid: store.pvm.as_ref().unwrap().uid.clone(),
+    }
+}
+
+fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
+    let from = match stage {
+        Fact::Known(Stage::Settled { site }) => *site,
+        _ => FROM,
+    };
+    VmObservation {
+        id: "id".into(),
+        claims: BySite::from_fn(|_| Fact::Known(claim.clone())),
+        marks: BySite::from_fn(|_| Fact::Known(Mark { epoch: 5, step: 3 })),
+        failover: Some("uid".into()),
+        power: BySite::from_fn(|_| Fact::Known(Power::Off)),
+        protection: Fact::Known(Protection {
+            from,
+            state: ProtectionState::Replicating,
+            failover: Some("uid".into()),
+            last_whole: Some(WholePass {
+                point: "2026-01-01T00:00:00Z".parse().unwrap(),
+                failover: Some("uid".into()),
+                bytes_on_wire: 1,
+                bytes_changed: 1,
+                bytes_per_second: Some(1),
+            }),
+            progress: None,
+        }),
+        operations: vec![],
+        active_since: None,
+        target_consistent: Fact::Known(true),
+        replica_present: Fact::Known(true),
+        written_since_start: Fact::Known(0),
+        pending_delta: Some(0),
+        disk_bytes: Some(0),
+        obstacles: vec![],
+        stage: stage.clone(),
+    }
+}
+
+fn told(
+    capabilities: &Capabilities,
+    phase: FailoverPhase,
+    stage: &Fact<Stage>,
+    mood: Mood,
+    data_sync: DataSync,
+) -> String {
+    let mut wanted = spec(TO);
+    match mood {
+        Mood::Manual => {
+            wanted.cutover = Approval::Manual;
+            wanted.commit = Approval::Manual;
+            wanted.reverse_replication = Approval::Manual;
+        }
+        Mood::Suspended => wanted.suspend = true,
+        Mood::Flipped => wanted.placement = FROM,
+        Mood::Automatic | Mood::Cancel | Mood::Deleting => {}
+    }
+    let store = Store::new(wanted);
+    let pvm = store.pvm.as_ref().unwrap();
+    let intent = Intent {
+        deleting: matches!(mood, Mood::Deleting),
+        ..intent(pvm)
+    };
+    let claim = claim(&store);
+    let vm = observation(stage, &claim);
+    let failover_spec = FailoverSpec {
+        virtual_machine: VirtualMachineReference {
+            name: "vm".into(),
+            uid: pvm.uid.clone(),
+        },
+        from: FROM,
+        to: TO,
+        data_sync: DataSyncRequest::Auto,
+        start: None,
+        cutover: None,
+        commit: None,
+        reverse_replicate: None,
+        cancel: matches!(mood, Mood::Cancel).then_some(true),
+    };
+    let status = FailoverStatus {
+        phase: Some(phase),
+        data_sync: (phase > FailoverPhase::Preparing).then(|| DataSyncChoice {
+            chosen: data_sync,
+            reason: "chosen before".into(),
+        }),
+        ..FailoverStatus::default()
+    };
+    let sites = BySite::from_fn(|_| Connection::Connected);
+    let held = matches!(mood, Mood::Manual).then_some("(why it waits)");
+    let world = World {
+        intent: &intent,
+        generation: None,
+        status: &ProtectedVirtualMachineStatus::default(),
+        failover: CurrentFailover::Known(FailoverView {
+            name: "vm-1",
+            uid: "uid",
+            generation: None,
+            spec: &failover_spec,
+            status: &status,
+            start_held_because: held,
+            deleting: false,
+        }),
+        history: &[],
+        vault: Fact::Known(VaultView {
+            sites: &sites,
+            capabilities,
+            vm: Fact::Known(&vm),
+        }),
+        earlier_owner: None,
+        claim,
+        claim_holder_gone: false,
+        now: "2026-01-01T00:00:00Z".parse().unwrap(),
+    };
+    let decision = decide(&world);
+    let after = decision.failover.unwrap();
+    let now_in = after.phase.unwrap();
+    let step = match &decision.effect {
+        Some(Effect::Submit(submission)) => {
+            format!("{} at {}", submission.action.kind(), submission.mark)
+        }
+        Some(other) => format!("{other:?}"),
+        None => after
+            .waiting_for
+            .clone()
+            .map_or_else(|| "-".into(), |text| format!("waits for {text}")),
+    };
+    if now_in == phase {
+        step
+    } else {
+        format!("{now_in:?}: {step}")
+    }
+}
+
+fn table(capabilities: &Capabilities, data_sync: DataSync) -> String {
+    let mut text = String::new();
+    for phase in PHASES {
+        text += &format!("{phase:?}\n");
+        for (name, stage) in stages() {
+            let told: Vec<String> = MOODS
+                .iter()
+                .map(|mood| told(capabilities, phase, &stage, *mood, data_sync))
+                .collect();
+            text += &format!("  {name}\n");
+            for (mood, says) in MOODS.iter().zip(&told) {
+                // What a mood changes is what is worth reading.
+                if matches!(mood, Mood::Automatic) || *says != told[0] {
+                    text += &format!("    {:10} {says}\n", format!("{mood:?}"));
+                }
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn every_phase_at_every_stage_with_agents() {
+    insta::assert_snapshot!(table(&agents_like(), DataSync::DeltaBeforeFailover));
+}
+
+#[test]
+fn every_phase_at_every_stage_with_agents_full() {
+    insta::assert_snapshot!(table(&agents_like(), DataSync::FullDuringFailover));
+}
+
+#[test]
+fn every_phase_at_every_stage_with_a_service() {
+    insta::assert_snapshot!(table(&service_like(), DataSync::DeltaBeforeFailover));
+}
