@@ -98,6 +98,7 @@ impl World {
         let ground = Ground {
             keeper: Keeper::start(&folder)?,
             folder: folder.clone(),
+            keep: std::env::var_os(KEEP).is_some(),
         };
         progress("certificates and hosts");
         let pki = Pki::create(&folder.join("pki"))?;
@@ -168,6 +169,11 @@ impl World {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.ground.folder
+    }
+
+    /// Whether the folder is kept for a look at its logs, when all else ends.
+    pub const fn keep_logs(&mut self, keep: bool) {
+        self.ground.keep = keep;
     }
 
     /// How it was made.
@@ -251,13 +257,34 @@ impl World {
     /// # Errors
     ///
     /// When a file cannot be read or written.
-    pub fn add_disk(&mut self, vm: &Vm, size: u64) -> Result<Vm> {
+    pub fn add_disk(&self, vm: &Vm, size: u64) -> Result<Vm> {
         let host = self.host(Site::OnPremises);
         let id = format!("{}-{}", vm.name, vm.disks.len());
         let disk = host.folder().join("disks").join(format!("{id}.raw"));
         File::create_new(&disk)
             .and_then(|file| file.set_len(size))
             .with_context(|| format!("cannot make {}", disk.display()))?;
+        self.change_disks(vm, |disks| disks.push(json!({"id": id, "path": disk})))?;
+        let mut grown = vm.clone();
+        grown.disks.push(disk);
+        Ok(grown)
+    }
+
+    /// Takes the last disk out of the definition of a VM on the premises; its file stays.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or written.
+    pub fn remove_last_disk(&self, vm: &Vm) -> Result<()> {
+        self.change_disks(vm, |disks| drop(disks.pop()))
+    }
+
+    fn change_disks(
+        &self,
+        vm: &Vm,
+        change: impl FnOnce(&mut Vec<serde_json::Value>),
+    ) -> Result<()> {
+        let host = self.host(Site::OnPremises);
         let path = host.definitions().join(format!("{}.yaml", vm.name));
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -265,14 +292,8 @@ impl World {
         let disks = definition["disks"]
             .as_array_mut()
             .context("a definition has disks")?;
-        disks.push(json!({"id": id, "path": disk}));
-        write_at_once(&path, &serde_yaml::to_string(&definition)?)?;
-        let mut grown = vm.clone();
-        grown.disks.push(disk);
-        if let Some(known) = self.vms.iter_mut().find(|known| known.uuid == vm.uuid) {
-            known.clone_from(&grown);
-        }
-        Ok(grown)
+        change(disks);
+        write_at_once(&path, &serde_yaml::to_string(&definition)?)
     }
 
     /// Gives the operators of the first cluster another certificate, through the Secret.
@@ -428,21 +449,22 @@ fn write_at_once(path: &Path, text: &str) -> Result<()> {
 struct Ground {
     keeper: Keeper,
     folder: PathBuf,
+    keep: bool,
 }
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        clear(&self.folder);
+        clear(&self.folder, self.keep);
         self.keeper.dismiss();
     }
 }
 
 /// Ends everything that runs in the folder, and removes it unless somebody will want to see the logs.
-fn clear(folder: &Path) {
+fn clear(folder: &Path, keep: bool) {
     if let Err(error) = keeper::sweep(folder) {
         tracing::error!("{error:#}");
     }
-    if std::thread::panicking() || std::env::var_os(KEEP).is_some() {
+    if keep || std::thread::panicking() {
         eprintln!("the world's logs are kept in {}", folder.display());
     } else if let Err(error) = fs::remove_dir_all(folder) {
         tracing::warn!("{} is left: {error}", folder.display());

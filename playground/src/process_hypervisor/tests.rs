@@ -37,6 +37,23 @@ fn guest(folder: &Path) -> GuestDefinition {
     }
 }
 
+/// Ends the guest when a test fails.
+struct Guard(String);
+
+impl Guard {
+    fn of(hypervisor: &ProcessHypervisor, guest: &GuestDefinition) -> Self {
+        Self(hypervisor.mark(guest.uuid))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        for process in processes::with_environment(&self.0).unwrap_or_default() {
+            process.signal(Signal::KILL);
+        }
+    }
+}
+
 fn hypervisor(folder: &Path) -> ProcessHypervisor {
     ProcessHypervisor::new(folder.join("guests"), tools::find(Tool::Recorder).unwrap())
 }
@@ -66,6 +83,7 @@ async fn a_guest_outlives_its_hypervisor_and_is_stopped_by_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let guest = guest(folder.path());
     let first = hypervisor(folder.path());
+    let _guard = Guard::of(&first, &guest);
     first.check(&guest).unwrap();
     assert_eq!(first.power(&guest).await, GuestPower::Gone);
     first.start(&guest, &spec()).await.unwrap();
@@ -99,6 +117,7 @@ async fn a_point_in_time_is_one_over_all_disks() {
     let folder = tempfile::tempdir().unwrap();
     let guest = guest(folder.path());
     let hypervisor = hypervisor(folder.path());
+    let _guard = Guard::of(&hypervisor, &guest);
     hypervisor.start(&guest, &spec()).await.unwrap();
     until_record(&hypervisor, &guest, 20).await;
     let point = hypervisor
@@ -163,6 +182,7 @@ async fn a_deaf_guest_is_reported_and_left_running() {
         command_line.push_str(" homeward.ignore_power_button=1");
     }
     let hypervisor = hypervisor(folder.path());
+    let _guard = Guard::of(&hypervisor, &guest);
     hypervisor.start(&guest, &spec()).await.unwrap();
     let answer = hypervisor
         .power_down(&guest, Duration::from_millis(200))

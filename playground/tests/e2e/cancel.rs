@@ -123,7 +123,7 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
 }
 
 /// Waits until a pass has sent so much, or has ended.
-async fn until_bytes(lane: &Lane, from: Site, bytes: u64) -> Result<u64> {
+pub async fn until_bytes(lane: &Lane, from: Site, bytes: u64) -> Result<u64> {
     let mut begun = 0;
     eventually(LIMIT, "the pass has got so far", async || {
         let found = lane.world.host(from).vm(lane.vm.uuid).await?;
@@ -148,22 +148,21 @@ pub async fn old_state_boots(lane: &Lane, site: Site) -> Result<()> {
         .await?
         .context("the passive site does not know it")?;
     let register = found.register.context("the passive site has no register")?;
-    if found.content.kind != ContentKind::Whole {
-        let order = Order {
-            vm: lane.vm.uuid,
-            epoch: register.epoch,
-            step: register.step + 1,
-            claim: register.claim,
-            failover: register.failover,
-            command: Command::Undo {},
-        };
-        let answer = host.client().order(lane.vm.uuid, &order).await?;
-        ensure!(
-            answer.operation.error.is_none(),
-            "{:?}",
-            answer.operation.error
-        );
-    }
+    // What it says of its content may be from before the pass that has just broken off.
+    let order = Order {
+        vm: lane.vm.uuid,
+        epoch: register.epoch,
+        step: register.step + 1,
+        claim: register.claim,
+        failover: register.failover,
+        command: Command::Undo {},
+    };
+    let answer = host.client().order(lane.vm.uuid, &order).await?;
+    ensure!(
+        answer.operation.error.is_none(),
+        "{:?}",
+        answer.operation.error
+    );
     let whole = eventually(LIMIT, "the passive site is whole", async || {
         let found = host.vm(lane.vm.uuid).await?;
         Ok(found.filter(|vm| vm.content.kind == ContentKind::Whole))

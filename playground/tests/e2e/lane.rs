@@ -47,6 +47,8 @@ impl Lane {
         change: impl FnOnce(&mut serde_json::Value),
     ) -> Result<Self> {
         let mut world = World::start(options).await?;
+        // Until it has come to a good end.
+        world.keep_logs(true);
         let vm = world.add_with(vm, change).await?;
         Ok(Self { world, vm })
     }
@@ -191,7 +193,7 @@ impl Lane {
     }
 
     /// Switches the VM off and reads its disks.
-    pub async fn finish(self, taken_back: usize) -> Result<()> {
+    pub async fn finish(mut self, taken_back: usize) -> Result<()> {
         let site = self.site().await?;
         self.until_writing(site).await?;
         self.check(taken_back).await?;
@@ -204,6 +206,8 @@ impl Lane {
         };
         let report = self.world.records(&self.vm, site).await?;
         history.records_are_there(&report, &dropped)?;
+        self.world
+            .keep_logs(std::env::var_os("HOMEWARD_KEEP").is_some());
         Ok(())
     }
 }

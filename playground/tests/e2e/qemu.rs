@@ -11,7 +11,7 @@ use homeward_playground::{
 use serde_json::json;
 
 use crate::{
-    cancel::old_state_boots,
+    cancel::{old_state_boots, until_bytes},
     lane::{FAR_APART, Lane, STEPS, Victim, pending, run},
     sampler::Sampler,
 };
@@ -32,7 +32,7 @@ async fn a_guest_travels_whoever_is_killed_and_stays_when_cancelled() {
         let kvm = accelerator::kvm_works().await?;
         let mut options = WorldOptions::new(HypervisorKind::Qemu { kvm });
         options.replication_interval = FAR_APART;
-        options.bandwidth_limit = Some(8 << 20);
+        options.bandwidth_limit = Some(2 << 20);
         let mut lane = Lane::start(options, &vm("real")).await?;
         lane.until_writing(Site::OnPremises).await?;
 
@@ -54,7 +54,8 @@ async fn a_guest_travels_whoever_is_killed_and_stays_when_cancelled() {
             pending(it) == Some("Synchronize")
         })
         .await?;
-        tokio::time::sleep(sampler.time(Duration::from_millis(600))).await;
+        let bytes = until_bytes(&lane, Site::Azure, sampler.below(1 << 20)).await?;
+        println!("qemu: cancelled on the way home at {bytes} bytes");
         lane.world
             .cluster
             .answer(&failover, json!({"cancel": true}))

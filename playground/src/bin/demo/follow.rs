@@ -102,7 +102,7 @@ fn tell(step: &Step<'_>, failover: &Failover) {
     if let Some(waiting) = &status.waiting_for {
         step.now(waiting.as_str());
     } else if let Some(task) = running {
-        step.now(task.message.clone().unwrap_or_else(|| task.name.clone()));
+        step.now(task.message.as_deref().unwrap_or(task.name.as_str()));
     }
 }
 

@@ -24,8 +24,8 @@ use follow::{follow, unsigned};
 use table::{Move, table};
 
 const MIB: u64 = 1 << 20;
-/// How long the guest works between moves.
-const WORK: Duration = Duration::from_secs(6);
+/// How long the guest works before it is moved on, or accepted.
+const WORK: Duration = Duration::from_secs(4);
 
 /// Moves a VM to Azure and home again, and proves that nothing was lost.
 #[derive(Debug, Parser)]
@@ -106,11 +106,11 @@ async fn tell(arguments: &Arguments, narrator: &Narrator) -> Result<()> {
     narrator.say("  web keeps writing numbered, synced records to its two disks; each is acknowledged on its console");
 
     let mut moves = Vec::new();
-    for to in [Site::Azure, Site::OnPremises] {
-        work(&world, &vm, to.other(), narrator).await?;
-        moves.push(move_to(&world, &vm, to, narrator).await?);
-    }
     work(&world, &vm, Site::OnPremises, narrator).await?;
+    for to in [Site::Azure, Site::OnPremises] {
+        moves.push(move_to(&world, &vm, to, narrator).await?);
+        work(&world, &vm, to, narrator).await?;
+    }
     let step = narrator.step("Switching web off, to look at its disks");
     world.power(&vm, PowerSwitch::Off).await?;
     step.done("");
@@ -123,9 +123,10 @@ async fn tell(arguments: &Arguments, narrator: &Narrator) -> Result<()> {
 async fn work(world: &World, vm: &Vm, site: Site, narrator: &Narrator) -> Result<()> {
     let step = narrator.step(format!("{} works at {site}", vm.name));
     let last = || highest_acknowledged(&world.console(vm, site));
+    let elsewhere = highest_acknowledged(&world.console(vm, site.other()));
     let before = eventually(LIMIT, "the guest has written a record", async || {
         let last = last();
-        Ok((last > 0).then_some(last))
+        Ok((last > elsewhere).then_some(last))
     })
     .await?;
     let begun = std::time::Instant::now();
@@ -155,6 +156,7 @@ async fn move_to(world: &World, vm: &Vm, to: Site, narrator: &Narrator) -> Resul
             // The source has stopped and its disks are still: what reverse replication starts from.
             let disks = world.disks(vm, from).await?;
             baseline = proofs::copy_disks(&disks, &world.folder().join(format!("baseline-{to}")))?;
+            work(world, vm, to, narrator).await?;
             narrator.say(format!(
                 "  kubectl patch fo {name} --type merge -p '{{\"spec\":{{\"commit\":\"Approved\"}}}}'"
             ));

@@ -77,13 +77,16 @@ pub fn table(moves: &[Move]) -> String {
             Some(milliseconds(unsigned(predicted)))
         })
     });
+    row("  of which", &|it| {
+        status(it, |status| status.downtime.as_ref()?.prediction.clone())
+    });
     row("downtime measured", &|it| {
         status(it, |status| {
             let actual = status.downtime.as_ref()?.actual_milliseconds?;
             Some(milliseconds(unsigned(actual)))
         })
     });
-    row("  silence of the guest", &|it| {
+    row("  from its last record to its first", &|it| {
         it.silence.map_or_else(unknown, milliseconds)
     });
     let mut names = Vec::new();
