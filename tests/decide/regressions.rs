@@ -244,3 +244,30 @@ fn a_stop_that_was_refused_when_repeated_may_still_arrive() {
     ];
     run(&start, &steps).unwrap();
 }
+
+/// A Failover made to take up a lost move ended cancelled on a look from before that move.
+#[test]
+fn a_taken_up_move_does_not_end_unseen() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::InAzure,
+    };
+    let behind = Disturbance {
+        stale_vault: true,
+        ..Disturbance::default()
+    };
+    let steps = [
+        Step::Place(OnPremises),
+        run_of(1, 4, 2),
+        Step::LoseFailover,
+        Step::DeletePvm,
+        run_of(1, 1, 0),
+        Step::Pass {
+            operator: 0,
+            disturbance: behind,
+        },
+    ];
+    run(&start, &steps).unwrap();
+}

@@ -534,6 +534,17 @@ impl Move<'_> {
 
     // ---- the phases ----------------------------------------------------------------------------------------------
 
+    /// Why it is not known where the right to run stands, when it is not.
+    fn why_unseen(&self) -> Option<&str> {
+        match &self.world.vault {
+            Fact::Known(view) => match &view.vm {
+                Fact::Known(vm) => vm.stage.why_unknown(),
+                unseen => unseen.why_unknown(),
+            },
+            unseen => unseen.why_unknown(),
+        }
+    }
+
     fn awaiting_start(&mut self) -> Next {
         let midway = self
             .seen()
@@ -545,6 +556,12 @@ impl Move<'_> {
             return Next::Enter(FailoverPhase::Preparing);
         }
         if let Some(why) = self.going_back() {
+            // S6, S7: it may have been made to take up a move that was half way; only a look tells that there is none.
+            if let Some(unknown) = self.why_unseen() {
+                return Next::Wait(Wait::outside(format!(
+                    "a look that shows that nothing was begun: {unknown}"
+                )));
+            }
             self.status.turned_back_because = Some(why);
             return Next::Finish(FailoverOutcome::Cancelled);
         }

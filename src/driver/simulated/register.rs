@@ -313,10 +313,7 @@ fn transition(
             ..fresh(message, Role::Replica, false)
         }),
         (Order::Fence, Some(register)) => {
-            if register.role == Role::Owner && register.commit.is_some() {
-                // S5: nothing rolls back after the commit.
-                return refuse(ErrorClass::Conflict, "the move is committed");
-            }
+            // S5: nothing rolls back after the commit.
             if register.role == Role::Fenced
                 || (register.role == Role::Owner && !register.uncommitted())
             {
