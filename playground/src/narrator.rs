@@ -54,7 +54,8 @@ impl Narrator {
 
     /// Says lines as they are: headings, tables.
     pub fn print(&self, text: impl AsRef<str>) {
-        for line in text.as_ref().lines() {
+        // Split, not lines: an empty text is an empty line.
+        for line in text.as_ref().split('\n') {
             match &self.screen {
                 Some(screen) => {
                     let _ = screen.println(line);

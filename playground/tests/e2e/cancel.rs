@@ -61,6 +61,11 @@ async fn a_move_that_breaks_off_at_any_byte_leaves_the_old_state() {
         options.replication_interval = FAR_APART;
         options.bandwidth_limit = Some(2 << 20);
         let mut lane = Lane::start(options, &busy("cancel")).await?;
+        // The first replica was made of blank disks; the old state is to hold something.
+        for to in [Site::Azure, Site::OnPremises] {
+            lane.travel(to).await?;
+            lane.until_writing(to).await?;
+        }
         while !cases.is_empty() {
             let at = lane.site().await?;
             let Some(next) = cases.iter().position(|case| case.from == at) else {
