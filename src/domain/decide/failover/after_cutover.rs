@@ -1,0 +1,187 @@
+//! The phases after the target was started: commit, and protection in the other direction.
+
+use crate::api::{Approval, FailoverOutcome, FailoverPhase, TaskState, Verdict};
+use crate::domain::action::{Action, ActionKind};
+use crate::domain::capabilities::DirectionCapabilities;
+use crate::domain::decide::wait::Wait;
+use crate::domain::decide::{tasks, to_i64};
+use crate::domain::fact::Fact;
+use crate::domain::observation::{ProtectionState, Stage, VmObservation};
+
+use super::{Move, Next};
+
+impl Move<'_> {
+    pub(super) fn awaiting_commit(
+        &mut self,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
+        let as_left = match stage {
+            Stage::TargetStarted { as_left, .. } => *as_left,
+            Stage::Committed { .. } => return Next::Enter(FailoverPhase::Committing),
+            Stage::Settled { site } if *site == self.to() => {
+                return Next::Enter(FailoverPhase::AwaitingReverseReplication);
+            }
+            Stage::Settled { .. } | Stage::TargetFenced { .. } => {
+                return self.turn_back("the target was barred".into(), FailoverOutcome::RolledBack);
+            }
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => {
+                return Next::Enter(FailoverPhase::CuttingOver);
+            }
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
+                return Next::Wait(Wait::mend("the registers of the VM are gone"));
+            }
+        };
+        self.saw_started(vm);
+        let back = self.fo.spec.commit == Some(Verdict::Rollback);
+        let flipped = !self.world.intent.deleting && self.world.intent.placement == self.from();
+        if (back || flipped) && self.fo.spec.commit != Some(Verdict::Approved) {
+            let why = if back {
+                "spec.commit: Rollback was answered".to_owned()
+            } else {
+                format!("the placement was changed back to {}", self.from())
+            };
+            if can.rollback {
+                return self.turn_back(why, FailoverOutcome::RolledBack);
+            }
+            // S20: what the driver cannot do is not imitated.
+            return Next::Wait(Wait::person(format!(
+                "spec.commit: Approved on this Failover: {why}, but this driver cannot take an uncommitted move back; once committed, the VM is brought back by a new Failover"
+            )));
+        }
+        if self.world.intent.suspend && !self.world.intent.deleting {
+            return Next::Wait(Wait::suspended("the move goes on to commit"));
+        }
+        let late_cancel = self.fo.spec.cancel == Some(true) || self.fo.deleting;
+        let asks = self.world.intent.commit == Approval::Manual
+            || late_cancel
+            || self.status.turned_back_because.is_some();
+        if asks && self.fo.spec.commit.is_none() {
+            let why = if late_cancel || self.status.turned_back_because.is_some() {
+                "the wish to go back came after the VM had been started at the target"
+            } else {
+                "spec.commit.approval of the VM is Manual"
+            };
+            // S20: only what the driver can do is offered.
+            let answers = if can.rollback {
+                "Approved or Rollback"
+            } else {
+                "Approved"
+            };
+            return Next::Wait(Wait::person(format!(
+                "spec.commit: {answers} on this Failover ({why})"
+            )));
+        }
+        if !as_left {
+            let or = if can.rollback {
+                ", or answer spec.commit: Rollback"
+            } else {
+                ""
+            };
+            return Next::Wait(Wait::mend(format!(
+                "the guest does not run in {}: start it there so that it can be committed{or}",
+                self.to()
+            )));
+        }
+        if let Some(wait) = self.holding_off() {
+            return Next::Wait(wait);
+        }
+        Next::Enter(FailoverPhase::Committing)
+    }
+
+    pub(super) fn committing(&mut self, stage: &Stage) -> Next {
+        match stage {
+            Stage::TargetStarted { .. } => {
+                // S5: a commit that was refused, with none on record, leaves the question open again.
+                let asked = self
+                    .status
+                    .pending_action
+                    .as_ref()
+                    .is_some_and(|pending| !pending.refused);
+                if !asked && self.holding_off().is_some() {
+                    return Next::Enter(FailoverPhase::AwaitingCommit);
+                }
+                Next::Submit(Action::Commit { at: self.to() })
+            }
+            Stage::Committed { .. } => Next::Submit(Action::RetireSource { at: self.from() }),
+            Stage::Settled { site } if *site == self.to() => {
+                self.status.uncommitted = None;
+                Next::Enter(FailoverPhase::AwaitingReverseReplication)
+            }
+            other => Next::Wait(Wait::mend(format!(
+                "the commit cannot go on from where the VM stands now: {other:?}"
+            ))),
+        }
+    }
+
+    pub(super) fn awaiting_reverse_replication(&mut self, can: &DirectionCapabilities) -> Next {
+        if self.world.intent.deleting {
+            return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        if can.protects_after_commit.is_err() {
+            tasks::set(
+                &mut self.status,
+                ActionKind::ReverseReplicate.as_str(),
+                TaskState::Skipped,
+                can.protects_after_commit.clone().err(),
+                self.world.now,
+            );
+            return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        if self.world.intent.suspend {
+            return Next::Wait(Wait::suspended("reverse replication begins"));
+        }
+        if self.world.intent.reverse_replication == Approval::Manual
+            && self.fo.spec.reverse_replicate.is_none()
+        {
+            return Next::Wait(Wait::person(
+                "spec.reverseReplicate: Approved on this Failover (spec.reverseReplication of the VM is Manual); the VM is not protected until then",
+            ));
+        }
+        Next::Enter(FailoverPhase::ReverseReplicating)
+    }
+
+    pub(super) fn reverse_replicating(&mut self, vm: &VmObservation) -> Next {
+        if self.world.intent.deleting {
+            return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        let from = self.to();
+        let protection = match &vm.protection {
+            Fact::Known(protection) => protection,
+            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Absent => return Next::Submit(Action::ReverseReplicate { from }),
+        };
+        let mine = protection.from == from && protection.failover.as_deref() == Some(self.fo.uid);
+        if !mine || matches!(protection.state, ProtectionState::Paused) {
+            return Next::Submit(Action::ReverseReplicate { from });
+        }
+        if let Some(whole) = protection
+            .last_whole
+            .as_ref()
+            .filter(|whole| whole.failover.as_deref() == Some(self.fo.uid))
+        {
+            let transfer = self.status.transfer.get_or_insert_default();
+            transfer.reverse_bytes = Some(to_i64(whole.bytes_on_wire));
+            transfer.reverse_changed_bytes = Some(to_i64(whole.bytes_changed));
+            tasks::set(
+                &mut self.status,
+                ActionKind::ReverseReplicate.as_str(),
+                TaskState::Succeeded,
+                None,
+                self.world.now,
+            );
+            return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        self.progress.clone_from(&protection.progress);
+        Next::Wait(match &protection.state {
+            ProtectionState::Failing(why) => Wait::outside(format!(
+                "reverse replication to {} to get through; it goes on trying: {why}",
+                self.from()
+            )),
+            _ => Wait::operation(format!("{} to receive what changed", self.from())),
+        })
+    }
+}

@@ -1,0 +1,226 @@
+//! The phases while the VM runs at its source and nothing has been taken from it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{Approval, FailoverOutcome, FailoverPhase, TaskState};
+use crate::domain::action::{Action, ActionKind};
+use crate::domain::capabilities::DirectionCapabilities;
+use crate::domain::data_sync;
+use crate::domain::decide::tasks;
+use crate::domain::decide::wait::Wait;
+use crate::domain::fact::Fact;
+use crate::domain::observation::{ProtectionState, Stage, VmObservation};
+use crate::domain::world::VaultView;
+
+use super::{Move, Next, disconnected, obstacles};
+
+impl Move<'_> {
+    pub(super) fn awaiting_start(&mut self) -> Next {
+        let midway = self
+            .seen()
+            .and_then(|vm| vm.stage.known())
+            .is_some_and(Stage::is_midway);
+        if midway {
+            // S6: taken up from a Failover that is gone. Neither a held start, nor suspend, nor a wish to stay leaves the VM half way.
+            self.status.start_time = Some(Time(self.now()));
+            return Next::Enter(FailoverPhase::Preparing);
+        }
+        if let Some(why) = self.going_back() {
+            // S6, S7: it may have been made to take up a move that was half way; only a look tells that there is none.
+            if let Some(unknown) = self.why_unseen() {
+                return Next::Wait(Wait::outside(format!(
+                    "a look that shows that nothing was begun: {unknown}"
+                )));
+            }
+            self.status.turned_back_because = Some(why);
+            return Next::Finish(FailoverOutcome::Cancelled);
+        }
+        if self.world.intent.suspend {
+            return Next::Wait(Wait::suspended("the move begins"));
+        }
+        if let (Some(why), None) = (self.fo.start_held_because, self.fo.spec.start) {
+            return Next::Wait(Wait::person(format!(
+                "spec.start: Approved on this Failover, because {why}"
+            )));
+        }
+        self.status.start_time = Some(Time(self.now()));
+        Next::Enter(FailoverPhase::Preparing)
+    }
+
+    /// Why it is not known where the right to run stands, when it is not.
+    pub(super) fn why_unseen(&self) -> Option<&str> {
+        match &self.world.vault {
+            Fact::Known(view) => match &view.vm {
+                Fact::Known(vm) => vm.stage.why_unknown(),
+                unseen => unseen.why_unknown(),
+            },
+            unseen => unseen.why_unknown(),
+        }
+    }
+
+    pub(super) fn preparing(
+        &mut self,
+        view: &VaultView<'_>,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
+        match stage {
+            Stage::Settled { site } if *site == self.from() => {}
+            Stage::Settled { site } => {
+                self.status.turned_back_because = Some(format!("the VM already runs in {site}"));
+                return Next::Finish(FailoverOutcome::Cancelled);
+            }
+            Stage::TargetStarted { .. } | Stage::Committed { .. } => {
+                return Next::Enter(FailoverPhase::AwaitingCommit);
+            }
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. }
+            | Stage::TargetFenced { .. } => {
+                // S6: no answer is inherited from the Failover that began this; before the start, going back is always safe.
+                let why =
+                    "it was begun by a Failover that is gone, whose answers are not inherited"
+                        .to_owned();
+                return self.turn_back(why, FailoverOutcome::Cancelled);
+            }
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
+                return Next::Wait(Wait::outside("the VM to be taken on"));
+            }
+        }
+        if let Some(why) = self.going_back() {
+            self.status.turned_back_because = Some(why);
+            return Next::Finish(FailoverOutcome::Cancelled);
+        }
+        if let Some(wait) = disconnected(view) {
+            return Next::Wait(wait);
+        }
+        if let Some(wait) = obstacles(vm) {
+            return Next::Wait(wait);
+        }
+        let protection = match &vm.protection {
+            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Known(protection) if protection.from == self.from() => Some(protection),
+            Fact::Known(_) | Fact::Absent => None,
+        };
+        let replicating = protection.is_some_and(|protection| protection.last_whole.is_some());
+        if self.status.data_sync.is_none() {
+            let basis = data_sync::Basis {
+                asked: self.fo.spec.data_sync,
+                to: self.to(),
+                active_since: vm.active_since,
+                full_download_after: self.world.intent.full_download_after,
+                replica_present: &vm.replica_present,
+                replicating,
+                now: self.now(),
+            };
+            match data_sync::choose(&basis) {
+                Ok(choice) => self.status.data_sync = Some(choice),
+                Err(unknown) => return Next::Wait(Wait::outside(unknown)),
+            }
+        }
+        // The data needs a place to go to, and that there is room for it must be known before the VM is stopped.
+        // Where the driver protects nothing that runs at the source, the move itself makes that place.
+        let protects = view.capabilities.towards[self.from()]
+            .protects_after_commit
+            .is_ok();
+        if protects && protection.is_none() && vm.replica_present != Fact::Known(true) {
+            return Next::Submit(Action::Protect { from: self.from() });
+        }
+        tasks::set(
+            &mut self.status,
+            "Prepare",
+            TaskState::Succeeded,
+            None,
+            self.world.now,
+        );
+        Next::Enter(if can.pause_before_cutover && !self.full() {
+            FailoverPhase::Synchronizing
+        } else {
+            FailoverPhase::AwaitingCutover
+        })
+    }
+
+    pub(super) fn synchronizing(&mut self, vm: &VmObservation, stage: &Stage) -> Next {
+        if !self.still_at_source(stage) {
+            return Next::Enter(FailoverPhase::CuttingOver);
+        }
+        if let Some(why) = self.going_back() {
+            return self.turn_back(why, FailoverOutcome::Cancelled);
+        }
+        let protection = match &vm.protection {
+            Fact::Known(protection) => protection,
+            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Absent => return Next::Submit(Action::Synchronize { from: self.from() }),
+        };
+        if self.synchronized(protection) {
+            self.note_synchronized(protection);
+            tasks::set(
+                &mut self.status,
+                ActionKind::Synchronize.as_str(),
+                TaskState::Succeeded,
+                None,
+                self.world.now,
+            );
+            return Next::Enter(FailoverPhase::AwaitingCutover);
+        }
+        if protection.failover.as_deref() != Some(self.fo.uid)
+            || matches!(protection.state, ProtectionState::Paused)
+        {
+            return Next::Submit(Action::Synchronize { from: self.from() });
+        }
+        self.progress.clone_from(&protection.progress);
+        Next::Wait(match &protection.state {
+            ProtectionState::Failing(why) => Wait::outside(format!(
+                "replication to {} to get through; it goes on trying: {why}",
+                self.to()
+            )),
+            ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused => {
+                Wait::operation(protection.progress.as_ref().map_or_else(
+                    || format!("{} to receive what differs", self.to()),
+                    |p| p.what.clone(),
+                ))
+            }
+        })
+    }
+
+    pub(super) fn awaiting_cutover(
+        &mut self,
+        view: &VaultView<'_>,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
+        if !self.still_at_source(stage) {
+            return Next::Enter(FailoverPhase::CuttingOver);
+        }
+        if let Some(why) = self.going_back() {
+            return self.turn_back(why, FailoverOutcome::Cancelled);
+        }
+        if self.world.intent.suspend {
+            return Next::Wait(Wait::suspended("the move goes on to cutover"));
+        }
+        if self.world.intent.cutover == Approval::Manual && self.fo.spec.cutover.is_none() {
+            return Next::Wait(Wait::person(
+                "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); the VM runs on at its source until then",
+            ));
+        }
+        if let Some(wait) = disconnected(view) {
+            return Next::Wait(wait);
+        }
+        // S14: a disk without a target is seen here, before the source is fenced.
+        if let Some(wait) = obstacles(vm) {
+            return Next::Wait(wait);
+        }
+        if can.pause_before_cutover && !self.full() {
+            match &vm.protection {
+                Fact::Known(protection) if self.synchronized(protection) => {
+                    self.note_synchronized(protection);
+                }
+                _ => return Next::Enter(FailoverPhase::Synchronizing),
+            }
+        }
+        self.predict(vm);
+        Next::Enter(FailoverPhase::CuttingOver)
+    }
+}

@@ -1,0 +1,88 @@
+//! Fence, stop, last delta, start: the phase that is downtime.
+
+use crate::api::{FailoverOutcome, FailoverPhase};
+use crate::domain::action::Action;
+use crate::domain::capabilities::DirectionCapabilities;
+use crate::domain::decide::wait::Wait;
+use crate::domain::failure::ErrorClass;
+use crate::domain::observation::{Stage, VmObservation};
+
+use super::{Move, Next, doing, running};
+
+impl Move<'_> {
+    pub(super) fn cutting_over(
+        &mut self,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
+        match stage {
+            Stage::TargetStarted { .. } | Stage::Committed { .. } => {
+                return Next::Enter(FailoverPhase::AwaitingCommit);
+            }
+            Stage::Settled { site } if *site == self.to() => {
+                return Next::Enter(FailoverPhase::AwaitingReverseReplication);
+            }
+            Stage::TargetFenced { .. } => {
+                return self.turn_back("the target was barred".into(), FailoverOutcome::Cancelled);
+            }
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
+                return Next::Wait(Wait::mend("the registers of the VM are gone"));
+            }
+            Stage::Settled { .. }
+            | Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => {}
+        }
+        if self
+            .status
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.class == ErrorClass::Unresponsive.as_str())
+        {
+            let why = self
+                .status
+                .failure
+                .as_ref()
+                .map(|failure| failure.message.clone())
+                .unwrap_or_default();
+            return self.turn_back(why, FailoverOutcome::Failed);
+        }
+        if let Some(why) = self.going_back() {
+            if can.cancel_after_stop || self.still_at_source(stage) {
+                return self.turn_back(why, FailoverOutcome::Cancelled);
+            }
+        }
+        let from = self.from();
+        let data_sync = self.data_sync();
+        match stage {
+            Stage::Settled { .. } if can.separate_stop => Next::Submit(Action::StopSource { from }),
+            Stage::SourceFenced { .. } => {
+                if let Some(running) = running(vm, from) {
+                    self.progress.clone_from(&running.progress);
+                    return Next::Wait(Wait::operation(doing(running.kind)));
+                }
+                Next::Submit(Action::StopSource { from })
+            }
+            Stage::SourceStopped { .. } => {
+                self.saw_stopped();
+                if self.full() && self.phase() != FailoverPhase::Synchronizing {
+                    return Next::Enter(FailoverPhase::Synchronizing);
+                }
+                if let Some(running) = running(vm, from) {
+                    self.progress.clone_from(&running.progress);
+                    return Next::Wait(Wait::operation(doing(running.kind)));
+                }
+                Next::Submit(Action::FinalSync { from, data_sync })
+            }
+            Stage::TargetWhole { .. } => {
+                self.saw_stopped();
+                if self.phase() == FailoverPhase::Synchronizing {
+                    return Next::Enter(FailoverPhase::CuttingOver);
+                }
+                Next::Submit(Action::StartTarget { to: self.to() })
+            }
+            _ => Next::Submit(Action::CompleteFailover { from, data_sync }),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The phases of one move.
+//!
+//! ```text
+//!  AwaitingStart ─▶ Preparing ─▶ Synchronizing ─▶ AwaitingCutover ─▶ CuttingOver ─▶ AwaitingCommit ─▶ Committing
+//!        │              │              │                 │                │               │               │
+//!        │ cancel, or the placement    ▼                 ▼                ▼               ▼ rollback      ▼
+//!        └──────────────┴────────▶ Cancelling ◀──────────┴────────────────┘         RollingBack   AwaitingReverseReplication
+//!                                      │                                                  │               ▼
+//!                                      ▼                                                  ▼        ReverseReplicating
+//!                              Cancelled | Failed                                     RolledBack          ▼
+//!                                                                                                     Succeeded
+//! ```
+//!
+//! With a full download, and where the driver cannot pause, `AwaitingCutover` comes before the copy and `Synchronizing` after the
+//! stop. Within a phase the stage that the registers show says what comes next, so that a move taken up by another process, or an
+//! action that took effect without being heard of, goes on from where things stand.
+
+mod after_cutover;
+mod before_cutover;
+mod cutover;
+mod pending;
+mod record;
+mod turning_back;
+
+use jiff::Timestamp;
+
+use crate::api::{DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Site};
+use crate::domain::action::{Action, ActionKind, Mark};
+use crate::domain::decide::submission;
+use crate::domain::decide::wait::Wait;
+use crate::domain::decision::{Decision, Effect, Event};
+use crate::domain::fact::Fact;
+use crate::domain::observation::{
+    Operation, OperationState, Progress, Protection, Stage, VmObservation,
+};
+use crate::domain::world::{FailoverView, VaultView, World};
+
+/// What follows within a phase.
+enum Next {
+    Enter(FailoverPhase),
+    Submit(Action),
+    Resubmit(Action, Mark),
+    /// Not stored before: it may be asked for any number of times, and nothing of the move rests on it.
+    Ask(Action, Option<String>),
+    Wait(Wait),
+    Finish(FailoverOutcome),
+}
+
+struct Move<'a> {
+    world: &'a World<'a>,
+    fo: FailoverView<'a>,
+    status: FailoverStatus,
+    events: Vec<Event>,
+    progress: Option<Progress>,
+}
+
+pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
+    let mut this = Move {
+        world,
+        fo,
+        status: fo.status.clone(),
+        events: Vec::new(),
+        progress: None,
+    };
+    if this.status.phase.is_some_and(FailoverPhase::is_final) {
+        return this.close();
+    }
+    this.status.observed_generation = fo.generation;
+    let (effect, wait) = this.run();
+    this.publish(effect, wait.as_ref())
+}
+
+impl Move<'_> {
+    fn from(&self) -> Site {
+        self.fo.spec.from
+    }
+
+    fn to(&self) -> Site {
+        self.fo.spec.to
+    }
+
+    fn phase(&self) -> FailoverPhase {
+        self.status.phase.unwrap_or(FailoverPhase::AwaitingStart)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.world.now
+    }
+
+    /// Goes through the phases until something is to be done or waited for.
+    fn run(&mut self) -> (Option<Effect>, Option<Wait>) {
+        if self.status.phase.is_none() {
+            self.status.phase = Some(FailoverPhase::AwaitingStart);
+        }
+        // More turns than there are phases would mean that two phases send the move to each other.
+        for _ in 0..24 {
+            match self.next() {
+                Next::Enter(phase) => self.enter(phase),
+                Next::Wait(wait) => return (None, Some(wait)),
+                Next::Submit(action) => match self.holding_off() {
+                    Some(wait) => return (None, Some(wait)),
+                    None => return (Some(self.submit(action)), None),
+                },
+                Next::Resubmit(action, mark) => match self.holding_off() {
+                    Some(wait) => return (None, Some(wait)),
+                    None => {
+                        if let Some(pending) = &mut self.status.pending_action {
+                            pending.unresolved = true;
+                        }
+                        let failover = self.acts_for();
+                        return (
+                            Some(submission(self.world, action, mark, Some(&failover))),
+                            None,
+                        );
+                    }
+                },
+                Next::Ask(action, failover) => {
+                    let mark = self.next_mark(&action);
+                    return match self.holding_off() {
+                        Some(wait) => (None, Some(wait)),
+                        None => (
+                            Some(submission(self.world, action, mark, failover.as_deref())),
+                            None,
+                        ),
+                    };
+                }
+                Next::Finish(outcome) => {
+                    self.finish(outcome);
+                    return (None, None);
+                }
+            }
+        }
+        (
+            None,
+            Some(Wait::mend(
+                "the move does not come to rest; please report this with the Failover's status",
+            )),
+        )
+    }
+
+    fn next(&mut self) -> Next {
+        let phase = self.phase();
+        if phase == FailoverPhase::AwaitingStart {
+            return self.awaiting_start();
+        }
+        let world = self.world;
+        let view = match &world.vault {
+            Fact::Known(view) => view,
+            Fact::Absent => {
+                if world.intent.deleting {
+                    return Next::Finish(FailoverOutcome::Failed);
+                }
+                return Next::Wait(Wait::mend(format!(
+                    "RecoveryVault {} does not exist: apply it again so that the move can go on",
+                    world.intent.vault
+                )));
+            }
+            Fact::Unknown(why) => {
+                return Next::Wait(Wait::outside(format!("the first look at the vault: {why}")));
+            }
+        };
+        let vm = match &view.vm {
+            Fact::Known(vm) => *vm,
+            Fact::Absent => {
+                return Next::Wait(Wait::mend(format!(
+                    "VM {} is not known to the vault any more: bring it back, or delete this ProtectedVirtualMachine",
+                    world.intent.vm_name
+                )));
+            }
+            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+        };
+        if self.is_behind(vm) {
+            return Next::Wait(Wait::outside(
+                "a newer look: what was seen is older than what this move has done; if a host was put back to an earlier state, see the runbook on contradicting registers",
+            ));
+        }
+        if let Some(next) = self.settle_pending(vm) {
+            return next;
+        }
+        let stage = match &vm.stage {
+            Fact::Known(Stage::Contradiction { seen }) => {
+                return Next::Wait(Wait::mend(format!(
+                    "the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"
+                )));
+            }
+            Fact::Known(stage) => stage,
+            // S7: start, stop, commit, undo, resume, cancel and reverse replication all wait for this fact.
+            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Absent => return Next::Wait(Wait::mend("no site knows who may run the VM")),
+        };
+        if let Some(next) = self.own_registers(vm, stage) {
+            return next;
+        }
+        let can = &view.capabilities.towards[self.to()];
+        match phase {
+            FailoverPhase::AwaitingStart => self.awaiting_start(),
+            FailoverPhase::Preparing => self.preparing(view, vm, stage, can),
+            FailoverPhase::Synchronizing if self.full() => self.cutting_over(vm, stage, can),
+            FailoverPhase::Synchronizing => self.synchronizing(vm, stage),
+            FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
+            FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
+            FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
+            FailoverPhase::Committing => self.committing(stage),
+            FailoverPhase::AwaitingReverseReplication => self.awaiting_reverse_replication(can),
+            FailoverPhase::ReverseReplicating => self.reverse_replicating(vm),
+            FailoverPhase::Cancelling => self.cancelling(vm, stage, can),
+            FailoverPhase::RollingBack => self.rolling_back(stage),
+            FailoverPhase::Succeeded
+            | FailoverPhase::Cancelled
+            | FailoverPhase::RolledBack
+            | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
+        }
+    }
+
+    /// The registers name this move and its claim before anything else is asked of them; a late order may have brought others back.
+    fn own_registers(&self, vm: &VmObservation, stage: &Stage) -> Option<Next> {
+        let world = self.world;
+        if let Some(claim) = vm.claimed_by_other(&world.claim) {
+            // S1: a claim moves only by an explicit takeover.
+            let named = world.intent.takeover.as_deref() == Some(claim.to_string().as_str());
+            if !named && !world.claim_holder_gone {
+                return Some(Next::Wait(Wait::mend(format!(
+                    "the claim {claim} to be given up: another cluster or resource acts on the VM; if it is gone, set the annotation {}: {claim}",
+                    crate::api::TAKEOVER_ANNOTATION
+                ))));
+            }
+            let adopt = Action::Adopt {
+                at: stage.active().unwrap_or(self.from()),
+                takeover: Some(claim.clone()),
+            };
+            let failover = vm.failover.clone().filter(|_| stage.is_midway());
+            return Some(Next::Ask(adopt, failover));
+        }
+        // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
+        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        (other && matches!(stage, Stage::Settled { .. }))
+            .then_some(Next::Ask(Action::Release, None))
+    }
+
+    fn full(&self) -> bool {
+        self.data_sync() == DataSync::FullDuringFailover
+    }
+
+    fn data_sync(&self) -> DataSync {
+        self.status
+            .data_sync
+            .as_ref()
+            .map_or(DataSync::DeltaBeforeFailover, |choice| choice.chosen)
+    }
+
+    fn still_at_source(&self, stage: &Stage) -> bool {
+        matches!(stage, Stage::Settled { site } if *site == self.from())
+    }
+
+    /// S17: a pass that began after this move's own order has become whole: it covered the whole disk.
+    fn synchronized(&self, protection: &Protection) -> bool {
+        protection.from == self.from()
+            && protection
+                .last_whole
+                .as_ref()
+                .is_some_and(|whole| whole.failover.as_deref() == Some(self.fo.uid))
+    }
+}
+
+fn running(vm: &VmObservation, site: Site) -> Option<&Operation> {
+    vm.operations
+        .iter()
+        .find(|operation| operation.site == site && operation.state == OperationState::Running)
+}
+
+fn doing(kind: ActionKind) -> String {
+    match kind {
+        ActionKind::StopSource => "the VM to shut down",
+        ActionKind::FinalSync => "the last delta to be sent",
+        ActionKind::StartTarget => "the VM to start at the target",
+        ActionKind::Commit => "the commit to be recorded",
+        ActionKind::RetireSource => "the source copy to be retired",
+        ActionKind::ReverseReplicate => "reverse replication to begin",
+        ActionKind::CancelSync => "data synchronisation to be cancelled and undone",
+        ActionKind::FenceTarget => "the target to be barred",
+        ActionKind::ResumeSource => "the VM to start at its source again",
+        ActionKind::Synchronize => "data synchronisation to begin",
+        ActionKind::Protect => "the replica to be made",
+        ActionKind::CompleteFailover => "stop, last delta and start",
+        ActionKind::Adopt => "the VM to be taken on",
+        ActionKind::Release => "the move before to be over in the registers",
+        ActionKind::Detach => "the VM to be let go",
+    }
+    .into()
+}
+
+fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
+    Site::BOTH
+        .into_iter()
+        .find_map(|site| match &view.sites[site] {
+            super::super::observation::Connection::Connected => None,
+            super::super::observation::Connection::Disconnected(why) => {
+                Some(Wait::outside(format!("{site} to be connected: {why}")))
+            }
+        })
+}
+
+fn obstacles(vm: &VmObservation) -> Option<Wait> {
+    (!vm.obstacles.is_empty()).then(|| Wait::mend(vm.obstacles.join("; ")))
+}

@@ -1,0 +1,265 @@
+//! The action that was decided before: its fate is looked for before anything new is decided, and every order carries a mark newer than
+//! all that may still be on its way (safety rules S1, S2).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+
+use crate::api::{PendingActionStatus, Site, TaskState};
+use crate::domain::action::{Action, ActionKind, Mark};
+use crate::domain::decide::wait::{Wait, Waiting};
+use crate::domain::decide::{event, next_failure, pending_mark, report, submission, tasks, to_i64};
+use crate::domain::decision::Effect;
+use crate::domain::fact::Fact;
+use crate::domain::failure::ErrorClass;
+use crate::domain::observation::{Operation, OperationState, Stage, VmObservation};
+
+use super::{Move, Next, doing};
+
+impl Move<'_> {
+    /// The pending action is looked for among what each side tells; nothing new is decided before its fate is known.
+    pub(super) fn settle_pending(&mut self, vm: &VmObservation) -> Option<Next> {
+        let pending = self.status.pending_action.clone()?;
+        let mark = pending_mark(&pending);
+        let kind = ActionKind::parse(&pending.action)?;
+        let action = Action::of_move(kind, self.from(), self.data_sync())?;
+        let operation = vm
+            .operations
+            .iter()
+            .find(|op| op.mark == mark && op.kind == kind);
+        if let Some(operation) = operation {
+            if operation.state != OperationState::Running {
+                self.note_taken(mark);
+            }
+            return self.settle_seen(operation, &action);
+        }
+        let seen = action.site().map_or_else(
+            || Fact::Unknown("no side".into()),
+            |site| vm.marks[site].clone(),
+        );
+        match seen {
+            Fact::Unknown(why) => Some(Next::Wait(Wait::outside(format!(
+                "whether {kind} took effect: {why}"
+            )))),
+            // Somebody went on since, this controller's other replica for example: what stands now decides.
+            Fact::Known(seen) if seen > mark => {
+                self.note_taken(mark);
+                self.drop_pending();
+                None
+            }
+            // S2: the side has taken this very step and tells nothing of it any more: the registers show what came of it.
+            Fact::Known(seen) if seen == mark => {
+                self.note_taken(mark);
+                self.drop_pending();
+                None
+            }
+            Fact::Known(_) | Fact::Absent => {
+                if pending.refused || self.goes_back_over(kind) {
+                    // S2: what is decided instead carries a newer mark, so that this one is refused should it still arrive.
+                    return None;
+                }
+                Some(Next::Resubmit(action, mark))
+            }
+        }
+    }
+
+    pub(super) fn settle_seen(&mut self, operation: &Operation, action: &Action) -> Option<Next> {
+        match &operation.state {
+            OperationState::Running => {
+                if self.goes_back_over(operation.kind) {
+                    return None;
+                }
+                self.progress.clone_from(&operation.progress);
+                let what = operation
+                    .progress
+                    .as_ref()
+                    .map_or_else(|| doing(operation.kind), |progress| progress.what.clone());
+                Some(Next::Wait(Wait::operation(what)))
+            }
+            OperationState::Succeeded => {
+                self.count_bytes(operation);
+                self.status.failure = None;
+                self.drop_pending();
+                tasks::set(
+                    &mut self.status,
+                    operation.kind.as_str(),
+                    TaskState::Succeeded,
+                    None,
+                    self.world.now,
+                );
+                None
+            }
+            OperationState::Failed { class, message } => {
+                self.drop_pending();
+                self.status.failure = Some(next_failure(
+                    self.status.failure.as_ref(),
+                    *class,
+                    message,
+                    self.world.now,
+                ));
+                tasks::set(
+                    &mut self.status,
+                    action.kind().as_str(),
+                    TaskState::Failed,
+                    Some(message.clone()),
+                    self.world.now,
+                );
+                self.events.push(event(
+                    true,
+                    "ActionFailed",
+                    format!("{}: {message}", action.kind()),
+                ));
+                None
+            }
+            OperationState::Interrupted => {
+                self.drop_pending();
+                None
+            }
+        }
+    }
+
+    /// Whether the move turns back and need not wait for this action first.
+    pub(super) fn goes_back_over(&self, kind: ActionKind) -> bool {
+        self.going_back().is_some()
+            && matches!(
+                kind,
+                ActionKind::Protect
+                    | ActionKind::Synchronize
+                    | ActionKind::StopSource
+                    | ActionKind::FinalSync
+                    | ActionKind::StartTarget
+            )
+    }
+
+    pub(super) fn note_taken(&mut self, mark: Mark) {
+        if mark > self.taken() {
+            self.status.epoch = Some(to_i64(mark.epoch));
+            self.status.step = Some(to_i64(mark.step));
+        }
+    }
+
+    /// The newest order of this move that was seen to have been taken.
+    pub(super) fn taken(&self) -> Mark {
+        super::super::written_mark(self.status.epoch, self.status.step)
+    }
+
+    /// S7: registers only grow, and an operation that has ended does not run again. A look that shows less than this move has seen
+    /// is older than that.
+    pub(super) fn is_behind(&self, vm: &VmObservation) -> bool {
+        let taken = self.taken();
+        vm.newest_mark().is_some_and(|newest| newest < taken)
+            || vm.operations.iter().any(|operation| {
+                operation.mark == taken && operation.state == OperationState::Running
+            })
+    }
+
+    pub(super) fn drop_pending(&mut self) {
+        self.status.pending_action = None;
+        self.progress = None;
+    }
+
+    /// A failed step is tried again only after a while.
+    pub(super) fn holding_off(&self) -> Option<Wait> {
+        let failure = self.status.failure.as_ref()?;
+        let retry = failure.retry_time.as_ref()?.0;
+        if retry <= self.now() {
+            return None;
+        }
+        let class = ErrorClass::parse(&failure.class);
+        let text = format!(
+            "the next attempt after {} failures: {}",
+            failure.count, failure.message
+        );
+        let waiting = if class.needs_person() {
+            Waiting::Mend
+        } else {
+            Waiting::Outside
+        };
+        Some(Wait {
+            waiting,
+            text,
+            until: Some(retry),
+        })
+    }
+
+    pub(super) fn submit(&mut self, action: Action) -> Effect {
+        let mark = self.next_mark(&action);
+        let now = self.now();
+        let kind = action.kind();
+        self.status.pending_action = Some(PendingActionStatus {
+            action: kind.as_str().into(),
+            epoch: to_i64(mark.epoch),
+            step: to_i64(mark.step),
+            stored_time: Time(now),
+            unresolved: self.status.pending_action.is_some(),
+            refused: false,
+        });
+        tasks::set(
+            &mut self.status,
+            kind.as_str(),
+            TaskState::Running,
+            None,
+            now,
+        );
+        let downtime = self.status.downtime.get_or_insert_default();
+        match kind {
+            ActionKind::StopSource | ActionKind::CompleteFailover
+                if downtime.stop_ordered_time.is_none() =>
+            {
+                downtime.stop_ordered_time = Some(MicroTime(now));
+            }
+            ActionKind::StartTarget if downtime.start_ordered_time.is_none() => {
+                downtime.start_ordered_time = Some(MicroTime(now));
+            }
+            _ => {}
+        }
+        let failover = self.acts_for();
+        submission(self.world, action, mark, Some(&failover))
+    }
+
+    /// S1, S6: the Failover that the registers know the move by: this one, or the lost one that it was taken up from in the middle. The
+    /// registers refuse any other until the move has come to rest.
+    pub(super) fn acts_for(&self) -> String {
+        self.seen()
+            .filter(|vm| !matches!(vm.stage, Fact::Known(Stage::Settled { .. })))
+            .and_then(|vm| vm.failover.clone())
+            .unwrap_or_else(|| self.fo.uid.into())
+    }
+
+    pub(super) fn seen(&self) -> Option<&VmObservation> {
+        report::seen(self.world)
+    }
+
+    /// S1, S2: newer than all that either side has taken and than all that may still be on its way.
+    pub(super) fn next_mark(&self, action: &Action) -> Mark {
+        let Some(vm) = self.seen() else {
+            return Mark::default();
+        };
+        let mut highest = self
+            .status
+            .pending_action
+            .as_ref()
+            .map(pending_mark)
+            .unwrap_or_default();
+        for site in Site::BOTH {
+            if let Fact::Known(mark) = vm.marks[site] {
+                highest = highest.max(mark);
+            }
+        }
+        let settled = matches!(vm.stage, Fact::Known(Stage::Settled { .. }));
+        let moves_right = match action.kind() {
+            ActionKind::StopSource | ActionKind::CompleteFailover => settled,
+            ActionKind::FenceTarget => true,
+            _ => false,
+        };
+        if moves_right {
+            Mark {
+                epoch: highest.epoch + 1,
+                step: 1,
+            }
+        } else {
+            Mark {
+                epoch: highest.epoch,
+                step: highest.step + 1,
+            }
+        }
+    }
+}

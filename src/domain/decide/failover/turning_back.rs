@@ -1,0 +1,118 @@
+//! Going back: why, and how, before and after the target was started.
+
+use crate::api::{FailoverOutcome, FailoverPhase};
+use crate::domain::action::Action;
+use crate::domain::capabilities::DirectionCapabilities;
+use crate::domain::decide::event;
+use crate::domain::decide::wait::Wait;
+use crate::domain::fact::Fact;
+use crate::domain::observation::{ProtectionState, Stage, VmObservation};
+
+use super::{Move, Next, doing, running};
+
+impl Move<'_> {
+    /// Why the move should go back, if it should.
+    pub(super) fn going_back(&self) -> Option<String> {
+        if let Some(why) = &self.status.turned_back_because {
+            return Some(why.clone());
+        }
+        if self.fo.spec.cancel == Some(true) {
+            return Some("spec.cancel was answered".into());
+        }
+        if self.fo.deleting {
+            return Some("the Failover was deleted".into());
+        }
+        if self.world.intent.deleting {
+            return Some("the ProtectedVirtualMachine is being deleted".into());
+        }
+        (self.world.intent.placement == self.from())
+            .then(|| format!("the placement was changed back to {}", self.from()))
+    }
+
+    pub(super) fn turn_back(&mut self, why: String, outcome: FailoverOutcome) -> Next {
+        self.events.push(event(
+            outcome == FailoverOutcome::Failed,
+            "TurningBack",
+            format!("going back to {}: {why}", self.from()),
+        ));
+        self.status.turned_back_because = Some(why);
+        self.status.outcome = Some(outcome);
+        self.status.failure = None;
+        Next::Enter(if outcome == FailoverOutcome::RolledBack {
+            FailoverPhase::RollingBack
+        } else {
+            FailoverPhase::Cancelling
+        })
+    }
+
+    pub(super) fn cancelling(
+        &mut self,
+        vm: &VmObservation,
+        stage: &Stage,
+        can: &DirectionCapabilities,
+    ) -> Next {
+        let from = self.from();
+        match stage {
+            // S2: an order that may still be on its way must not take effect once nobody waits for it: a newer one bars it.
+            Stage::Settled { site } if *site == from && self.status.pending_action.is_some() => {
+                Next::Submit(Action::CancelSync { from })
+            }
+            Stage::Settled { site } if *site == from => match &vm.protection {
+                Fact::Unknown(why) => Next::Wait(Wait::outside(why.clone())),
+                Fact::Known(protection)
+                    if protection.failover.as_deref() == Some(self.fo.uid)
+                        && !matches!(protection.state, ProtectionState::Paused) =>
+                {
+                    Next::Submit(Action::CancelSync { from })
+                }
+                Fact::Known(_) | Fact::Absent => {
+                    Next::Finish(self.status.outcome.unwrap_or(FailoverOutcome::Cancelled))
+                }
+            },
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
+            Stage::TargetFenced { .. } => match running(vm, from) {
+                // The guest may be half way down: it is started again once it is known to have stopped, or is left running.
+                Some(operation) => Next::Wait(Wait::operation(format!(
+                    "{} to end before the VM is resumed",
+                    doing(operation.kind)
+                ))),
+                None => Next::Submit(Action::ResumeSource { from }),
+            },
+            Stage::TargetStarted { .. } if can.rollback && self.fo.spec.cancel != Some(true) => {
+                self.status.outcome = Some(FailoverOutcome::RolledBack);
+                Next::Enter(FailoverPhase::RollingBack)
+            }
+            // The start was faster than the wish to go back: a person says what becomes of it.
+            Stage::TargetStarted { .. } | Stage::Committed { .. } => {
+                Next::Enter(FailoverPhase::AwaitingCommit)
+            }
+            Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
+                Next::Wait(Wait::mend("the registers of the VM are gone"))
+            }
+        }
+    }
+
+    pub(super) fn rolling_back(&mut self, stage: &Stage) -> Next {
+        let from = self.from();
+        match stage {
+            Stage::TargetStarted { .. }
+            | Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
+            Stage::TargetFenced { .. } => Next::Submit(Action::ResumeSource { from }),
+            Stage::Settled { site } if *site == from => {
+                self.status.uncommitted = None;
+                Next::Finish(self.status.outcome.unwrap_or(FailoverOutcome::RolledBack))
+            }
+            // S5: committed after all; nothing rolls back.
+            Stage::Committed { .. } => Next::Enter(FailoverPhase::Committing),
+            Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
+                Next::Wait(Wait::mend("the registers of the VM are gone"))
+            }
+        }
+    }
+}
