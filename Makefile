@@ -56,3 +56,8 @@ playground:
 	@tools/setup kube guest
 	@$(CARGO) build --workspace --bins --locked
 	@exec $(BUILT)/playground --vms $(VMS)
+
+.PHONY: mutants
+## mutants     takes each guard out in turn and sees a test fail (long; RULE=S2 for one rule)
+mutants:
+	tools/mutants/run $(RULE)
