@@ -34,7 +34,12 @@ async fn through(
         (order.epoch, order.step),
         "{place}"
     );
-    assert_eq!(operation.state, OperationState::Interrupted, "{place}");
+    assert_eq!(
+        operation.state,
+        OperationState::Interrupted,
+        "{place}: {:?}",
+        operation.error
+    );
     assert!(
         host.state().await.found.interrupted.contains(&VM),
         "{place}"

@@ -246,9 +246,12 @@ async fn execute(work: Work) {
     let running = work.running.clone();
     work.place("admitted").await;
     // A panic in an effect ends the order, not the agent.
-    let outcome = tokio::spawn(effect(work.clone()))
-        .await
-        .unwrap_or_else(|failed| Err(internal(format!("the agent's order task failed: {failed}"))));
+    let outcome = match tokio::spawn(effect(work.clone())).await {
+        Ok(outcome) => outcome,
+        // The process is ending: the order stands as under way, and the next start of the agent tells that it was interrupted.
+        Err(failed) if failed.is_cancelled() => return,
+        Err(failed) => Err(internal(format!("the agent's order task failed: {failed}"))),
+    };
     let ending = match outcome {
         Ok(result) => {
             tracing::info!(vm = %vm.uuid, epoch = step.epoch, step = step.step, %kind, "order succeeded");
