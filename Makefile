@@ -1,7 +1,10 @@
 # One target for each step. Each does the set-up it needs; `make help` lists them.
 
 # FULL=1 runs the whole matrices instead of a seeded sample; SEED=n repeats a sample.
+# Not set at all otherwise: an empty variable is a variable.
+ifdef FULL
 export HOMEWARD_FULL := $(FULL)
+endif
 ifdef SEED
 export HOMEWARD_SEED := $(SEED)
 endif
