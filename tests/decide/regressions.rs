@@ -271,3 +271,45 @@ fn a_taken_up_move_does_not_end_unseen() {
     ];
     run(&start, &steps).unwrap();
 }
+
+/// In Azure, and a move back by full download has been given over to a driver that finishes what it has begun.
+fn play_in_the_middle_of_a_full_download(steps: &[Step]) {
+    let start = Start {
+        kind: Kind::Service,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    if let Err(why) = run(&start, steps) {
+        panic!("{why}");
+    }
+}
+
+/// The move was taken up by fencing a target that this driver cannot fence, and then the commit carried the epoch of that fence.
+#[test]
+fn s20_a_lost_move_that_cannot_go_back_is_led_on() {
+    play_in_the_middle_of_a_full_download(&[
+        run_of(0, 4, 1),
+        Step::LoseFailover,
+        run_of(0, 1, 0),
+        Step::Pass {
+            operator: 0,
+            disturbance: Disturbance {
+                dies_after: Some(1),
+                ..Disturbance::default()
+            },
+        },
+    ]);
+}
+
+/// The sites looked settled while the job of the cluster before had just begun: the resource was let go, and the job left the VM half
+/// way with nobody to end its move.
+#[test]
+fn a_job_of_a_holder_that_is_gone_is_seen_to_its_end_before_letting_go() {
+    play_in_the_middle_of_a_full_download(&[
+        run_of(0, 1, 0),
+        Step::Rebuild(OnPremises),
+        Step::DeletePvm,
+        run_of(0, 2, 0),
+    ]);
+}

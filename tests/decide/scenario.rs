@@ -248,6 +248,13 @@ impl World {
                 );
             }
         }
+        if let Some(Effect::Submit(submission)) = decision.as_ref().and_then(|d| d.effect.as_ref())
+        {
+            // S20: what the driver cannot do is never asked of it.
+            self.simulation
+                .check_capable(&submission.action)
+                .map_err(|error| format!("asks for {:?}: {error}", submission.action))?;
+        }
         self.check()?;
         self.check_ending(phase_before)?;
         Ok(decision)

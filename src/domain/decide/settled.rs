@@ -276,6 +276,10 @@ fn settled(
     site: Site,
 ) -> Outcome {
     let intent = world.intent;
+    if intent.deleting && vm.claimed_by_other(&world.claim).is_some() {
+        // S6: an operation of a holder that is gone still runs, and would leave the VM half way: it is taken over and seen to its end.
+        return adopt(world, view, vm, site);
+    }
     if intent.deleting {
         let held = |site: Site| vm.claims[site].known() == Some(&world.claim);
         if !Site::BOTH.into_iter().any(held) {

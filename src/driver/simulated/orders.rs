@@ -78,7 +78,11 @@ impl Simulation {
         }
     }
 
-    fn check_capable(&self, action: &Action) -> Result<(), DriverError> {
+    /// Whether this driver can do such a thing at all.
+    ///
+    /// # Errors
+    /// `Invalid`, with what it cannot do.
+    pub fn check_capable(&self, action: &Action) -> Result<(), DriverError> {
         let cannot = |what: &str| Err(DriverError::refused(ErrorClass::Invalid, what));
         let towards = |site: Site| &self.capabilities.towards[site];
         match action {

@@ -78,11 +78,16 @@ impl Move<'_> {
             | Stage::SourceStopped { .. }
             | Stage::TargetWhole { .. }
             | Stage::TargetFenced { .. } => {
-                // S6: no answer is inherited from the Failover that began this; before the start, going back is always safe.
+                // S6: no answer is inherited from the Failover that began this; before the start, going back is safe where it can be done.
                 let why =
                     "it was begun by a Failover that is gone, whose answers are not inherited"
                         .to_owned();
-                return self.turn_back(why, FailoverOutcome::Cancelled);
+                if can.cancel_after_stop {
+                    return self.turn_back(why, FailoverOutcome::Cancelled);
+                }
+                // S20: the driver leads on what it has begun; a person says what becomes of it before commit.
+                self.status.turned_back_because = Some(why);
+                return Next::Enter(FailoverPhase::CuttingOver);
             }
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
                 return Next::Wait(Wait::outside("the VM to be taken on"));

@@ -62,9 +62,13 @@ impl Move<'_> {
                     self.progress.clone_from(&running.progress);
                     return Next::Wait(Wait::operation(doing(running.kind)));
                 }
-                Next::Submit(Action::StopSource { from })
+                if can.separate_stop {
+                    Next::Submit(Action::StopSource { from })
+                } else {
+                    Next::Submit(Action::CompleteFailover { from, data_sync })
+                }
             }
-            Stage::SourceStopped { .. } => {
+            Stage::SourceStopped { .. } if can.separate_stop => {
                 self.saw_stopped();
                 if self.full() && self.phase() != FailoverPhase::Synchronizing {
                     return Next::Enter(FailoverPhase::Synchronizing);
@@ -75,7 +79,7 @@ impl Move<'_> {
                 }
                 Next::Submit(Action::FinalSync { from, data_sync })
             }
-            Stage::TargetWhole { .. } => {
+            Stage::TargetWhole { .. } if can.separate_stop => {
                 self.saw_stopped();
                 if self.phase() == FailoverPhase::Synchronizing {
                     return Next::Enter(FailoverPhase::CuttingOver);

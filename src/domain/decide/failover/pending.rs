@@ -233,18 +233,25 @@ impl Move<'_> {
         let Some(vm) = self.seen() else {
             return Mark::default();
         };
-        let mut highest = self
+        let taken = vm.newest_mark().unwrap_or_default();
+        let settled = matches!(vm.stage, Fact::Known(Stage::Settled { .. }));
+        // What leads a move on is taken at the epoch under way only. A fence of a newer one that is still on its way is not barred by a
+        // number: after commit it is refused (S5), and before that it ends the move at a place that is safe.
+        let leads_on = match action.kind() {
+            ActionKind::FinalSync
+            | ActionKind::StartTarget
+            | ActionKind::Commit
+            | ActionKind::RetireSource => true,
+            ActionKind::StopSource => !settled,
+            _ => false,
+        };
+        let highest = self
             .status
             .pending_action
             .as_ref()
             .map(pending_mark)
-            .unwrap_or_default();
-        for site in Site::BOTH {
-            if let Fact::Known(mark) = vm.marks[site] {
-                highest = highest.max(mark);
-            }
-        }
-        let settled = matches!(vm.stage, Fact::Known(Stage::Settled { .. }));
+            .filter(|pending| !(leads_on && pending.epoch > taken.epoch))
+            .map_or(taken, |pending| pending.max(taken));
         let moves_right = match action.kind() {
             ActionKind::StopSource | ActionKind::CompleteFailover => settled,
             ActionKind::FenceTarget => true,

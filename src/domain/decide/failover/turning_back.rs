@@ -69,6 +69,14 @@ impl Move<'_> {
                     Next::Finish(self.status.outcome.unwrap_or(FailoverOutcome::Cancelled))
                 }
             },
+            // S20: what was begun in the meantime cannot be taken back here; the driver leads it on.
+            Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. }
+                if !can.cancel_after_stop =>
+            {
+                Next::Enter(FailoverPhase::CuttingOver)
+            }
             Stage::SourceFenced { .. }
             | Stage::SourceStopped { .. }
             | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
