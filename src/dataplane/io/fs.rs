@@ -248,6 +248,11 @@ impl Fs for HostFs {
     }
 }
 
+/// Bytes of one `pread(2)` at most. A cached file lies in large folios, each copied by one string instruction; from some length on
+/// processors then write past their caches, and hashing has to fetch the bytes from memory again. Measured on an EPYC: 12 GB/s with
+/// reads of 128 KiB, 2.5 GB/s with 256 KiB.
+const READ: usize = 128 * 1024;
+
 #[derive(Debug)]
 struct HostDisk {
     file: File,
@@ -267,7 +272,8 @@ impl Disk for HostDisk {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
         while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+            let end = buf.len().min(done + READ);
+            match self.file.read_at(&mut buf[done..end], offset + done as u64) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
