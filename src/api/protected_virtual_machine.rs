@@ -227,4 +227,10 @@ pub struct MeasuredDowntime {
     pub shutdown_milliseconds: i64,
     /// From the order to start until the guest ran, in milliseconds.
     pub start_milliseconds: i64,
+    /// The last delta, from the stop until the order to start, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_delta_milliseconds: Option<i64>,
+    /// Bytes that the last delta sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_delta_bytes: Option<i64>,
 }

@@ -25,13 +25,7 @@ pub struct Prediction {
 /// Predicts.
 #[must_use]
 pub fn predict(basis: &Basis<'_>) -> Prediction {
-    let copy = match (basis.bytes, basis.bytes_per_second) {
-        (Some(0), _) => Some(0),
-        (Some(bytes), Some(rate)) if rate > 0 => {
-            i64::try_from(bytes.saturating_mul(1000) / rate).ok()
-        }
-        _ => None,
-    };
+    let copy = last_delta(basis);
     let shutdown = basis
         .measured
         .map(|measured| measured.shutdown_milliseconds);
@@ -52,6 +46,32 @@ pub fn predict(basis: &Basis<'_>) -> Prediction {
     }
 }
 
+/// How long the last delta takes, in milliseconds. A rate says nothing of what every delta costs, however small, and what one took before
+/// does: no less is expected. Without a rate, more bytes than before take longer in proportion, which is too long rather than too short.
+fn last_delta(basis: &Basis<'_>) -> Option<i64> {
+    let bytes = basis.bytes?;
+    let at_rate = match (bytes, basis.bytes_per_second) {
+        (0, _) => Some(0),
+        (_, Some(rate)) if rate > 0 => i64::try_from(bytes.saturating_mul(1000) / rate).ok(),
+        _ => None,
+    };
+    let before = basis.measured.and_then(|measured| {
+        let took = measured.last_delta_milliseconds?;
+        let sent = u64::try_from(measured.last_delta_bytes?).ok()?;
+        Some((took, sent))
+    });
+    match (at_rate, before) {
+        (Some(at_rate), Some((took, sent))) if bytes <= sent => Some(at_rate.max(took)),
+        (Some(at_rate), _) => Some(at_rate),
+        (None, Some((took, sent))) if bytes <= sent => Some(took),
+        (None, Some((took, sent))) if sent > 0 => {
+            let scaled = i128::from(took) * i128::from(bytes) / i128::from(sent);
+            i64::try_from(scaled).ok()
+        }
+        (None, _) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +79,8 @@ mod tests {
     const MEASURED: MeasuredDowntime = MeasuredDowntime {
         shutdown_milliseconds: 1200,
         start_milliseconds: 300,
+        last_delta_milliseconds: None,
+        last_delta_bytes: None,
     };
 
     #[test]
@@ -83,6 +105,31 @@ mod tests {
             bytes_per_second: None,
         });
         assert_eq!(prediction.milliseconds, Some(1500));
+    }
+
+    #[test]
+    fn the_last_delta_takes_no_less_than_it_took_before() {
+        let before = MeasuredDowntime {
+            last_delta_milliseconds: Some(100),
+            last_delta_bytes: Some(1000),
+            ..MEASURED
+        };
+        // (bytes now, bytes a second, milliseconds)
+        for (bytes, rate, expected) in [
+            (10, None, 100),
+            (1000, None, 100),
+            (3000, None, 300),
+            (10, Some(1_000_000), 100),
+            (1000, Some(2_000), 500),
+            (200_000, Some(100_000), 2000),
+        ] {
+            let basis = Basis {
+                measured: Some(&before),
+                bytes: Some(bytes),
+                bytes_per_second: rate,
+            };
+            assert_eq!(last_delta(&basis), Some(expected), "{basis:?}");
+        }
     }
 
     #[test]

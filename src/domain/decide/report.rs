@@ -12,8 +12,9 @@ use super::super::world::{FailoverView, World};
 use super::to_i64;
 use super::wait::{Wait, Waiting};
 use crate::api::{
-    Condition, FailoverOutcome, FailoverPhase, FailoverStatus, Health, LastFailoverStatus,
-    MeasuredDowntime, ProtectedVirtualMachineStatus, ReplicationStatus, VirtualMachinePhase,
+    Condition, DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Health,
+    LastFailoverStatus, MeasuredDowntime, ProtectedVirtualMachineStatus, ReplicationStatus,
+    VirtualMachinePhase,
 };
 
 /// What `Ready` says, and what goes with it.
@@ -144,9 +145,25 @@ pub fn moving(
             &downtime.start_ordered_time,
             &downtime.started_time,
         ) {
+            // What a whole disk took says nothing of a delta.
+            let delta = failover
+                .data_sync
+                .as_ref()
+                .is_some_and(|choice| choice.chosen == DataSync::DeltaBeforeFailover);
+            let before = status.measured_downtime.take();
+            let (took, sent) = if delta {
+                let sent = failover.transfer.as_ref().map(|sent| sent.final_bytes);
+                (Some(super::milliseconds_between(stopped, start)), sent)
+            } else {
+                before.map_or((None, None), |before| {
+                    (before.last_delta_milliseconds, before.last_delta_bytes)
+                })
+            };
             status.measured_downtime = Some(MeasuredDowntime {
                 shutdown_milliseconds: super::milliseconds_between(ordered, stopped),
                 start_milliseconds: super::milliseconds_between(start, started),
+                last_delta_milliseconds: took,
+                last_delta_bytes: sent,
             });
         }
     }

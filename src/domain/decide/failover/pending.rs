@@ -3,7 +3,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
-use crate::api::{PendingActionStatus, Site, TaskState};
+use crate::api::{PendingActionStatus, TaskState};
 use crate::domain::action::{Action, ActionKind, Mark};
 use crate::domain::decide::wait::{Wait, Waiting};
 use crate::domain::decide::{event, next_failure, pending_mark, report, submission, tasks, to_i64};

@@ -78,8 +78,15 @@ impl Move<'_> {
             .known()
             .and_then(|protection| protection.last_whole.as_ref())
             .and_then(|whole| whole.bytes_per_second);
+        let mut measured = self.world.status.measured_downtime.clone();
+        if self.full() {
+            // What a delta took says nothing of a whole disk.
+            if let Some(measured) = &mut measured {
+                measured.last_delta_milliseconds = None;
+            }
+        }
         let prediction = downtime::predict(&downtime::Basis {
-            measured: self.world.status.measured_downtime.as_ref(),
+            measured: measured.as_ref(),
             bytes: if self.full() {
                 vm.disk_bytes
             } else {
