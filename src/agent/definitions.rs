@@ -1,6 +1,7 @@
 //! The VM definitions of this host: those that people wrote, and those that arrived from another host.
 //!
-//! Where both are there, the one that a person wrote counts: it lies in a folder that people watch.
+//! Where both are there, the one that a person wrote counts: it lies in a folder that people watch. What it said at the last order is
+//! remembered: a guest does not vanish because its file was saved with a mistake in it, or was moved.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,6 +26,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 struct Cache {
     stamps: BTreeMap<PathBuf, (SystemTime, u64)>,
     written: BTreeMap<Uuid, VmDefinition>,
+    remembered: BTreeMap<Uuid, VmDefinition>,
     arrived: BTreeMap<Uuid, VmDefinition>,
     problems: Vec<Problem>,
 }
@@ -40,9 +42,21 @@ impl Definitions {
     /// Reads all.
     pub(crate) fn open(config: &Config, store: &Store) -> Result<Self, StoreError> {
         let mut cache = Cache::default();
-        for vm in store.list(Kind::Definition)? {
-            if let Some(definition) = store.load(Kind::Definition, vm)? {
-                cache.arrived.insert(vm, definition);
+        for (kind, into) in [
+            (Kind::Definition, &mut cache.arrived),
+            (Kind::Remembered, &mut cache.remembered),
+        ] {
+            for vm in store.list(kind)? {
+                match store.load(kind, vm) {
+                    Ok(Some(definition)) => {
+                        into.insert(vm, definition);
+                    }
+                    Ok(None) => {}
+                    // One VM without its definition must not keep the others from being served.
+                    Err(error) => {
+                        tracing::error!(%vm, %error, "a kept definition cannot be read");
+                    }
+                }
             }
         }
         let definitions = Self {
@@ -102,8 +116,36 @@ impl Definitions {
         cache
             .written
             .get(&vm)
+            .or_else(|| cache.remembered.get(&vm))
             .or_else(|| cache.arrived.get(&vm))
             .cloned()
+    }
+
+    /// Whether the definition that counts is one whose file is gone or cannot be read.
+    pub(crate) fn is_remembered(&self, vm: Uuid) -> bool {
+        let cache = self.cache();
+        !cache.written.contains_key(&vm) && cache.remembered.contains_key(&vm)
+    }
+
+    /// Remembers what a person wrote, durably. Blocking; writes only what has changed.
+    pub(crate) fn remember(&self, store: &Store, vm: Uuid) -> Result<(), StoreError> {
+        let definition = {
+            let cache = self.cache();
+            match cache.written.get(&vm) {
+                Some(written) if cache.remembered.get(&vm) != Some(written) => written.clone(),
+                _ => return Ok(()),
+            }
+        };
+        store.save(Kind::Remembered, vm, &definition)?;
+        self.cache().remembered.insert(vm, definition);
+        Ok(())
+    }
+
+    /// What a person wrote counts only as long as it is there. Blocking.
+    pub(crate) fn forget(&self, store: &Store, vm: Uuid) -> Result<(), StoreError> {
+        store.remove(Kind::Remembered, vm)?;
+        self.cache().remembered.remove(&vm);
+        Ok(())
     }
 
     /// Whether a person wrote it.
@@ -117,6 +159,7 @@ impl Definitions {
         let mut all: Vec<_> = cache
             .written
             .keys()
+            .chain(cache.remembered.keys())
             .chain(cache.arrived.keys())
             .copied()
             .collect();
@@ -133,6 +176,7 @@ impl Definitions {
     /// Keeps one that arrived, durably. Blocking.
     pub(crate) fn keep(&self, store: &Store, definition: VmDefinition) -> Result<(), StoreError> {
         store.save(Kind::Definition, definition.uuid, &definition)?;
+        self.forget(store, definition.uuid)?;
         self.cache().arrived.insert(definition.uuid, definition);
         Ok(())
     }
@@ -243,6 +287,19 @@ pub(crate) fn guest(
             .collect(),
         boot,
     })
+}
+
+/// A guest of which only the UUID is known.
+pub(crate) fn unknown_guest(uuid: Uuid) -> GuestDefinition {
+    GuestDefinition {
+        uuid,
+        name: uuid.to_string(),
+        cpus: 1,
+        memory_mib: 1,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        boot: GuestBoot::Disk { firmware: None },
+    }
 }
 
 /// A refusal without a register.

@@ -227,14 +227,16 @@ impl Host {
         Ok((definition, guest))
     }
 
+    /// The guest's process, for asking whether it runs and for ending it: that takes its UUID alone. A definition that is gone, or that
+    /// this host cannot start, says nothing about what runs.
+    pub(crate) fn process(&self, uuid: Uuid) -> GuestDefinition {
+        self.guest(uuid)
+            .map_or_else(|_| definitions::unknown_guest(uuid), |(_, guest)| guest)
+    }
+
     /// Whether the guest runs, as the hypervisor says now.
     pub(crate) async fn power(&self, uuid: Uuid) -> (Power, Option<String>) {
-        let guest = match self.guest(uuid) {
-            Ok((_, guest)) => guest,
-            // Without a definition the agent has never started it.
-            Err(_) if self.definitions.get(uuid).is_none() => return (Power::Off, None),
-            Err(error) => return (Power::Unknown, Some(error.message)),
-        };
+        let guest = self.process(uuid);
         match self.hypervisor.power(&guest).await {
             GuestPower::Running => (Power::Running, None),
             GuestPower::Paused { state } => (Power::Paused, Some(state)),

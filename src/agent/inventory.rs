@@ -65,6 +65,13 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             message,
         });
     }
+    if host.definitions.is_remembered(vm.uuid) {
+        let message = "the VM's file in definitionsDir is gone or cannot be read; what it said at the last order counts until it is mended".to_owned();
+        problems.push(Problem {
+            kind: ProblemKind::Definition,
+            message,
+        });
+    }
     if definition
         .as_ref()
         .is_some_and(|definition| definition.autostart)

@@ -148,9 +148,7 @@ async fn find(host: &Arc<Host>) {
 }
 
 async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &Mutex<Found>) {
-    if let Ok((_, guest)) = host.guest(vm.uuid) {
-        replication::recover(host, vm, &guest).await;
-    }
+    replication::recover(host, vm, &host.process(vm.uuid)).await;
     if orders::interrupt(host, vm).await {
         lock(found).interrupted.push(vm.uuid);
     }

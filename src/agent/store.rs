@@ -5,6 +5,7 @@
 //!     lock                      held by the one agent of this host
 //!     registers/<vm>.json       the right to run; never deleted (S4)
 //!     definitions/<vm>.json     VMs that arrived from another host
+//!     remembered/<vm>.json      what a person's definition said at the last order, should its file break or go
 //!     replication/<vm>.json     what the replication loop was told and knows
 //!     changes/<vm>.json         what a stopped guest had changed, until its stop is a record
 //!     volumes/<vm>/             the data plane's
@@ -35,6 +36,8 @@ pub(crate) enum Kind {
     Register,
     /// Definitions that arrived.
     Definition,
+    /// Definitions that a person wrote, as they were at the last order.
+    Remembered,
     /// The replication loop.
     Replication,
     /// What a stopped guest had changed.
@@ -42,9 +45,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Register,
         Self::Definition,
+        Self::Remembered,
         Self::Replication,
         Self::Changes,
     ];
@@ -53,6 +57,7 @@ impl Kind {
         match self {
             Self::Register => "registers",
             Self::Definition => "definitions",
+            Self::Remembered => "remembered",
             Self::Replication => "replication",
             Self::Changes => "changes",
         }

@@ -225,6 +225,27 @@ impl Sites {
         }
     }
 
+    /// Stops here, brings the last delta and starts there; nothing is committed.
+    pub async fn cut_over(&self, from: &Host, to: &Host, epoch: u64) {
+        let record = self.stop(from, to, epoch).await;
+        let deliver = Command::Deliver {
+            peer: to.address(),
+            mode: homeward::agent::api::DeliverMode::Delta,
+        };
+        from.ok(self.order(epoch, deliver)).await;
+        to.ok(self.order(epoch, Command::Start { stop: record }))
+            .await;
+    }
+
+    /// The move is accepted: the source becomes the replica.
+    pub async fn commit(&self, from: &Host, to: &Host, epoch: u64) {
+        let committed = to.ok(self.order(epoch, Command::Commit {})).await;
+        let OrderResult::Committed { record: commit } = committed else {
+            panic!("{committed:?}")
+        };
+        from.ok(self.order(epoch, Command::Retire { commit })).await;
+    }
+
     pub fn disk(&self, host: &Host, disk: &str) -> Vec<u8> {
         fs::read(self.path(host, disk)).unwrap()
     }

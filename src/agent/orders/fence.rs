@@ -10,29 +10,39 @@ use crate::dataplane::{Content, UndoReport};
 
 pub(super) async fn fence(work: &Work) -> Result<OrderResult, OperationError> {
     let (host, vm, epoch) = (&work.host, &work.vm, work.order.epoch);
-    let defined = host.definitions.get(vm.uuid).is_some();
     let was_started = vm
         .register()
         .is_some_and(|register| register.start.is_some());
-    if defined {
-        let volume = host.volume(vm).await?;
+    // Who sends to a VM without a definition came when it had one.
+    let volume = if host.definitions.get(vm.uuid).is_some() {
+        Some(host.volume(vm).await?)
+    } else {
+        vm.volume.lock().await.clone()
+    };
+    if let Some(volume) = &volume {
         // S9: whoever still sends is barred, and has ended its last write, before the fence is a record.
         let gate = std::sync::Arc::clone(&volume.gate);
         tokio::task::spawn_blocking(move || gate.close_all())
             .await
             .map_err(|failed| crate::agent::host::internal(failed.to_string()))?;
-        work.place("barred").await;
-        replication::pause(host, vm).await?;
-        let _quiet = vm.replication.quiet().await;
-        // What it wrote is dropped, so nobody waits for it to shut down.
-        power::pull(work, epoch).await?;
-        work.place("off").await;
-        if was_started {
-            // S13: a guest has run here: the content is nobody's point any more.
-            volume.with(|set| Ok(set.void()?)).await?;
-        }
-        replication::forget(host, vm).await?;
     }
+    work.place("barred").await;
+    replication::pause(host, vm).await?;
+    let _quiet = vm.replication.quiet().await;
+    // What it wrote is dropped, so nobody waits for it to shut down. Whatever became of its definition: the source is started on the
+    // strength of this record.
+    power::pull(work, epoch).await?;
+    work.place("off").await;
+    if was_started {
+        // S13: a guest has run here: the content is nobody's point any more.
+        let Some(volume) = &volume else {
+            return Err(crate::agent::host::internal(
+                "the guest is off, but this host has no definition of the VM and so cannot void what its disks hold: put the file back into definitionsDir",
+            ));
+        };
+        volume.with(|set| Ok(set.void()?)).await?;
+    }
+    replication::forget(host, vm).await?;
     tracing::info!(vm = %vm.uuid, epoch, was_started, "this host is fenced");
     let record = FenceRecord {
         vm: vm.uuid,

@@ -124,6 +124,7 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
             return Err(refusal(RefusalKind::Busy, message));
         }
     }
+    remember(host, vm).await?;
     let starts = matches!(order.command, Command::Start { .. })
         && vm
             .register()
@@ -178,6 +179,18 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
 /// The pure part, against the register as it stands; nothing is changed.
 fn judge(host: &Host, vm: &Vm, order: &Order, gathered: &Gathered) -> Result<Admission, Refusal> {
     register::admit(vm.register().as_ref(), order, &host.facts(gathered))
+}
+
+/// What the person's definition says now stays known to this host, should its file break while the guest runs.
+async fn remember(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), Refusal> {
+    let (host, uuid) = (Arc::clone(host), vm.uuid);
+    let kept =
+        tokio::task::spawn_blocking(move || host.definitions.remember(&host.store, uuid)).await;
+    match kept {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(failed)) => Err(refusal(RefusalKind::Storage, failed.to_string())),
+        Err(failed) => Err(refusal(RefusalKind::Storage, failed.to_string())),
+    }
 }
 
 /// What a `Start` is judged by.
@@ -324,7 +337,11 @@ async fn effect(work: Work) -> Result<OrderResult, OperationError> {
         Command::Undo {} => fence::undo(&work).await,
         Command::Power { state, force } => power::power(&work, state, force).await,
         Command::Release {} => Ok(OrderResult::Released {}),
-        Command::Detach {} => Ok(OrderResult::Detached {}),
+        Command::Detach {} => {
+            let (host, uuid) = (Arc::clone(host), vm.uuid);
+            super::host::blocking(move || Ok(host.definitions.forget(&host.store, uuid)?)).await?;
+            Ok(OrderResult::Detached {})
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn power(
             if force {
                 pull(work, epoch).await?;
             } else {
-                let (_, guest) = host.guest(vm.uuid)?;
+                let guest = host.process(vm.uuid);
                 match host.hypervisor.power(&guest).await {
                     GuestPower::Gone => {}
                     GuestPower::Unknown { why } => {
@@ -54,7 +54,7 @@ pub(super) async fn power(
 /// Takes the power away and ends the process.
 pub(super) async fn pull(work: &Work, epoch: u64) -> Result<(), OperationError> {
     let (host, vm) = (&work.host, &work.vm);
-    let (_, guest) = host.guest(vm.uuid)?;
+    let guest = host.process(vm.uuid);
     if host.hypervisor.power(&guest).await == GuestPower::Gone {
         return Ok(());
     }

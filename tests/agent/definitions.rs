@@ -1,0 +1,95 @@
+//! Definition files that break or go while their guests run: what runs is asked of the hypervisor, never of a file.
+
+use std::fs;
+
+use homeward::agent::api::{Command, OrderResult, Power, ProblemKind};
+
+use crate::site::{Sites, VM};
+
+/// The VM is back where its file lies, started and not committed.
+async fn home_uncommitted() -> Sites {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    sites.cut_over(hv, az, 2).await;
+    sites.commit(hv, az, 2).await;
+    sites.replicate(az, hv, 2).await;
+    sites.cut_over(az, hv, 3).await;
+    assert!(hv.fake.running(VM));
+    sites
+}
+
+async fn roll_back(sites: &Sites) {
+    let (hv, az) = (&sites.hv, &sites.az);
+    let fenced = hv.ok(sites.order(4, Command::Fence {})).await;
+    assert!(
+        !hv.fake.running(VM),
+        "a fence is a promise that nothing runs here"
+    );
+    let OrderResult::Fenced { record: fence } = fenced else {
+        panic!("{fenced:?}")
+    };
+    assert!(fence.was_started);
+    az.ok(sites.order(4, Command::Resume { fence })).await;
+    assert!(az.fake.running(VM));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_guest_whose_definition_breaks_still_runs_and_is_fenced() {
+    let sites = home_uncommitted().await;
+    let file = sites.hv.folder.join("definitions/app.yaml");
+    fs::write(&file, "{").unwrap();
+    let seen = sites.hv.vm().await;
+    assert_eq!(seen.power, Power::Running);
+    assert!(
+        seen.problems
+            .iter()
+            .any(|problem| problem.kind == ProblemKind::Definition),
+        "{:?}",
+        seen.problems
+    );
+    roll_back(&sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_definition_that_went_is_remembered_by_a_new_agent() {
+    let mut sites = home_uncommitted().await;
+    sites.hv.kill();
+    fs::remove_file(sites.hv.folder.join("definitions/app.yaml")).unwrap();
+    sites.hv.start();
+    let seen = sites.hv.vm().await;
+    assert_eq!(seen.power, Power::Running);
+    assert_eq!(seen.definition.unwrap().disks.len(), 2);
+    roll_back(&sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_without_any_definition_the_hypervisor_is_asked_by_uuid() {
+    let mut sites = home_uncommitted().await;
+    sites.hv.kill();
+    fs::remove_file(sites.hv.folder.join("definitions/app.yaml")).unwrap();
+    for kind in ["remembered", "definitions"] {
+        let kept = sites.hv.folder.join(format!("state/{kind}/{VM}.json"));
+        let _there_or_not = fs::remove_file(kept);
+    }
+    sites.hv.start();
+    assert_eq!(sites.hv.vm().await.power, Power::Running);
+    let fence = sites.hv.give(sites.order(4, Command::Fence {})).await;
+    // Nothing is known of its disks, so that no record comes of it; but the guest is off.
+    assert!(!sites.hv.fake.running(VM), "{fence:?}");
+    let operation = sites.hv.vm().await.operation.unwrap();
+    assert!(operation.result.is_none(), "{operation:?}");
+    assert!(operation.error.unwrap().message.contains("definitionsDir"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_was_let_go_is_not_remembered() {
+    let sites = Sites::protected().await;
+    sites.hv.ok(sites.order(1, Command::Detach {})).await;
+    fs::remove_file(sites.hv.folder.join("definitions/app.yaml")).unwrap();
+    assert!(sites.hv.vm().await.definition.is_none());
+    assert_eq!(
+        sites.hv.vm().await.power,
+        Power::Running,
+        "what runs is the hypervisor's to say"
+    );
+}
