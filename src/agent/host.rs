@@ -56,6 +56,8 @@ pub(crate) struct Vm {
     pub running: Mutex<Option<Running>>,
     /// What keeps the guest from running though it should.
     pub not_started: Mutex<Option<String>>,
+    /// What follows from the host's last boot is not done yet (S12).
+    pub boot_unsettled: std::sync::atomic::AtomicBool,
     pub volume: tokio::sync::Mutex<Option<Arc<Volume>>>,
     pub replication: Replication,
 }
@@ -108,6 +110,7 @@ impl Vm {
             damaged: Mutex::new(damaged),
             running: Mutex::default(),
             not_started: Mutex::default(),
+            boot_unsettled: std::sync::atomic::AtomicBool::default(),
             volume: tokio::sync::Mutex::default(),
             replication: Replication::default(),
         }
@@ -326,6 +329,8 @@ impl Host {
 
 /// The facts of a VM for the register.
 pub(crate) struct Gathered {
+    /// The boot that the register may name: not this one before what follows from it is done.
+    pub boot_id: String,
     pub definition: Option<VmDefinition>,
     pub power: Power,
     pub content: Option<Roots>,
@@ -336,7 +341,7 @@ impl Host {
     pub(crate) fn facts<'a>(&'a self, gathered: &'a Gathered) -> register::Facts<'a> {
         register::Facts {
             host: &self.config.host,
-            boot_id: &self.boot_id,
+            boot_id: &gathered.boot_id,
             now: Timestamp::now(),
             definition: gathered.definition.as_ref(),
             power: gathered.power,

@@ -90,7 +90,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             message,
         });
     }
-    if let Some(message) = lock(&vm.not_started).clone() {
+    if let Some(message) = super::keep_running::complaint(vm, power) {
         problems.push(Problem {
             kind: ProblemKind::NotStarted,
             message,

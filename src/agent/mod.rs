@@ -23,6 +23,7 @@ pub mod failpoint;
 mod host;
 pub mod hypervisor;
 mod inventory;
+mod keep_running;
 mod manifest;
 mod orders;
 mod receive;

@@ -24,7 +24,9 @@ use super::api::{
     ReplicationState, Role, Roots, RunningPass, StepId,
 };
 use super::host::{Host, Vm, blocking, cancelled, error, lock};
-use super::hypervisor::{Dirty, ErrorCategory, GuestDefinition, GuestPower, PointOutcome};
+use super::hypervisor::{
+    Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, PointOutcome,
+};
 use super::register;
 use super::store::{Kind, Store};
 use super::transfer::{self, Candidates, Meter, Pass, Sources};
@@ -343,7 +345,16 @@ async fn pass_once(
         reason,
         point,
     };
-    match host.hypervisor.power(&guest).await {
+    let mut power = host.hypervisor.power(&guest).await;
+    if matches!(
+        power,
+        GuestPower::Paused { .. } | GuestPower::Unknown { .. }
+    ) {
+        // It may stand still for a point in time that could not be ended: nobody else would let it go on.
+        recover(host, vm, &guest).await;
+        power = host.hypervisor.power(&guest).await;
+    }
+    match power {
         GuestPower::Running => {}
         // A guest that is off is read directly. Nobody starts it meanwhile: whoever does waits for this pass.
         GuestPower::Gone | GuestPower::ShutDown => {
@@ -379,7 +390,10 @@ async fn pass_once(
     {
         Ok(point) => point,
         Err(failed) => {
-            if failed.category() == ErrorCategory::Unknown {
+            // A point that is still open was left by a pass that could not end it; no other pass is under way.
+            if failed.category() == ErrorCategory::Unknown
+                || matches!(failed, HypervisorError::WrongPoint(_))
+            {
                 recover(host, vm, &guest).await;
             }
             return Err(failed.into());

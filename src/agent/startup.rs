@@ -4,10 +4,9 @@ use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Found, Power, PowerSwitch, Role};
+use super::api::{Found, Power};
 use super::config::{Accelerator, Cache, Config};
 use super::definitions::Definitions;
 use super::failpoint::Failpoints;
@@ -16,7 +15,7 @@ use super::hypervisor::Hypervisor;
 use super::hypervisor::qemu::{self, Qemu, QemuConfig};
 use super::store::Store;
 use super::tls::Identity;
-use super::{orders, receive, replication, server};
+use super::{keep_running, orders, receive, replication, server};
 
 /// The hypervisor that a configuration names: QEMU.
 ///
@@ -177,62 +176,9 @@ async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &Mutex<Found>) {
             tracing::error!(vm = %vm.uuid, role = %register.role, "the guest runs though this host has no right to run it");
         }
     }
-    if rebooted && defined && after_reboot(host, vm, &register, power, found).await {
-        let boot_id = host.boot_id.clone();
-        // Only now: were the agent to die before, all of this would be done again.
-        let outcome = host
-            .change(vm, move |register| {
-                let next = register.map(|register| super::api::Register {
-                    boot_id,
-                    updated_at: Timestamp::now(),
-                    ..register.clone()
-                });
-                Ok((next, ()))
-            })
-            .await;
-        if let Err(refusal) = outcome {
-            tracing::error!(vm = %vm.uuid, error = %refusal.message, "the new boot could not be written down");
-        }
+    if rebooted && defined && keep_running::after_reboot(host, vm).await {
+        lock(found).started.push(vm.uuid);
     }
-}
-
-/// The host was started again. Whether all that follows from it is done.
-async fn after_reboot(
-    host: &Arc<Host>,
-    vm: &Arc<Vm>,
-    register: &super::api::Register,
-    power: Power,
-    found: &Mutex<Found>,
-) -> bool {
-    if register.role == Role::Replica {
-        // What arrived was synced, and nothing runs here.
-        return true;
-    }
-    // S12: digests of a source are void after a reboot: what the cache held may never have reached the disk. What a stop record
-    // speaks of was synced before it was read.
-    if register.stop.is_none() {
-        let voided = match host.volume(vm).await {
-            Ok(volume) => volume.with(|set| Ok(set.void()?)).await,
-            Err(failed) => Err(failed),
-        };
-        let forgotten = replication::forget(host, vm).await;
-        if let Err(failed) = voided.and(forgotten) {
-            tracing::error!(vm = %vm.uuid, error = %failed.message, "cached digests could not be voided; the guest is not started");
-            *lock(&vm.not_started) = Some(failed.message);
-            return false;
-        }
-    }
-    // S4: only an owner's guest is started, and only by what its register says.
-    if orders::may_run(vm) && register.desired_power == PowerSwitch::On && power == Power::Off {
-        match orders::run(host, vm, register.epoch, register.step).await {
-            Ok(()) => lock(found).started.push(vm.uuid),
-            Err(failed) => {
-                tracing::error!(vm = %vm.uuid, epoch = register.epoch, error = %failed.message, "the guest was on before the reboot and could not be started");
-                *lock(&vm.not_started) = Some(failed.message);
-            }
-        }
-    }
-    true
 }
 
 /// Lets go: passes and orders are cut short, and say so in the registers.

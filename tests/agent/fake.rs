@@ -61,6 +61,7 @@ type Bits = BTreeMap<String, BTreeSet<u64>>;
 struct Guest {
     running: bool,
     process: bool,
+    paused: bool,
     starts: usize,
     generations: BTreeMap<Generation, (Bits, BTreeMap<String, u64>)>,
     point: Option<PointTicket>,
@@ -128,6 +129,32 @@ impl Fake {
             .map_or(0, |guest| guest.starts)
     }
 
+    /// The guest powers off by itself; its process stays.
+    pub fn shut_down(&self, vm: Uuid) {
+        let mut guests = self.guests.lock().unwrap();
+        guests.get_mut(&vm).expect("no such guest").running = false;
+        self.world.end(vm, &self.host);
+    }
+
+    /// The guest stands still for a point in time that nobody has ended, as when the hypervisor was silent at the wrong moment.
+    pub fn leave_in_a_point(&self, vm: Uuid) {
+        let mut guests = self.guests.lock().unwrap();
+        let guest = guests.get_mut(&vm).expect("no such guest");
+        guest.paused = true;
+        guest.point = Some(PointTicket {
+            vm,
+            old: None,
+            new: Uuid::new_v4(),
+        });
+    }
+
+    /// A point in time was left open, and the guest runs.
+    pub fn leave_a_point(&self, vm: Uuid) {
+        self.leave_in_a_point(vm);
+        let mut guests = self.guests.lock().unwrap();
+        guests.get_mut(&vm).expect("no such guest").paused = false;
+    }
+
     /// The whole host goes down.
     pub fn reboot(&self) {
         for (vm, guest) in self.guests.lock().unwrap().iter_mut() {
@@ -157,6 +184,9 @@ impl Fake {
             };
         }
         match (guest.running, guest.process) {
+            (true, _) if guest.paused => GuestPower::Paused {
+                state: "paused".into(),
+            },
             (true, _) => GuestPower::Running,
             (false, true) => GuestPower::ShutDown,
             (false, false) => GuestPower::Gone,
@@ -407,7 +437,9 @@ impl Hypervisor for Fake {
 
     async fn recover(&self, definition: &GuestDefinition) -> Result<Recovered> {
         self.with(definition, |guest| {
-            guest.point = None;
+            if guest.point.take().is_some() {
+                guest.paused = false;
+            }
             let tracking = Tracking {
                 held: guest.generations.keys().copied().collect(),
             };

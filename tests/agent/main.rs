@@ -3,6 +3,7 @@
 mod definitions;
 mod fake;
 mod identity;
+mod keeping;
 mod moves;
 mod qemu;
 mod restarts;

@@ -210,7 +210,11 @@ async fn gather(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order, content: Content)
         (_, Content::OnTrust) => None,
         (_, Content::Read(content)) => content,
     };
+    let unsettled = vm
+        .register()
+        .filter(|_| vm.boot_unsettled.load(std::sync::atomic::Ordering::SeqCst));
     Gathered {
+        boot_id: unsettled.map_or_else(|| host.boot_id.clone(), |register| register.boot_id),
         definition,
         power,
         content,

@@ -7,6 +7,7 @@ use crate::agent::api::{
 };
 use crate::agent::host::{Work, error, internal};
 use crate::agent::hypervisor::{ErrorCategory, GuestPower, StartSpec};
+use crate::agent::keep_running;
 use crate::agent::manifest;
 use crate::agent::register;
 use crate::agent::replication;
@@ -81,6 +82,13 @@ pub(super) async fn resume(work: &Work) -> Result<OrderResult, OperationError> {
     }
     work.place("standing").await;
     let running = run_if_wanted(work).await?;
+    let asked_to_stop = work
+        .before
+        .as_ref()
+        .is_some_and(|before| before.role == Role::Fenced && before.stop.is_none());
+    if running && asked_to_stop {
+        keep_running::watch(host, vm, work.order.epoch);
+    }
     Ok(OrderResult::Resumed { running })
 }
 
@@ -119,7 +127,11 @@ pub(in crate::agent) async fn run(
         GuestPower::Gone | GuestPower::ShutDown => {}
         other @ (GuestPower::Paused { .. } | GuestPower::Unknown { .. }) => {
             replication::recover(host, vm, &guest).await;
-            if host.hypervisor.power(&guest).await != GuestPower::Gone {
+            let now = host.hypervisor.power(&guest).await;
+            if now == GuestPower::Running {
+                return Ok(());
+            }
+            if !matches!(now, GuestPower::Gone | GuestPower::ShutDown) {
                 let message = format!("the guest is {other}; it can be started when it is off");
                 return Err(error(
                     crate::agent::api::OperationErrorKind::Hypervisor,

@@ -1,0 +1,188 @@
+//! Guests that should run and do not: after the host was started again, and after a shutdown that came later than anybody waited for.
+//!
+//! A guest that its user shut down from inside is left alone and told of; nothing here starts a guest that nobody was promised.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::api::{Power, PowerSwitch, Register, Role};
+use super::host::{Host, Vm, lock};
+use super::{orders, replication};
+
+/// The first pause between two attempts, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How long a guest that was asked to shut down, and was then to run on, is watched.
+const WATCH: Duration = Duration::from_mins(30);
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The host was started again. What follows from it is done now, or tried until it works. Whether a guest was started.
+pub(super) async fn after_reboot(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
+    let mut voided = false;
+    match attempt(host, vm, &mut voided).await {
+        Ok(started) => started,
+        Err(why) => {
+            failed(vm, &why);
+            vm.boot_unsettled.store(true, Ordering::SeqCst);
+            tokio::spawn(try_again(Arc::clone(host), Arc::clone(vm), voided));
+            false
+        }
+    }
+}
+
+async fn try_again(host: Arc<Host>, vm: Arc<Vm>, mut voided: bool) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = host.shutdown.cancelled() => return,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        // No order is admitted meanwhile: one that takes the right to run away must not cross a start.
+        let _turn = vm.turn.lock().await;
+        if lock(&vm.running).is_some() {
+            continue;
+        }
+        match attempt(&host, &vm, &mut voided).await {
+            Ok(_) => {
+                vm.boot_unsettled.store(false, Ordering::SeqCst);
+                return;
+            }
+            Err(why) => failed(&vm, &why),
+        }
+    }
+}
+
+fn failed(vm: &Vm, why: &str) {
+    tracing::error!(vm = %vm.uuid, error = %why, "what follows from the host's reboot could not be done yet; it is tried again");
+    *lock(&vm.not_started) = Some(why.to_owned());
+}
+
+/// Voids the digests of a source, starts an owner's guest, and only then writes the new boot down. Whether a guest was started.
+async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bool, String> {
+    let Some(register) = vm.register() else {
+        return Ok(false);
+    };
+    // What arrived at a replica was synced, and nothing runs there. What a stop record speaks of was synced before it was read.
+    if register.role != Role::Replica && register.stop.is_none() && !*voided {
+        void(host, vm).await?;
+        *voided = true;
+    }
+    let mut started = false;
+    if wants_to_run(&register) && orders::may_run(vm) {
+        match host.power(vm.uuid).await {
+            (Power::Off, _) => {
+                orders::run(host, vm, register.epoch, register.step)
+                    .await
+                    .map_err(|failed| {
+                        format!(
+                            "the guest was on before the host was started again: {}",
+                            failed.message
+                        )
+                    })?;
+                started = true;
+            }
+            (Power::Unknown, why) => {
+                return Err(format!(
+                    "whether the guest runs is not known: {}",
+                    why.unwrap_or_default()
+                ));
+            }
+            (Power::Running | Power::Paused | Power::ShutDown, _) => {}
+        }
+    }
+    let boot_id = host.boot_id.clone();
+    host.change(vm, move |register| {
+        let next = register.map(|register| Register {
+            boot_id,
+            updated_at: Timestamp::now(),
+            ..register.clone()
+        });
+        Ok((next, ()))
+    })
+    .await
+    .map_err(|refusal| refusal.message)?;
+    *lock(&vm.not_started) = None;
+    Ok(started)
+}
+
+/// S12: digests of a source are void after a reboot: what the cache held may never have reached the disk.
+async fn void(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), String> {
+    let voided = match host.volume(vm).await {
+        Ok(volume) => volume.with(|set| Ok(set.void()?)).await,
+        Err(failed) => Err(failed),
+    };
+    let forgotten = replication::forget(host, vm).await;
+    voided.and(forgotten).map_err(|failed| {
+        format!(
+            "cached digests could not be voided, and the guest is not started before: {}",
+            failed.message
+        )
+    })
+}
+
+const fn wants_to_run(register: &Register) -> bool {
+    matches!(register.desired_power, PowerSwitch::On)
+}
+
+/// A guest was asked to shut down, did not in time, and is to run on: should it go down after all, it is started again.
+pub(super) fn watch(host: &Arc<Host>, vm: &Arc<Vm>, epoch: u64) {
+    let (host, vm) = (Arc::clone(host), Arc::clone(vm));
+    tokio::spawn(async move {
+        let until = Instant::now() + WATCH;
+        while Instant::now() < until {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = host.shutdown.cancelled() => return,
+            }
+            let (power, _) = host.power(vm.uuid).await;
+            if !matches!(power, Power::Off | Power::ShutDown) {
+                if wanted_still(&vm, epoch) {
+                    continue;
+                }
+                return;
+            }
+            let _turn = vm.turn.lock().await;
+            if !wanted_still(&vm, epoch) {
+                return;
+            }
+            if lock(&vm.running).is_some() {
+                continue;
+            }
+            let Some(register) = vm.register() else {
+                return;
+            };
+            tracing::warn!(vm = %vm.uuid, epoch, "the guest followed an earlier request to shut down after the move had turned back; it is started again");
+            match orders::run(&host, &vm, register.epoch, register.step).await {
+                Ok(()) => {
+                    *lock(&vm.not_started) = None;
+                    return;
+                }
+                Err(failed) => *lock(&vm.not_started) = Some(failed.message),
+            }
+        }
+    });
+}
+
+fn wanted_still(vm: &Vm, epoch: u64) -> bool {
+    orders::may_run(vm)
+        && vm
+            .register()
+            .is_some_and(|register| register.epoch == epoch && wants_to_run(&register))
+}
+
+/// What is to be said of a guest that should run and does not, when no order is at work on it.
+pub(super) fn complaint(vm: &Vm, power: Power) -> Option<String> {
+    if let Some(why) = lock(&vm.not_started).clone() {
+        return Some(why);
+    }
+    let should = orders::may_run(vm) && vm.register().is_some_and(|own| wants_to_run(&own));
+    let idle = lock(&vm.running).is_none();
+    (should && idle && matches!(power, Power::Off | Power::ShutDown)).then(|| {
+        "the guest should run and does not: it was shut down from inside, or its process ended; start it with `homeward vm start`, or switch it off with `homeward vm stop` if that is what is wanted".to_owned()
+    })
+}
