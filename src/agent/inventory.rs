@@ -144,6 +144,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         dirty_bytes: dirty_bytes(host, vm, power).await,
         operation: vm.operation(),
         replication: vm.replication.state(),
+        definition_written: host.definitions.is_written(vm.uuid),
         definition,
         power,
         power_reason,

@@ -106,6 +106,8 @@ reasons! {
     RegistersContradict,
     /// A person must mend something with the VM.
     VirtualMachineNotReady,
+    /// The guest should run and does not.
+    GuestNotRunning,
     /// The last action failed in a way that a person must mend.
     ActionFailed,
     /// The resource cannot be understood.

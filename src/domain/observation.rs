@@ -154,6 +154,12 @@ pub struct VmObservation {
     pub disk_bytes: Option<u64>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.
     pub obstacles: Vec<String>,
+    /// Things that a person must mend before the VM is protected or moved; it is taken on and runs without that.
+    pub protection_obstacles: Vec<String>,
+    /// Why the protection must be set up anew, when it must: the replica is gone, or was made for something else than what is there now.
+    pub protection_stale: Option<String>,
+    /// Why the guest does not run at the active site, when it should.
+    pub down_because: Option<String>,
 }
 
 impl VmObservation {
@@ -173,6 +179,22 @@ impl VmObservation {
             .into_iter()
             .filter_map(|site| self.marks[site].known().copied())
             .max()
+    }
+
+    /// Whether a look that shows this much may be as new as what was written down (safety rule S7): registers only grow. A passive side
+    /// whose register is gone takes its steps with it; the epoch, which decides who may run the VM, stands at the active side.
+    #[must_use]
+    pub fn reaches(&self, written: Mark) -> bool {
+        let Some(newest) = self.newest_mark() else {
+            return true;
+        };
+        let lost = match self.stage {
+            Fact::Known(Stage::Settled { site }) => {
+                matches!(self.marks[site.other()], Fact::Absent)
+            }
+            _ => false,
+        };
+        newest >= written || (lost && newest.epoch == written.epoch)
     }
 
     /// Whether every side that knows the VM holds this claim; at least one does.

@@ -285,7 +285,10 @@ fn look(vm: &FakeVm) -> VmObservation {
         written_since_start: Fact::Known(7),
         pending_delta: Some(0),
         disk_bytes: Some(1 << 30),
-        obstacles: vm.obstacles.clone(),
+        obstacles: Vec::new(),
+        protection_obstacles: vm.obstacles.clone(),
+        protection_stale: None,
+        down_because: None,
     }
 }
 

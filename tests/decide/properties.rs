@@ -81,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => site().prop_map(Step::Reboot),
         1 => (site(), any::<bool>()).prop_map(|(site, on)| Step::Switch(site, on)),
         1 => any::<bool>().prop_map(Step::Obstruct),
+        1 => site().prop_map(Step::LoseReplica),
     ]
 }
 

@@ -57,6 +57,7 @@ pub enum Step {
     Reboot(Site),
     Switch(Site, bool),
     Obstruct(bool),
+    LoseReplica(Site),
 }
 
 #[derive(Clone, Debug)]
@@ -195,6 +196,12 @@ impl World {
             Step::Reboot(site) => self.simulation.reboot_host(*site),
             Step::Switch(site, on) => {
                 self.simulation.switch(VM, *site, *on);
+            }
+            Step::LoseReplica(site) => {
+                if self.simulation.lose_replica(VM, *site) {
+                    // Another host in its place: it has taken nothing.
+                    self.taken.retain(|(at, _, _)| at != site);
+                }
             }
             Step::Obstruct(on) => {
                 let obstacles = if *on {

@@ -162,3 +162,49 @@ fn a_step_that_fails_is_tried_again_only_after_a_while() {
     let stops = stops.count();
     assert!((2..12).contains(&stops), "{stops} stops in 50 s");
 }
+
+/// What hinders protection holds protection: the VM is taken on, and can be worked with where it is.
+#[test]
+fn a_vm_that_cannot_be_protected_is_taken_on() {
+    let mut world = World::new(&start(Kind::Agents));
+    world.play(&[Step::Obstruct(true), run_of(8)]).unwrap();
+    let vm = world.look().unwrap();
+    assert!(vm.claims[Site::OnPremises].known().is_some());
+    assert!(vm.protection.known().is_none());
+    let pvm = world.store.pvm.as_ref().unwrap();
+    let ready = pvm
+        .status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")
+        .unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "VirtualMachineNotReady")
+    );
+    world.converge().unwrap();
+}
+
+/// A passive host that was made anew is enrolled again, at rest and in the middle of a move.
+#[test]
+fn s04_a_replica_that_is_gone_is_made_again() {
+    let mut world = at(Prelude::Protected);
+    assert!(world.simulation.lose_replica("vm", Site::Azure));
+    world.converge().unwrap();
+    assert!(world.look().unwrap().replica_present.known() == Some(&true));
+    for passes in 1..16 {
+        run(
+            &Start {
+                prelude: Prelude::Protected,
+                ..start(Kind::Agents)
+            },
+            &[
+                Step::Place(Site::Azure),
+                run_of(passes),
+                Step::LoseReplica(Site::Azure),
+                Step::LoseReplica(Site::OnPremises),
+            ],
+        )
+        .unwrap();
+    }
+}

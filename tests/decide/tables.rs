@@ -137,6 +137,9 @@ fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         pending_delta: Some(0),
         disk_bytes: Some(0),
         obstacles: vec![],
+        protection_obstacles: vec![],
+        protection_stale: None,
+        down_because: None,
         stage: stage.clone(),
     }
 }

@@ -3,11 +3,12 @@
 use std::{fs::File, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use homeward::api::{FailoverOutcome, FailoverPhase, ProtectedVirtualMachine, Site};
-use homeward_playground::world::{Vm, VmOptions, World};
+use homeward::agent::api::PowerSwitch;
+use homeward::api::{ProtectedVirtualMachine, Site};
+use homeward_playground::world::{LIMIT, Vm, VmOptions, World, eventually};
 
 use crate::{
-    lane::{Lane, phase, processes, run},
+    lane::{Lane, processes, run},
     sampler::Sampler,
 };
 
@@ -76,30 +77,46 @@ async fn a_disk_that_grew_travels_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_without_a_target_holds_the_move_before_anything_is_stopped() {
+async fn an_added_disk_is_enrolled_by_itself_and_one_taken_out_holds_nothing_up() {
     run(async {
         let mut lane = Lane::start(processes(), &VmOptions::small("added")).await?;
         let as_before = lane.vm.clone();
         lane.vm = lane.world.add_disk(&lane.vm, 1024 * KIB)?;
-        let failover = lane.begin(Site::Azure).await?;
-        let held = lane
-            .until(&failover, "it says which disk has no target", |it| {
-                let status = it.status.as_ref();
-                let waiting = status.and_then(|status| status.waiting_for.as_ref());
-                waiting.is_some_and(|waiting| waiting.contains("added-2"))
-            })
-            .await?;
-        ensure!(
-            phase(&held) < Some(FailoverPhase::CuttingOver),
-            "it holds at {:?}",
-            phase(&held)
-        );
+        let added = lane.vm.disks.last().context("it has disks")?.clone();
+        let content: Vec<u8> = (0..1024 * KIB).map(|at| (at / 4096 + 1) as u8).collect();
+        std::fs::write(&added, &content)?;
+        eventually(LIMIT, "the added disk is at the other site", async || {
+            let there = lane.world.disks(&lane.vm, Site::Azure).await?;
+            let file = there.get(2).and_then(|disk| std::fs::read(disk).ok());
+            Ok((file.as_ref() == Some(&content)).then_some(()))
+        })
+        .await?;
         lane.until_writing(Site::OnPremises).await?;
         lane.world.remove_last_disk(&lane.vm)?;
         lane.vm = as_before;
-        lane.until_ended(&failover, FailoverOutcome::Succeeded)
-            .await?;
-        lane.until_settled(Site::Azure).await?;
+        lane.travel(Site::Azure).await?;
+        ensure!(
+            lane.world.disks(&lane.vm, Site::Azure).await?.len() == 2,
+            "the disk that was taken out has moved"
+        );
+        lane.finish(0).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passive_host_that_was_made_anew_is_enrolled_again() {
+    run(async {
+        let mut lane = Lane::start(processes(), &VmOptions::small("anew")).await?;
+        let host = lane.world.host_mut(Site::Azure);
+        host.kill();
+        for folder in ["state", "storage"] {
+            std::fs::remove_dir_all(host.folder().join(folder))
+                .with_context(|| format!("cannot remove {folder}"))?;
+        }
+        host.start().await?;
+        lane.travel(Site::Azure).await?;
+        lane.travel(Site::OnPremises).await?;
         lane.finish(0).await
     })
     .await;
@@ -126,6 +143,9 @@ async fn a_target_without_room_is_told_of_before_anything_is_stopped() {
             })
             .await?;
         println!("full target: {}", message(&told));
+        // It is taken on all the same: it runs here, and can be switched off and on.
+        lane.world.power(&vm, PowerSwitch::Off).await?;
+        lane.world.power(&vm, PowerSwitch::On).await?;
         lane.world.cluster.place(&vm.name, Site::Azure).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
         let owner = lane.world.owner(&vm).await?.map(|(site, _)| site);

@@ -67,6 +67,9 @@ pub struct VmState {
     /// Its definition, where there is one; disk paths are this host's.
     #[serde(default)]
     pub definition: Option<VmDefinition>,
+    /// A person wrote the definition on this host; no order changes it.
+    #[serde(default)]
+    pub definition_written: bool,
     /// Whether it runs.
     pub power: Power,
     /// Why `power` is `Unknown`.

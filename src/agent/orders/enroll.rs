@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::fence;
 use crate::agent::api::{Boot, OperationError, OrderResult, Refusal, RefusalKind, VmDefinition};
 use crate::agent::definitions::{self, refusal};
 use crate::agent::host::{Host, Vm, Work, blocking};
@@ -101,6 +102,20 @@ pub(super) async fn enroll(
         .filter(|disk| !disk.path.exists())
         .map(|disk| disk.id.clone())
         .collect();
+    let places = |definition: &VmDefinition| -> std::collections::BTreeMap<_, _> {
+        let disks = definition.disks.iter();
+        disks
+            .map(|disk| (disk.id.clone(), disk.path.clone()))
+            .collect()
+    };
+    if known
+        .as_ref()
+        .is_some_and(|known| places(known) != places(&placed))
+    {
+        // S10, S14: a pass that broke off is undone with the disks that it wrote to, while they are still known.
+        fence::undo(work).await?;
+        work.place("undone").await;
+    }
     {
         let (host, placed) = (Arc::clone(&host), placed.clone());
         blocking(move || {

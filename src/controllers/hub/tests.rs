@@ -75,6 +75,9 @@ fn vm(sent: u64) -> VmObservation {
         pending_delta: Some(sent),
         disk_bytes: None,
         obstacles: Vec::new(),
+        protection_obstacles: Vec::new(),
+        protection_stale: None,
+        down_because: None,
     }
 }
 

@@ -43,11 +43,12 @@ pub fn decide(world: &World<'_>) -> Decision {
 /// S7: registers only grow, so that one that shows less than was written down was read before that. Nothing is known from such a look.
 fn without_old_look<'a>(world: &World<'a>) -> Option<World<'a>> {
     let written = written_mark(world.status.epoch, world.status.step);
-    let newest = report::seen(world)?.newest_mark()?;
+    let vm = report::seen(world)?;
+    let newest = vm.newest_mark()?;
     let Fact::Known(view) = &world.vault else {
         return None;
     };
-    (newest < written).then(|| World {
+    (!vm.reaches(written)).then(|| World {
         vault: Fact::Known(VaultView {
             vm: Fact::Unknown(format!(
                 "a newer look: the registers were seen at {newest}, and at {written} before; if a host was put back to an earlier state, see the runbook on contradicting registers"

@@ -4,11 +4,13 @@ use super::super::action::{Action, Mark};
 use super::super::conditions::Reason;
 use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
 use super::super::fact::Fact;
-use super::super::observation::{Operation, OperationState, ProtectionState, Stage, VmObservation};
+use super::super::observation::{
+    Operation, OperationState, Power, ProtectionState, Stage, VmObservation,
+};
 use super::super::world::{CurrentFailover, VaultView, World};
 use super::report::{Standing, observed, say};
 use super::wait::Waiting;
-use super::{LOOK_AGAIN, event, submission};
+use super::{LOOK_AGAIN, event, submission, written_mark};
 use crate::api::{DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 
 /// What follows, before it is written up.
@@ -248,7 +250,13 @@ fn release(why: &str) -> Outcome {
 }
 
 fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site) -> Outcome {
-    if let Some(outcome) = not_ready(view, vm) {
+    // A move that a holder left half way is taken over whatever there is to mend.
+    let obstacles = if world.intent.deleting {
+        &[][..]
+    } else {
+        &vm.obstacles[..]
+    };
+    if let Some(outcome) = mend(obstacles).or_else(|| disconnected(view)) {
         return outcome;
     }
     let takeover = vm.claimed_by_other(&world.claim).cloned();
@@ -258,7 +266,7 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
         submission(
             world,
             Action::Adopt { at: site, takeover },
-            next_mark(vm),
+            next_mark(world, vm),
             // S1: in the middle of a move the registers take orders in its name alone.
             vm.failover
                 .as_deref()
@@ -288,7 +296,7 @@ fn settled(
         return Outcome::doing(
             VirtualMachinePhase::Detaching,
             Reason::Detaching,
-            submission(world, Action::Detach, next_mark(vm), None),
+            submission(world, Action::Detach, next_mark(world, vm), None),
             "the VM is let go: no VM, disk or replication is touched",
         );
     }
@@ -300,7 +308,7 @@ fn settled(
         return Outcome::doing(
             VirtualMachinePhase::Pending,
             Reason::FailingOver,
-            submission(world, Action::Release, next_mark(vm), None),
+            submission(world, Action::Release, next_mark(world, vm), None),
             "the registers are told that the last move is over",
         );
     }
@@ -382,13 +390,19 @@ fn recover(
     outcome
 }
 
+/// What holds protection.
 fn not_ready(view: &VaultView<'_>, vm: &VmObservation) -> Option<Outcome> {
-    if !vm.obstacles.is_empty() {
-        return Some(Outcome::stalled(
-            Reason::VirtualMachineNotReady,
-            vm.obstacles.join("; "),
-        ));
-    }
+    mend(&vm.obstacles)
+        .or_else(|| mend(&vm.protection_obstacles))
+        .or_else(|| disconnected(view))
+}
+
+fn mend(obstacles: &[String]) -> Option<Outcome> {
+    (!obstacles.is_empty())
+        .then(|| Outcome::stalled(Reason::VirtualMachineNotReady, obstacles.join("; ")))
+}
+
+fn disconnected(view: &VaultView<'_>) -> Option<Outcome> {
     Site::BOTH
         .into_iter()
         .find_map(|site| match &view.sites[site] {
@@ -412,7 +426,9 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
     }
     let state = match &vm.protection {
         Fact::Known(protection)
-            if protection.from == site && !matches!(protection.state, ProtectionState::Paused) =>
+            if protection.from == site
+                && vm.protection_stale.is_none()
+                && !matches!(protection.state, ProtectionState::Paused) =>
         {
             &protection.state
         }
@@ -434,8 +450,16 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
             return Outcome::doing(
                 VirtualMachinePhase::Protecting,
                 Reason::Seeding,
-                submission(world, Action::Protect { from: site }, next_mark(vm), None),
-                format!("protection towards {to} is set up"),
+                submission(
+                    world,
+                    Action::Protect { from: site },
+                    next_mark(world, vm),
+                    None,
+                ),
+                match &vm.protection_stale {
+                    Some(why) => format!("protection towards {to} is set up anew: {why}"),
+                    None => format!("protection towards {to} is set up"),
+                },
             );
         }
     };
@@ -444,6 +468,13 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
         .known()
         .and_then(|protection| protection.last_whole.as_ref())
         .is_some();
+    if let Some(why) = &vm.down_because {
+        return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
+    }
+    let runs = match vm.power[site] {
+        Fact::Known(Power::Off) => "is switched off",
+        _ => "runs",
+    };
     match state {
         ProtectionState::Failing(why) => Outcome::new(
             VirtualMachinePhase::Unprotected,
@@ -465,24 +496,23 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
             VirtualMachinePhase::Suspended,
             Reason::Suspended,
             Some(Waiting::Suspended),
-            format!("runs in {site} and is protected; spec.suspend is true"),
+            format!("{runs} in {site} and is protected; spec.suspend is true"),
         ),
         _ => Outcome::new(
             VirtualMachinePhase::Protected,
             Reason::AsDeclared,
             None,
-            format!("runs in {site} and is protected towards {to}"),
+            format!("{runs} in {site} and is protected towards {to}"),
         ),
     }
 }
 
-/// Newer than all that either side has taken (safety rule S2).
-fn next_mark(vm: &VmObservation) -> Mark {
-    let highest = Site::BOTH
-        .into_iter()
-        .filter_map(|site| vm.marks[site].known().copied())
-        .max()
-        .unwrap_or_default();
+/// Newer than all that either side has taken, and than all that was written down of it (safety rule S2).
+fn next_mark(world: &World<'_>, vm: &VmObservation) -> Mark {
+    let highest = vm
+        .newest_mark()
+        .unwrap_or_default()
+        .max(written_mark(world.status.epoch, world.status.step));
     Mark {
         // The first epoch is 1: none is older than it.
         epoch: highest.epoch.max(1),

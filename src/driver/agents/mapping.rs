@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::answers::class_of_failure;
 use super::look::{At, Look};
 use super::stage::{self, Said};
+use super::{obstacles, stale};
 use crate::agent::api::{
     ContentKind, Operation as AgentOperation, OperationState as AgentOperationState, OrderKind,
     OrderResult, PassReport, Power as AgentPower, ProblemKind, Progress as AgentProgress,
@@ -22,7 +23,7 @@ use crate::domain::{
 /// Passes shorter than this say more of latency than of rate.
 const TELLING_MILLIS: u64 = 100;
 
-pub(super) fn vault(look: &Look) -> VaultObservation {
+pub(super) fn vault(look: &Look, interval_seconds: u64) -> VaultObservation {
     let hosts: Vec<HostObservation> = look
         .hosts
         .iter()
@@ -38,7 +39,7 @@ pub(super) fn vault(look: &Look) -> VaultObservation {
         .collect();
     let mut vms = BTreeMap::new();
     for (name, id) in look.vms() {
-        let mut vm = vm(look, id);
+        let mut vm = vm(look, id, interval_seconds);
         if let Some(VmObservation { id: other, .. }) = vms.get(&name) {
             let seen = format!("two VMs are named {name}: {other} and {id}; rename one of them");
             vm.stage = Fact::Known(Stage::Contradiction { seen });
@@ -125,7 +126,7 @@ pub(super) fn stage_of(look: &Look, id: Uuid) -> Fact<Stage> {
     stage::stage(here, there).map_or(Fact::Absent, Fact::Known)
 }
 
-pub(super) fn vm(look: &Look, id: Uuid) -> VmObservation {
+pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation {
     let sides = BySite::from_fn(|site| look.at(site, id));
     let stage = stage_of(look, id);
     let active = stage.known().and_then(Stage::active);
@@ -178,9 +179,21 @@ pub(super) fn vm(look: &Look, id: Uuid) -> VmObservation {
         },
         pending_delta: active_at.and_then(|at| at.vm.dirty_bytes),
         disk_bytes: active_at.map(|at| at.vm.disks.iter().map(|disk| disk.size_bytes).sum()),
-        obstacles: obstacles(look, &sides, active, &passive),
+        obstacles: obstacles::of_the_vm(&sides),
+        protection_obstacles: obstacles::of_its_protection(look, &sides, active, &passive),
+        protection_stale: active_at
+            .and_then(|own| stale::why(look, own, &passive, interval_seconds)),
+        down_because: active_at.and_then(down_because),
         stage,
     }
+}
+
+fn down_because(at: &At<'_>) -> Option<String> {
+    at.vm
+        .problems
+        .iter()
+        .find(|problem| problem.kind == ProblemKind::NotStarted)
+        .map(|problem| problem.message.clone())
 }
 
 fn of_register<'a, T>(at: &Fact<At<'a>>, get: impl FnOnce(&At<'a>) -> Option<T>) -> Fact<T> {
@@ -370,100 +383,4 @@ fn operation_state(operation: &AgentOperation) -> OperationState {
             OperationState::Failed { class, message }
         }
     }
-}
-
-/// What a person must mend before anything is begun.
-fn obstacles(
-    look: &Look,
-    sides: &BySite<Fact<At<'_>>>,
-    active: Option<Site>,
-    passive: &Fact<At<'_>>,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    for at in Site::BOTH
-        .into_iter()
-        .filter_map(|site| sides[site].known())
-    {
-        for problem in &at.vm.problems {
-            let hinders = match problem.kind {
-                ProblemKind::Autostart
-                | ProblemKind::Disk
-                | ProblemKind::Definition
-                | ProblemKind::Storage
-                | ProblemKind::RunsWithoutRight => true,
-                ProblemKind::NotStarted | ProblemKind::Unknown => false,
-            };
-            if hinders {
-                found.push(format!("{}: {}", at.host.name, problem.message));
-            }
-        }
-    }
-    let Some(active) = active else { return found };
-    let Some(own) = sides[active].known() else {
-        return found;
-    };
-    match passive {
-        Fact::Known(replica) if replica.register().is_some() => {
-            // S14: seen here, a disk without a target holds the move before the fence.
-            for disk in &own.vm.disks {
-                let size = replica.vm.disks.iter().find(|there| there.id == disk.id);
-                match size {
-                    Some(there) if there.size_bytes >= disk.size_bytes => {}
-                    Some(there) => found.push(format!(
-                        "disk {} has {} bytes on {} and {} on {}: make the replica's disk as large",
-                        disk.id, disk.size_bytes, own.host.name, there.size_bytes, replica.host.name
-                    )),
-                    None => found.push(format!(
-                        "disk {} of {} has no disk to go to on {}: make one of that id, or take it out of the VM",
-                        disk.id, own.host.name, replica.host.name
-                    )),
-                }
-            }
-            if let Some(why) = missing_network(own, &replica.state.networks) {
-                found.push(format!("{}: {why}", replica.host.name));
-            }
-        }
-        Fact::Absent | Fact::Known(_) => {
-            let site = active.other();
-            let reasons: Vec<String> = look
-                .answering(site)
-                .map(|(host, state)| match takes(own, state) {
-                    Ok(()) => String::new(),
-                    Err(why) => format!("{}: {why}", host.name),
-                })
-                .collect();
-            if !reasons.is_empty() && reasons.iter().all(|why| !why.is_empty()) {
-                found.push(format!(
-                    "no host in {site} can take the VM: {}",
-                    reasons.join("; ")
-                ));
-            }
-        }
-        Fact::Unknown(_) => {}
-    }
-    found
-}
-
-/// Whether a host without a replica could have one.
-pub(super) fn takes(own: &At<'_>, state: &crate::agent::api::HostState) -> Result<(), String> {
-    let needed: u64 = own.vm.disks.iter().map(|disk| disk.size_bytes).sum();
-    if needed > state.free_bytes {
-        return Err(format!(
-            "{needed} bytes are needed and {} are free: make room",
-            state.free_bytes
-        ));
-    }
-    missing_network(own, &state.networks).map_or(Ok(()), Err)
-}
-
-fn missing_network(own: &At<'_>, networks: &[String]) -> Option<String> {
-    let definition = own.vm.definition.as_ref()?;
-    let missing = definition
-        .networks
-        .iter()
-        .find(|network| !networks.contains(&network.name))?;
-    Some(format!(
-        "it has no network named {}: make one, or name it in the agent's configuration",
-        missing.name
-    ))
 }

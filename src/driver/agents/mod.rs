@@ -11,8 +11,10 @@
 mod answers;
 mod look;
 mod mapping;
+mod obstacles;
 mod plan;
 mod stage;
+mod stale;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,6 +90,10 @@ impl AgentsDriver {
         }
     }
 
+    fn interval_seconds(&self) -> u64 {
+        self.interval.as_secs().max(1)
+    }
+
     async fn look(&self) -> Look {
         let answers = join_all(self.hosts.iter().map(|host| async {
             let answer = tokio::time::timeout(LOOK_DEADLINE, host.client.state()).await;
@@ -152,13 +158,12 @@ impl ReplicationDriver for AgentsDriver {
     }
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
-        Ok(mapping::vault(&self.look().await))
+        Ok(mapping::vault(&self.look().await, self.interval_seconds()))
     }
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
         let look = self.look().await;
-        let interval = self.interval.as_secs().max(1);
-        for planned in plan::plan(&look, vm, submission, interval)? {
+        for planned in plan::plan(&look, vm, submission, self.interval_seconds())? {
             self.give(&planned).await?;
         }
         Ok(())

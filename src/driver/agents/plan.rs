@@ -3,7 +3,9 @@
 use uuid::Uuid;
 
 use super::look::{At, Look, address};
-use super::mapping::{stage_of, takes};
+use super::mapping::stage_of;
+use super::obstacles::takes;
+use super::stale;
 use crate::agent::api::{
     Claim, Command, DeliverMode, Order, PeerAddress, Register, Role, VmDefinition,
 };
@@ -69,7 +71,8 @@ impl<'a> Planner<'a> {
     fn plan(&mut self) -> Done {
         match &self.submission.action {
             Action::Adopt { at, takeover } => self.adopt(*at, takeover.as_ref()),
-            Action::Protect { from } => self.protect(*from),
+            Action::Protect { from } => self.protect(*from, false),
+            Action::ReverseReplicate { from } if self.is_stale(*from)? => self.protect(*from, true),
             Action::Synchronize { from } | Action::ReverseReplicate { from } => {
                 let (own, peer) = (self.at(*from)?, self.replica(from.other())?);
                 self.replicate(&own, peer, true);
@@ -275,7 +278,13 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn protect(&mut self, from: Site) -> Done {
+    /// Whether the replica must be made anew before anything is sent to it.
+    fn is_stale(&self, from: Site) -> Result<bool, DriverError> {
+        let (own, passive) = (self.at(from)?, self.look.at(from.other(), self.vm));
+        Ok(stale::why(self.look, &own, &passive, self.interval).is_some())
+    }
+
+    fn protect(&mut self, from: Site, immediate: bool) -> Done {
         let own = self.at(from)?;
         let to = from.other();
         let (host, peer) = match self.known(to)?.filter(|at| at.register().is_some()) {
@@ -298,7 +307,7 @@ impl<'a> Planner<'a> {
         let owner = own.address();
         let enroll = Command::Enroll { definition, owner };
         self.order(&host, self.submission.mark, enroll);
-        self.replicate(&own, peer, false);
+        self.replicate(&own, peer, immediate);
         Ok(())
     }
 

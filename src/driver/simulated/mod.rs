@@ -246,6 +246,28 @@ impl Simulation {
         }
     }
 
+    /// A passive host is made anew: its replica and its register are gone (S4: that means fenced). Only while no move is under way there.
+    pub fn lose_replica(&mut self, name: &str, site: Site) -> bool {
+        let Some(vm) = self.vms.get_mut(name) else {
+            return false;
+        };
+        let owned = |side: &Side| {
+            side.register
+                .as_ref()
+                .is_some_and(|own| own.role == register::Role::Owner && !own.uncommitted())
+        };
+        let rests = |side: &Side| {
+            side.register
+                .as_ref()
+                .is_some_and(|own| own.role == register::Role::Replica && !own.fencing)
+        };
+        if !owned(&vm.sides[site.other()]) || !rests(&vm.sides[site]) {
+            return false;
+        }
+        vm.sides[site] = Side::default();
+        true
+    }
+
     /// What stands at one side.
     #[must_use]
     pub fn guest(&self, vm: &str, site: Site) -> Guest {

@@ -125,7 +125,10 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         disk_bytes: active
             .and_then(|site| sides[site].known())
             .map(|side| side.disk.records.len() as u64 * RECORD_BYTES),
-        obstacles: vm.obstacles.clone(),
+        obstacles: Vec::new(),
+        protection_obstacles: vm.obstacles.clone(),
+        protection_stale: stale(simulation, &sides, active),
+        down_because: None,
         stage,
     }
 }
@@ -279,6 +282,20 @@ fn protection(sides: &BySite<Fact<&Side>>) -> Fact<Protection> {
         .into_iter()
         .find_map(|site| sides[site].why_unknown())
         .map_or(Fact::Absent, |why| Fact::Unknown(why.into()))
+}
+
+/// The peer has lost its register, or never had one: it must be enrolled again (S4).
+fn stale(
+    simulation: &Simulation,
+    sides: &BySite<Fact<&Side>>,
+    active: Option<Site>,
+) -> Option<String> {
+    let site = active?;
+    let here = sides[site].known()?;
+    let there = sides[site.other()].known()?;
+    let by_itself = !simulation.capabilities.towards[site.other()].separate_stop;
+    (!by_itself && here.replication.is_some() && there.register.is_none())
+        .then(|| format!("{} has lost its replica", site.other()))
 }
 
 fn operations(sides: &BySite<Fact<&Side>>) -> Vec<Operation> {

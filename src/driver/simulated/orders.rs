@@ -157,8 +157,17 @@ impl Simulation {
                 (from.other(), Order::Enroll),
                 (*from, Order::Replicate { immediate: false }),
             ],
-            Action::Synchronize { from } | Action::ReverseReplicate { from } => {
-                vec![(*from, Order::Replicate { immediate: true })]
+            Action::Synchronize { from } => vec![(*from, Order::Replicate { immediate: true })],
+            Action::ReverseReplicate { from } => {
+                let mut orders = Vec::new();
+                // A peer that has lost its replica is enrolled again.
+                if self.capabilities.towards[from.other()].separate_stop
+                    && !has_register(from.other())?
+                {
+                    orders.push((from.other(), Order::Enroll));
+                }
+                orders.push((*from, Order::Replicate { immediate: true }));
+                orders
             }
             Action::StopSource { from } => vec![(*from, Order::Stop)],
             Action::FinalSync { from, data_sync } => vec![(

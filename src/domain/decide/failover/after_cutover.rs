@@ -155,7 +155,9 @@ impl Move<'_> {
             Fact::Absent => return Next::Submit(Action::ReverseReplicate { from }),
         };
         let mine = protection.from == from && protection.failover.as_deref() == Some(self.fo.uid);
-        if !mine || matches!(protection.state, ProtectionState::Paused) {
+        // S4: a former source that was made anew is enrolled again by the same order.
+        let stale = vm.protection_stale.is_some();
+        if !mine || stale || matches!(protection.state, ProtectionState::Paused) {
             return Next::Submit(Action::ReverseReplicate { from });
         }
         if let Some(whole) = protection

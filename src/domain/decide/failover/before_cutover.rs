@@ -129,7 +129,8 @@ impl Move<'_> {
         let protects = view.capabilities.towards[self.from()]
             .protects_after_commit
             .is_ok();
-        if protects && protection.is_none() && vm.replica_present != Fact::Known(true) {
+        let missing = protects && protection.is_none() && vm.replica_present != Fact::Known(true);
+        if missing || self.replica_is_stale(view, vm) {
             return Next::Submit(Action::Protect { from: self.from() });
         }
         tasks::set(
@@ -146,12 +147,20 @@ impl Move<'_> {
         })
     }
 
-    pub(super) fn synchronizing(&mut self, vm: &VmObservation, stage: &Stage) -> Next {
+    pub(super) fn synchronizing(
+        &mut self,
+        view: &VaultView<'_>,
+        vm: &VmObservation,
+        stage: &Stage,
+    ) -> Next {
         if !self.still_at_source(stage) {
             return Next::Enter(FailoverPhase::CuttingOver);
         }
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
+        }
+        if self.replica_is_stale(view, vm) {
+            return Next::Enter(FailoverPhase::Preparing);
         }
         let protection = match &vm.protection {
             Fact::Known(protection) => protection,
@@ -212,6 +221,9 @@ impl Move<'_> {
         }
         if let Some(wait) = disconnected(view) {
             return Next::Wait(wait);
+        }
+        if self.replica_is_stale(view, vm) {
+            return Next::Enter(FailoverPhase::Preparing);
         }
         // S14: a disk without a target is seen here, before the source is fenced.
         if let Some(wait) = obstacles(vm) {

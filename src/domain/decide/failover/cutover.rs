@@ -4,6 +4,7 @@ use crate::api::{FailoverOutcome, FailoverPhase};
 use crate::domain::action::Action;
 use crate::domain::capabilities::DirectionCapabilities;
 use crate::domain::decide::wait::Wait;
+use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
 use crate::domain::observation::{Stage, VmObservation};
 
@@ -46,6 +47,18 @@ impl Move<'_> {
                 .as_ref()
                 .map(|failure| failure.message.clone())
                 .unwrap_or_default();
+            return self.turn_back(why, FailoverOutcome::Failed);
+        }
+        // S4: a target that was made anew holds nothing that could be started, and takes no delta; its source still does.
+        let lost = matches!(vm.marks[self.to()], Fact::Absent);
+        if lost
+            && can.cancel_after_stop
+            && matches!(
+                stage,
+                Stage::SourceFenced { .. } | Stage::SourceStopped { .. }
+            )
+        {
+            let why = format!("the replica in {} is gone", self.to());
             return self.turn_back(why, FailoverOutcome::Failed);
         }
         if let Some(why) = self.going_back() {

@@ -196,7 +196,7 @@ impl Move<'_> {
             FailoverPhase::AwaitingStart => self.awaiting_start(),
             FailoverPhase::Preparing => self.preparing(view, vm, stage, can),
             FailoverPhase::Synchronizing if self.full() => self.cutting_over(vm, stage, can),
-            FailoverPhase::Synchronizing => self.synchronizing(vm, stage),
+            FailoverPhase::Synchronizing => self.synchronizing(view, vm, stage),
             FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
@@ -235,6 +235,14 @@ impl Move<'_> {
         let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
         (other && matches!(stage, Stage::Settled { .. }))
             .then_some(Next::Ask(Action::Release, None))
+    }
+
+    /// S14: the replica is gone, or was made for another shape of the VM: it is made anew before any data rests on it.
+    fn replica_is_stale(&self, view: &VaultView<'_>, vm: &VmObservation) -> bool {
+        let protects = view.capabilities.towards[self.from()]
+            .protects_after_commit
+            .is_ok();
+        protects && vm.protection_stale.is_some()
     }
 
     fn full(&self) -> bool {
@@ -301,5 +309,11 @@ fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
 }
 
 fn obstacles(vm: &VmObservation) -> Option<Wait> {
-    (!vm.obstacles.is_empty()).then(|| Wait::mend(vm.obstacles.join("; ")))
+    let all: Vec<&str> = vm
+        .obstacles
+        .iter()
+        .chain(&vm.protection_obstacles)
+        .map(String::as_str)
+        .collect();
+    (!all.is_empty()).then(|| Wait::mend(all.join("; ")))
 }

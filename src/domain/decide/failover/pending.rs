@@ -145,7 +145,7 @@ impl Move<'_> {
     /// is older than that.
     pub(super) fn is_behind(&self, vm: &VmObservation) -> bool {
         let taken = self.taken();
-        vm.newest_mark().is_some_and(|newest| newest < taken)
+        !vm.reaches(taken)
             || vm.operations.iter().any(|operation| {
                 operation.mark == taken && operation.state == OperationState::Running
             })
@@ -233,7 +233,7 @@ impl Move<'_> {
         let Some(vm) = self.seen() else {
             return Mark::default();
         };
-        let taken = vm.newest_mark().unwrap_or_default();
+        let taken = vm.newest_mark().unwrap_or_default().max(self.taken());
         let settled = matches!(vm.stage, Fact::Known(Stage::Settled { .. }));
         // What leads a move on is taken at the epoch under way only. A fence of a newer one that is still on its way is not barred by a
         // number: after commit it is refused (S5), and before that it ends the move at a place that is safe.

@@ -1,0 +1,127 @@
+//! What a person must mend, and what it holds: the VM as a whole, or its protection and its moves.
+
+use super::look::{At, Look};
+use crate::agent::api::{HostState, ProblemKind};
+use crate::api::Site;
+use crate::domain::{BySite, Fact};
+
+/// What holds everything, being taken on included.
+pub(super) fn of_the_vm(sides: &BySite<Fact<At<'_>>>) -> Vec<String> {
+    problems(sides, |kind| {
+        matches!(
+            kind,
+            ProblemKind::Autostart | ProblemKind::Storage | ProblemKind::RunsWithoutRight
+        )
+    })
+}
+
+/// What holds protection and moves; the VM runs where it is without that.
+pub(super) fn of_its_protection(
+    look: &Look,
+    sides: &BySite<Fact<At<'_>>>,
+    active: Option<Site>,
+    passive: &Fact<At<'_>>,
+) -> Vec<String> {
+    let mut found = problems(sides, |kind| {
+        matches!(kind, ProblemKind::Disk | ProblemKind::Definition)
+    });
+    let Some((site, own)) = active.and_then(|site| Some((site, sides[site].known()?))) else {
+        return found;
+    };
+    match passive {
+        Fact::Known(replica) if replica.register().is_some() => {
+            found.extend(of_a_replica(own, replica));
+        }
+        Fact::Absent | Fact::Known(_) => {
+            let reasons: Vec<String> = look
+                .answering(site.other())
+                .map(|(host, state)| match takes(own, state) {
+                    Ok(()) => String::new(),
+                    Err(why) => format!("{}: {why}", host.name),
+                })
+                .collect();
+            if !reasons.is_empty() && reasons.iter().all(|why| !why.is_empty()) {
+                found.push(format!(
+                    "no host in {} can take the VM: {}",
+                    site.other(),
+                    reasons.join("; ")
+                ));
+            }
+        }
+        Fact::Unknown(_) => {}
+    }
+    found
+}
+
+fn problems(sides: &BySite<Fact<At<'_>>>, hinders: impl Fn(ProblemKind) -> bool) -> Vec<String> {
+    Site::BOTH
+        .into_iter()
+        .filter_map(|site| sides[site].known())
+        .flat_map(|at| {
+            at.vm
+                .problems
+                .iter()
+                .filter(|problem| hinders(problem.kind))
+                .map(|problem| format!("{}: {}", at.host.name, problem.message))
+        })
+        .collect()
+}
+
+/// S14: seen here, a disk without a target holds the move before the fence.
+fn of_a_replica(own: &At<'_>, replica: &At<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for disk in &own.vm.disks {
+        let there = replica.vm.disks.iter().find(|there| there.id == disk.id);
+        match there {
+            Some(there) if there.size_bytes >= disk.size_bytes => {}
+            Some(there) => found.push(format!(
+                "disk {} has {} bytes on {} and {} on {}: make the replica's disk as large",
+                disk.id, disk.size_bytes, own.host.name, there.size_bytes, replica.host.name
+            )),
+            // Where nobody wrote the replica's definition, it is enrolled anew with this disk.
+            None if !replica.vm.definition_written => {}
+            None => found.push(format!(
+                "disk {} of {} has no disk to go to on {}: put one of that id into the VM's file in definitionsDir there, or take it out of the VM",
+                disk.id, own.host.name, replica.host.name
+            )),
+        }
+    }
+    if replica.vm.definition_written {
+        for disk in &replica.vm.disks {
+            if !own.vm.disks.iter().any(|here| here.id == disk.id) {
+                found.push(format!(
+                    "disk {} of the replica on {} is not a disk of the VM on {}: take it out of the VM's file in definitionsDir on {}",
+                    disk.id, replica.host.name, own.host.name, replica.host.name
+                ));
+            }
+        }
+    }
+    if let Some(why) = missing_network(own, &replica.state.networks) {
+        found.push(format!("{}: {why}", replica.host.name));
+    }
+    found
+}
+
+/// Whether a host without a replica could have one.
+pub(super) fn takes(own: &At<'_>, state: &HostState) -> Result<(), String> {
+    let needed: u64 = own.vm.disks.iter().map(|disk| disk.size_bytes).sum();
+    if needed > state.free_bytes {
+        return Err(format!(
+            "{needed} bytes are needed and {} are free: make room",
+            state.free_bytes
+        ));
+    }
+    missing_network(own, &state.networks).map_or(Ok(()), Err)
+}
+
+fn missing_network(own: &At<'_>, networks: &[String]) -> Option<String> {
+    let definition = own.vm.definition.as_ref()?;
+    let missing = definition
+        .networks
+        .iter()
+        .find(|network| !networks.contains(&network.name))?;
+    Some(format!(
+        "it has no network named {}: make one, or name it in the agent's configuration",
+        missing.name
+    ))
+}
