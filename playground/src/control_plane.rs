@@ -6,6 +6,7 @@
 
 mod crds;
 mod credentials;
+mod manifests;
 
 use std::{
     fs::File,
@@ -293,6 +294,15 @@ impl ControlPlane {
         crds::install(&self.client().await?, paths).await
     }
 
+    /// Applies the resources of a file; those without a namespace are of the cluster, or go into `namespace`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or the API server refuses one.
+    pub async fn apply(&self, path: &Path, namespace: Option<&str>) -> Result<()> {
+        manifests::apply(&self.client().await?, path, namespace).await
+    }
+
     fn signal_apiserver(&self, signal: Signal) -> Result<()> {
         let Apiserver::Running(child) = &self.apiserver else {
             bail!("the API server does not run")
@@ -301,7 +311,9 @@ impl ControlPlane {
     }
 
     fn kubeconfig_path(&self, user: &str) -> PathBuf {
-        self.folder.join(format!("{user}.kubeconfig"))
+        // A colon, as in the name of a service account, would part two files in $KUBECONFIG.
+        self.folder
+            .join(format!("{}.kubeconfig", user.replace(':', ".")))
     }
 
     fn log_file(&self, program: &str) -> PathBuf {

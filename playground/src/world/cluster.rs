@@ -23,7 +23,10 @@ use super::{
     programs::{self, Program},
     wait::{self, LIMIT},
 };
-use crate::{child::Child, control_plane::ControlPlane};
+use crate::{
+    child::Child,
+    control_plane::{ControlPlane, ControlPlaneOptions, User},
+};
 
 /// The namespace of everything that a world applies.
 pub const NAMESPACE: &str = "default";
@@ -31,6 +34,10 @@ pub const NAMESPACE: &str = "default";
 pub const VAULT: &str = "lab";
 const CA_SECRET: &str = "homeward-agents-ca";
 const CLIENT_SECRET: &str = "homeward-operator-certificate";
+
+/// The operators have the rights of this service account, as `deploy/rbac.yaml` gives them, and no others.
+const OPERATOR: &str = "system:serviceaccount:homeward-system:homeward";
+const OPERATOR_NAMESPACE: &str = "homeward-system";
 
 /// A control plane and the operators that work in it.
 pub struct Cluster {
@@ -55,9 +62,14 @@ impl Cluster {
         options: &WorldOptions,
     ) -> Result<Self> {
         let folder = world.join(name);
-        let plane = ControlPlane::start(&folder).await?;
-        let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
-        plane.install_crds(&[crds]).await?;
+        let options_of_plane = ControlPlaneOptions {
+            users: vec![User::new(OPERATOR)],
+            ..ControlPlaneOptions::default()
+        };
+        let plane = ControlPlane::start_with(&folder, options_of_plane).await?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        plane.install_crds(&[root.join("crds")]).await?;
+        plane.apply(&root.join("deploy/rbac.yaml"), None).await?;
         let client = plane.client().await?;
         Ok(Self {
             plane,
@@ -140,7 +152,8 @@ impl Cluster {
         let mut command = Command::new(programs::find(Program::Homeward)?);
         command
             .arg("run")
-            .env("KUBECONFIG", self.plane.kubeconfig())
+            .env("KUBECONFIG", self.plane.kubeconfig_for(OPERATOR)?)
+            .env("HOMEWARD_LEASE_NAMESPACE", OPERATOR_NAMESPACE)
             .env("HOMEWARD_LOG", &self.log_filter)
             .env("HOMEWARD_LISTEN", format!("{}:8080", self.address(index)))
             .env("HOMEWARD_LEASE_IDENTITY", format!("operator-{index}"))
