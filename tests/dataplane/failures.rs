@@ -392,6 +392,56 @@ fn s09_a_start_locks_the_disks_against_every_session() {
 }
 
 #[test]
+fn s09_a_session_that_comes_late_to_the_disks_changes_nothing() {
+    struct BarredOnTheWay(AdmitAll);
+    impl Admission for BarredOnTheWay {
+        fn admit(&self, hello: &Hello, peer: &Peer) -> Result<Admitted, Refusal> {
+            let admitted = self.0.admit(hello, peer);
+            // A start comes between the admission and the disks.
+            self.0.gate.close_all();
+            admitted
+        }
+    }
+    let (_, _, source, fs, target) = pair();
+    // New files that a seal could be about to swap in: a session of another pass would remove them.
+    pass(&source, &target, spec(1, Mode::NewFiles, Candidates::All))
+        .0
+        .unwrap();
+    let files = [
+        "vda.incoming",
+        "state/set.json",
+        "state/tables/vda.incoming",
+    ];
+    let before = files.map(|name| target.read(name));
+    let effects = fs.effects();
+    for mode in [Mode::InPlace, Mode::NewFiles] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let admission = BarredOnTheWay(AdmitAll {
+            set: Arc::clone(&target.set),
+            gate: Gate::new(),
+        });
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| {
+                let (stream, _) = listener.accept().unwrap();
+                serve_connection(stream, &admission, &ServeOptions::default())
+            });
+            send_pass(
+                &Endpoint::plain(address.to_string()),
+                spec(2, mode, Candidates::All),
+                source.sources(),
+                &mut source.set(),
+                &PassControl::new(),
+            )
+            .unwrap_err();
+            assert!(!matches!(serving.join().unwrap(), Served::Whole(_)));
+        });
+        assert_eq!(fs.effects(), effects, "{mode:?}");
+        assert!(files.map(|name| target.read(name)) == before, "{mode:?}");
+    }
+}
+
+#[test]
 fn a_second_process_is_kept_out() {
     let target = Site::new(&[("vda", &noise(1, KIB64))]);
     let again = VolumeSet::open(&target.path("state"), VM, &target.set().disks());

@@ -150,7 +150,15 @@ impl Serving<'_> {
         });
         // An older session of the VM was barred when this one was opened, and is on its way out.
         let mut set = admitted.set.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = match set.begin_target(hello) {
+        // S9: whoever waited for the set while it was sealed changes nothing of it any more.
+        let begun = match admitted.session.enter() {
+            Err(barred) => {
+                let refusal = Refusal::new(RefusalKind::Fenced, barred.to_string());
+                return self.event(Event::Refused(refusal)).map(drop);
+            }
+            Ok(_entered) => set.begin_target(hello),
+        };
+        let done = match begun {
             Err(error) => self.event(Event::Refused(refusal(&error, 0, 0))).map(drop),
             Ok((mut target, mut welcome)) => {
                 welcome.session = admitted.session.number();
@@ -180,7 +188,18 @@ impl Serving<'_> {
                 match command {
                     Command::Digest(disk, spans) => self.digest(target, disk, &spans)?,
                     Command::Reserve { blocks, bytes } => {
-                        match set.reserve(target, blocks, bytes) {
+                        let entered = match session.enter() {
+                            Ok(entered) => entered,
+                            Err(barred) => {
+                                let refusal =
+                                    Refusal::new(RefusalKind::Fenced, barred.to_string());
+                                self.event(Event::Refused(refusal))?;
+                                continue;
+                            }
+                        };
+                        let reserved = set.reserve(target, blocks, bytes);
+                        drop(entered);
+                        match reserved {
                             Err(error) => self
                                 .event(Event::Refused(no_room(set, &error, blocks, bytes)))
                                 .map(drop)?,
