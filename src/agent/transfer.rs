@@ -269,6 +269,9 @@ fn why_all(why: WhyAll, asked: String) -> String {
     match why {
         WhyAll::Asked => asked,
         WhyAll::FullCopy => "a full copy takes everything".into(),
+        WhyAll::NoJournal => {
+            "the peer has no room for an undo journal, so that everything goes to new files".into()
+        }
         WhyAll::TargetBase => "the peer does not hold the content at which the bitmap began".into(),
         WhyAll::SourceBase => {
             "the digests here are not of the content at which the bitmap began".into()

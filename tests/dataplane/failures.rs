@@ -10,7 +10,7 @@ use homeward::dataplane::*;
 use crate::simfs::{Dice, Effect, Fault, SimFs};
 use crate::support::*;
 
-fn sim(content: &[u8]) -> (SimFs, Site) {
+pub fn sim(content: &[u8]) -> (SimFs, Site) {
     let fs = SimFs::new();
     let site = Site::at(
         Arc::new(fs.clone()) as Arc<dyn Fs>,
@@ -21,7 +21,7 @@ fn sim(content: &[u8]) -> (SimFs, Site) {
     (fs, site)
 }
 
-fn pair() -> (Vec<u8>, Vec<u8>, Site, SimFs, Site) {
+pub fn pair() -> (Vec<u8>, Vec<u8>, Site, SimFs, Site) {
     let (old, new) = (noise(1, 40 * KIB64), noise(2, 40 * KIB64));
     let source = Site::new(&[("vda", &new)]);
     let (fs, target) = sim(&old);
@@ -141,111 +141,6 @@ fn s12_records_of_a_failed_journal_sync_never_count() {
     target.reopen().unwrap();
     target.set().undo().unwrap();
     assert!(target.read("vda") == old);
-}
-
-#[test]
-fn no_space_for_the_journal_is_a_typed_refusal_and_nothing_is_written() {
-    let (old, _, source, fs, target) = pair();
-    fs.set_free(12_345);
-    fs.fault(|effect, path| {
-        (effect == Effect::Reserve && path.ends_with("journal")).then_some(Fault::NoSpace)
-    });
-    let (outcome, served) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
-    match outcome {
-        Err(PassError::NoSpace {
-            needed, available, ..
-        }) => {
-            assert!(
-                needed >= old.len() as u64 && available == 12_345,
-                "{needed} {available}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
-    assert!(matches!(
-        served,
-        Served::Refused(Refusal {
-            kind: RefusalKind::NoSpace,
-            ..
-        })
-    ));
-    assert_eq!(target.read("vda"), old);
-    assert!(!target.set().has_open_journal());
-    // New files do not fit either: that is said before a byte travels.
-    let (outcome, _) = pass(&source, &target, spec(1, Mode::NewFiles, Candidates::All));
-    assert!(
-        matches!(outcome, Err(PassError::NoSpace { needed, .. }) if needed == old.len() as u64),
-        "{outcome:?}"
-    );
-}
-
-#[test]
-fn no_space_in_the_middle_keeps_the_old_content_within_reach() {
-    for nth in [1, 3, 9, 14] {
-        let (old, new, source, fs, target) = pair();
-        let mut writes = 0;
-        fs.fault(move |effect, path| {
-            let hit =
-                effect == Effect::Write && (path.ends_with("vda") || path.ends_with("journal"));
-            writes += u32::from(hit);
-            (hit && writes == nth).then_some(Fault::NoSpace)
-        });
-        let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
-        assert!(
-            matches!(outcome, Err(PassError::NoSpace { .. })),
-            "{nth}: {outcome:?}"
-        );
-        fs.no_fault();
-        if nth % 2 == 0 {
-            pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
-                .0
-                .unwrap();
-            assert_eq!(target.read("vda"), new);
-        } else {
-            target.set().undo().unwrap();
-            assert_eq!(target.read("vda"), old);
-        }
-    }
-}
-
-#[test]
-fn no_space_on_a_real_small_file_system() {
-    let mount = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-        .arg(mount.path())
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no leave to mount a tmpfs");
-        return;
-    }
-    struct Unmount<'a>(&'a std::path::Path);
-    impl Drop for Unmount<'_> {
-        fn drop(&mut self) {
-            let _ = std::process::Command::new("umount")
-                .arg("-l")
-                .arg(self.0)
-                .status();
-        }
-    }
-    let _unmount = Unmount(mount.path());
-    let (old, new) = (noise(1, 40 * KIB64), noise(2, 40 * KIB64));
-    let source = Site::new(&[("vda", &new)]);
-    let host: Arc<dyn Fs> = Arc::new(homeward::dataplane::io::fs::HostFs);
-    let target = Site::at(host, mount.path().to_owned(), None, &[("vda", &old)]);
-    let (outcome, _) = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All));
-    assert!(
-        matches!(outcome, Err(PassError::NoSpace { needed, available, .. }) if needed > available && available > 0),
-        "{outcome:?}"
-    );
-    assert_eq!(target.read("vda"), old);
-    let (outcome, _) = pass(&source, &target, spec(2, Mode::NewFiles, Candidates::All));
-    assert!(
-        matches!(outcome, Err(PassError::NoSpace { .. })),
-        "{outcome:?}"
-    );
-    target.set().undo().unwrap();
-    assert_eq!(target.read("vda"), old);
 }
 
 /// Stops the source in the middle of a pass until the test lets it go on.

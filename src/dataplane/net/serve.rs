@@ -9,12 +9,12 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 
 use super::conn::{Conn, ConnError};
-use crate::dataplane::error::SetError;
 use crate::dataplane::identity::Roots;
 use crate::dataplane::io::apply::{
     Batch, JournalStage, ProveStage, StageError, WriteStage, Written,
 };
 use crate::dataplane::io::gate::Session;
+use crate::dataplane::io::new_files::Room;
 use crate::dataplane::io::target::{Target, refusal};
 use crate::dataplane::io::volume_set::VolumeSet;
 use crate::dataplane::receiver::{Command, Event, Receiver};
@@ -159,11 +159,11 @@ impl Serving<'_> {
             Ok(_entered) => set.begin_target(hello),
         };
         let done = match begun {
-            Err(error) => self.event(Event::Refused(refusal(&error, 0, 0))).map(drop),
+            Err(error) => self.event(Event::Refused(refusal(&error))).map(drop),
             Ok((mut target, mut welcome)) => {
                 welcome.session = admitted.session.number();
                 let begun = self.event(Event::Admitted(welcome)).map(drop);
-                begun.and_then(|()| self.pass(&mut set, &mut target, &admitted.session))
+                begun.and_then(|()| self.pass(hello, &mut set, &mut target, &admitted.session))
             }
         };
         admitted.session.forget();
@@ -177,6 +177,7 @@ impl Serving<'_> {
     /// From the welcome to the plan, which leads on to receiving.
     fn pass(
         &mut self,
+        hello: &Hello,
         set: &mut VolumeSet,
         target: &mut Target,
         session: &Session,
@@ -188,22 +189,19 @@ impl Serving<'_> {
                 match command {
                     Command::Digest(disk, spans) => self.digest(target, disk, &spans)?,
                     Command::Reserve { blocks, bytes } => {
-                        let entered = match session.enter() {
-                            Ok(entered) => entered,
+                        let room = match session.enter() {
                             Err(barred) => {
-                                let refusal =
-                                    Refusal::new(RefusalKind::Fenced, barred.to_string());
-                                self.event(Event::Refused(refusal))?;
-                                continue;
+                                Err(Refusal::new(RefusalKind::Fenced, barred.to_string()))
                             }
+                            Ok(_entered) => set.make_room(hello, target, blocks, bytes),
                         };
-                        let reserved = set.reserve(target, blocks, bytes);
-                        drop(entered);
-                        match reserved {
-                            Err(error) => self
-                                .event(Event::Refused(no_room(set, &error, blocks, bytes)))
-                                .map(drop)?,
-                            Ok(()) => {
+                        match room {
+                            Err(refusal) => self.event(Event::Refused(refusal)).map(drop)?,
+                            Ok(Room::NewFiles(mut welcome)) => {
+                                welcome.session = session.number();
+                                self.event(Event::Admitted(welcome))?;
+                            }
+                            Ok(Room::Reserved) => {
                                 self.event(Event::Reserved)?;
                                 return self.receive_and_finish(set, target, session);
                             }
@@ -551,15 +549,6 @@ fn prove(mut stage: ProveStage, work: &Chan<Written>, notes: &ChanTx<Note>) {
             }
         }
     }
-}
-
-fn no_room(set: &VolumeSet, error: &SetError, blocks: u64, bytes: u64) -> Refusal {
-    let (needed, available) = if error.is_no_space() {
-        set.room_for(blocks, bytes)
-    } else {
-        (0, 0)
-    };
-    refusal(error, needed, available)
 }
 
 fn describe(error: &ConnError) -> String {
