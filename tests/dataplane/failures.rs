@@ -403,6 +403,33 @@ fn a_peer_that_says_nothing_is_let_go() {
 }
 
 #[test]
+fn a_peer_that_never_comes_to_the_point_is_let_go() {
+    use std::io::{Read, Write};
+    let target = Site::new(&[("vda", &noise(1, KIB64))]);
+    let options = ServeOptions {
+        greeting: std::time::Duration::from_millis(50),
+        ..ServeOptions::default()
+    };
+    let (address, serving) = serve_one(&target, options);
+    let mut peer = std::net::TcpStream::connect(address).unwrap();
+    peer.set_read_timeout(Some(std::time::Duration::from_millis(5)))
+        .unwrap();
+    // A Hello of 3000 bytes, one at a time: never silent for long.
+    let hello = [&[1, 0, 0, 0, 0xb8, 0x0b, 0, 0][..], &[0; 3000]].concat();
+    for byte in hello {
+        let gone = matches!(peer.read(&mut [0]), Ok(0)) || peer.write_all(&[byte]).is_err();
+        if gone {
+            break;
+        }
+    }
+    drop(peer);
+    match serving.join().unwrap() {
+        Served::Disconnected(why) => assert!(why.contains("who it is"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn garbage_on_the_wire_ends_the_session_and_touches_nothing() {
     use std::io::Write;
     let old = noise(1, 4 * KIB64);

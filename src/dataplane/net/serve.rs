@@ -23,9 +23,6 @@ use crate::dataplane::wire::{Failure, FailureKind, Frame, Hello, Refusal, Refusa
 /// Batches of 2 MiB that are under way at once: one that is received, one journaled, one written, one in between.
 const BATCHES: usize = 4;
 
-/// How long the first frame may take to come.
-const GREETING: Duration = Duration::from_secs(30);
-
 /// Decides who may write. Given by the agent, which keeps the registers.
 pub trait Admission: Send + Sync {
     /// Says yes, with the VM's disks and a session that was opened under the same lock under which the order was judged, or no.
@@ -56,6 +53,8 @@ pub struct Admitted {
 pub struct ServeOptions {
     /// The server's configuration, which demands client certificates. `None`: plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How long all of it may take until the sender is let in: the TLS handshake and the first frame.
+    pub greeting: Duration,
     /// How long the sender may neither send nor take anything.
     pub idle_timeout: Duration,
 }
@@ -64,6 +63,7 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             tls: None,
+            greeting: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
         }
     }
@@ -89,9 +89,9 @@ pub fn serve_connection(
     options: &ServeOptions,
 ) -> Served {
     // Whoever has not yet been admitted gets less patience.
-    let patience = options.idle_timeout.min(GREETING);
+    let patience = options.idle_timeout.min(options.greeting);
     let conn = match &options.tls {
-        None => Conn::plain(stream, patience, &|| false),
+        None => Conn::plain_server(stream, patience, &|| false),
         Some(config) => Conn::server(stream, Arc::clone(config), patience, &|| false),
     };
     let conn = match conn {
