@@ -1,4 +1,4 @@
-//! Takes data from peers: a thread a connection, let in by certificate (TLS) and then by register (S9).
+//! Takes data from peers: a thread a connection, let in by certificate (TLS), by its name, and then by register (S9).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -119,6 +119,21 @@ impl Admission for Door {
             .first()
             .map(tls::names)
             .unwrap_or_default();
+        let allowed = &self.host.config.tls.allowed_agents;
+        if !names.iter().any(|name| allowed.contains(name)) {
+            tracing::warn!(
+                ?names,
+                "a data session was refused: none of its names is in tls.allowedAgents"
+            );
+            let shown = names.first().map_or("none", String::as_str);
+            return Err(refused(
+                dataplane::RefusalKind::Denied,
+                format!(
+                    "the name in the certificate ({shown}) is not in tls.allowedAgents of the agent on {}",
+                    self.host.config.host
+                ),
+            ));
+        }
         *lock(&self.stranger) = None;
         let Some(vm) = self.host.known(hello.vm) else {
             return Err(refused(
@@ -137,7 +152,11 @@ impl Admission for Door {
         let admitted = self.host.change_now(&vm, |register| {
             let next = register::admit_session(
                 register,
-                SessionRequest { vm: hello.vm, id },
+                SessionRequest {
+                    vm: hello.vm,
+                    id,
+                    names: &names,
+                },
                 Timestamp::now(),
             )?;
             let session = volume
@@ -155,6 +174,7 @@ impl Admission for Door {
         let admitted = admitted.map_err(|refusal| {
             let kind = match refusal.kind {
                 RefusalKind::NoRegister => dataplane::RefusalKind::UnknownVm,
+                RefusalKind::NotAllowed => dataplane::RefusalKind::Denied,
                 RefusalKind::Stale => dataplane::RefusalKind::Stale,
                 RefusalKind::Busy => dataplane::RefusalKind::Busy,
                 RefusalKind::Storage => dataplane::RefusalKind::Internal,

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use homeward::agent::api::{Command, OperationState, Order, PowerSwitch, RefusalKind};
+use homeward::agent::api::{
+    Command, OperationErrorKind, OperationState, Order, PowerSwitch, RefusalKind,
+};
 use homeward::agent::client::ClientError;
 use homeward::pki::{Authority, Usages};
 
@@ -86,7 +88,12 @@ async fn an_agent_that_is_not_allowed_sends_nothing() {
             vm.replication.as_ref()?.last_error.clone()
         })
         .await;
-    assert!(!failed.message.is_empty());
+    assert_eq!(failed.kind, OperationErrorKind::PeerRefused);
+    assert!(
+        failed.message.contains("hv01") && failed.message.contains("allowedAgents"),
+        "{}",
+        failed.message
+    );
     assert!(sites.hv.vm().await.replication.unwrap().last.is_none());
 }
 
