@@ -106,6 +106,29 @@ fn s12_after_a_failed_sync_the_cache_is_not_believed() {
 }
 
 #[test]
+fn s12_what_counts_as_arrived_has_survived_a_loss_of_power() {
+    for mode in [Mode::NewFiles, Mode::InPlace] {
+        let (_, new, source, fs, target) = pair();
+        cut_pass(
+            &source,
+            &target,
+            spec(1, mode, Candidates::All),
+            30 * KIB64 as u64,
+        )
+        .0
+        .unwrap_err();
+        fs.lose_what_is_not_synced();
+        target.reopen().unwrap();
+        let outcome = pass(&source, &target, spec(1, mode, Candidates::All))
+            .0
+            .unwrap();
+        assert!(outcome.bytes_resumed > 0, "{mode:?}");
+        target.set().seal(&outcome.roots).unwrap();
+        assert!(target.read("vda") == new, "{mode:?}");
+    }
+}
+
+#[test]
 fn s12_records_of_a_failed_journal_sync_never_count() {
     let (old, _, source, fs, target) = pair();
     let mut syncs = 0;
