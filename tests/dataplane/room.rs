@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use homeward::dataplane::io::fs::Fs;
+use homeward::dataplane::io::fs::{Fs, Open};
 use homeward::dataplane::*;
 
 use crate::crash::{self, Case, content, old_and_new, old_or_new_by_undo};
@@ -151,6 +151,37 @@ fn s10_a_device_has_no_new_file_beside_it_and_that_is_said() {
         other => panic!("{other:?}"),
     }
     assert!(target.read("vda") == old);
+}
+
+#[test]
+fn room_that_two_folders_share_is_counted_once() {
+    let new = noise(2, 10 * KIB64);
+    let disks = [("a/vda", &new[..]), ("b/vdb", &new[..])];
+    let fs = SimFs::new();
+    for (path, content) in disks {
+        let made = fs
+            .open(&Path::new("/vm").join(path), Open::CreateNew)
+            .unwrap();
+        made.write_at(0, content).unwrap();
+    }
+    let spec_of = |(path, _): (&str, _)| DiskSpec {
+        id: id(&path[2..]),
+        path: Path::new("/vm").join(path),
+        size: 0,
+    };
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let state = Path::new("/vm/state");
+    let set = VolumeSet::open_with(shared, state, VM, &disks.map(spec_of)).unwrap();
+    let mut target = Site::new(&[]);
+    target.set = Arc::new(std::sync::Mutex::new(set));
+    let source = Site::new(&[("vda", &new), ("vdb", &new)]);
+    fs.set_free(new.len() as u64 * 3 / 2);
+    let full = spec(1, Mode::NewFiles, Candidates::All);
+    let (outcome, _) = pass(&source, &target, full);
+    assert!(
+        matches!(outcome, Err(PassError::NoSpace { needed, available, .. }) if needed == 2 * new.len() as u64 && available == new.len() as u64 * 3 / 2),
+        "{outcome:?}"
+    );
 }
 
 #[test]

@@ -367,6 +367,10 @@ impl Fs for SimFs {
         Ok(self.state().free)
     }
 
+    fn file_system(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(0)
+    }
+
     fn own_like(&self, _path: &Path, _like: &Path) -> io::Result<()> {
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A full copy that was asked for is swapped in by the seal. A pass that was to be written in place and was turned to new files ends as
 //! one in place does: whole means that the disks hold it, so it is swapped in at once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::fs::Open;
@@ -264,11 +265,14 @@ impl VolumeSet {
     }
 
     fn free_for_files(&self) -> Result<u64, SetError> {
-        let mut free = 0_u64;
+        // Folders of one file system share what is free there.
+        let mut free = BTreeMap::new();
         for dir in self.file_dirs() {
-            free = free.saturating_add(self.fs.free_bytes(&dir).context("measure", &dir)?);
+            let file_system = self.fs.file_system(&dir).context("measure", &dir)?;
+            let bytes = self.fs.free_bytes(&dir).context("measure", &dir)?;
+            free.insert(file_system, bytes);
         }
-        Ok(free)
+        Ok(free.into_values().fold(0, u64::saturating_add))
     }
 
     /// Ends a pass that was turned to new files as one in place ends: they take the place of the old ones. A crash goes on with it.
