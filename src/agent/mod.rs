@@ -32,6 +32,7 @@ mod replication;
 mod server;
 mod startup;
 mod store;
+mod strangers;
 pub mod tls;
 mod transfer;
 mod volume;

@@ -1,21 +1,24 @@
-//! Takes data from peers: a thread a connection, let in by certificate (TLS) and then by register (S9).
+//! Takes data from peers: a thread a connection, let in by certificate (TLS), by its name, and then by register (S9).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::api::{RefusalKind, StepId};
 use super::definitions;
-use super::host::Host;
+use super::host::{Host, lock};
 use super::register::{self, SessionRequest};
+use super::strangers::{Stranger, Strangers};
 use super::tls;
 use crate::dataplane::{self, Admission, Admitted, Hello, Peer, ServeOptions, Served};
 
 /// Connections at once; more are closed at once, so that a flood costs little.
 const MOST_CONNECTIONS: usize = 256;
+/// Of those, connections that have not been let in yet: in all, and from one address.
+const MOST_STRANGERS: (usize, usize) = (64, 16);
 /// How long a peer may be silent.
 const IDLE: Duration = Duration::from_mins(5);
 
@@ -31,6 +34,7 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let open = Arc::new(AtomicUsize::new(0));
+    let strangers = Strangers::new(MOST_STRANGERS.0, MOST_STRANGERS.1);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -48,6 +52,10 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
             tracing::warn!(%from, "too many data connections; this one is closed");
             continue;
         }
+        let Some(stranger) = strangers.come(from.ip()) else {
+            tracing::warn!(%from, "too many data connections that have not said who they are; this one is closed");
+            continue;
+        };
         let stream = stream
             .into_std()
             .and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
@@ -55,21 +63,23 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
         let (host, open) = (Arc::clone(&host), Arc::clone(&open));
         open.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || {
-            one(&host, stream, from);
+            one(&host, stream, from, stranger);
             open.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr) {
+fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr, stranger: Stranger) {
     let options = ServeOptions {
         tls: Some(host.identity.configs().data),
         idle_timeout: IDLE,
+        ..ServeOptions::default()
     };
     match dataplane::serve_connection(
         stream,
         &Door {
             host: Arc::clone(host),
+            stranger: Mutex::new(Some(stranger)),
         },
         &options,
     ) {
@@ -89,6 +99,8 @@ fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr) {
 /// Judges who may write.
 struct Door {
     host: Arc<Host>,
+    /// Its place among those that are not known, until it is.
+    stranger: Mutex<Option<Stranger>>,
 }
 
 fn refused(kind: dataplane::RefusalKind, message: impl Into<String>) -> dataplane::Refusal {
@@ -107,6 +119,22 @@ impl Admission for Door {
             .first()
             .map(tls::names)
             .unwrap_or_default();
+        let allowed = &self.host.config.tls.allowed_agents;
+        if !names.iter().any(|name| allowed.contains(name)) {
+            tracing::warn!(
+                ?names,
+                "a data session was refused: none of its names is in tls.allowedAgents"
+            );
+            let shown = names.first().map_or("none", String::as_str);
+            return Err(refused(
+                dataplane::RefusalKind::Denied,
+                format!(
+                    "the name in the certificate ({shown}) is not in tls.allowedAgents of the agent on {}",
+                    self.host.config.host
+                ),
+            ));
+        }
+        *lock(&self.stranger) = None;
         let Some(vm) = self.host.known(hello.vm) else {
             return Err(refused(
                 dataplane::RefusalKind::UnknownVm,
@@ -124,7 +152,11 @@ impl Admission for Door {
         let admitted = self.host.change_now(&vm, |register| {
             let next = register::admit_session(
                 register,
-                SessionRequest { vm: hello.vm, id },
+                SessionRequest {
+                    vm: hello.vm,
+                    id,
+                    names: &names,
+                },
                 Timestamp::now(),
             )?;
             let session = volume
@@ -142,6 +174,7 @@ impl Admission for Door {
         let admitted = admitted.map_err(|refusal| {
             let kind = match refusal.kind {
                 RefusalKind::NoRegister => dataplane::RefusalKind::UnknownVm,
+                RefusalKind::NotAllowed => dataplane::RefusalKind::Denied,
                 RefusalKind::Stale => dataplane::RefusalKind::Stale,
                 RefusalKind::Busy => dataplane::RefusalKind::Busy,
                 RefusalKind::Storage => dataplane::RefusalKind::Internal,

@@ -28,10 +28,13 @@ use uuid::Uuid;
 use super::api::{MAX_BODY, MAX_CONSOLE, OperationState, Order, Refusal, RefusalKind};
 use super::definitions::refusal;
 use super::host::Host;
+use super::strangers::{Stranger, Strangers};
 use super::{inventory, orders, tls};
 
 /// Connections at once.
 const MOST_CONNECTIONS: usize = 512;
+/// Of those, connections that have not shown a certificate yet: in all, and from one address.
+const MOST_STRANGERS: (usize, usize) = (256, 64);
 /// How long a TLS handshake, and the head of a request, may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a request may take in all: longer than a newer order waits for the one before it.
@@ -52,6 +55,7 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Result<()> {
     let router = router(Arc::clone(&host));
     let open = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let strangers = Strangers::new(MOST_STRANGERS.0, MOST_STRANGERS.1);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -65,6 +69,10 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
                 continue;
             }
         };
+        let Some(stranger) = strangers.come(from.ip()) else {
+            tracing::warn!(%from, "too many control connections that have not shown a certificate; this one is closed");
+            continue;
+        };
         let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
             tracing::warn!(%from, "too many control connections; this one is closed");
             continue;
@@ -73,7 +81,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
         tokio::spawn(async move {
             let shutdown = host.shutdown.clone();
             tokio::select! {
-                () = connection(&host, router, stream, from) => {}
+                () = connection(&host, router, stream, from, stranger) => {}
                 () = shutdown.cancelled() => {}
             }
             drop(permit);
@@ -81,7 +89,13 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
     }
 }
 
-async fn connection(host: &Arc<Host>, router: Router, stream: TcpStream, from: SocketAddr) {
+async fn connection(
+    host: &Arc<Host>,
+    router: Router,
+    stream: TcpStream,
+    from: SocketAddr,
+    stranger: Stranger,
+) {
     // Small answers should not wait for more to come.
     let _ = stream.set_nodelay(true);
     let acceptor = TlsAcceptor::from(host.identity.configs().control);
@@ -90,6 +104,7 @@ async fn connection(host: &Arc<Host>, router: Router, stream: TcpStream, from: S
         Ok(Err(error)) => return tracing::warn!(%from, %error, "a control connection was refused"),
         Err(_) => return tracing::warn!(%from, "a control connection took too long to shake hands"),
     };
+    drop(stranger);
     let names = stream
         .get_ref()
         .1

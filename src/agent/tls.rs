@@ -8,16 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -141,69 +137,12 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Lets in only peers whose certificate carries an allowed name.
-#[derive(Debug)]
-struct AllowedNames {
-    inner: Arc<dyn ClientCertVerifier>,
-    allowed: Vec<String>,
-}
-
-impl ClientCertVerifier for AllowedNames {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .inner
-            .verify_client_cert(end_entity, intermediates, now)?;
-        let names = names(end_entity);
-        if names.iter().any(|name| self.allowed.contains(name)) {
-            return Ok(verified);
-        }
-        tracing::warn!(
-            ?names,
-            "a data connection was refused: none of its names is in tls.allowedAgents"
-        );
-        Err(rustls::Error::InvalidCertificate(
-            rustls::CertificateError::ApplicationVerificationFailure,
-        ))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
 /// The configurations of one moment.
 #[derive(Clone)]
 pub(crate) struct Configs {
     /// Of the control API: any certificate of the CA; names are checked by request.
     pub control: Arc<ServerConfig>,
-    /// Of the data plane: allowed agents only.
+    /// Of the data plane: any certificate of the CA too; names are checked at admission, which can refuse with words.
     pub data: Arc<ServerConfig>,
     /// Towards peers.
     pub client: Arc<ClientConfig>,
@@ -296,15 +235,11 @@ fn read(settings: &Tls, host: &str) -> Result<Configs, TlsError> {
         return Err(TlsError::new("tls.certificate", &message));
     }
     let verifier = material.verifier()?;
-    let allowed = AllowedNames {
-        inner: verifier.clone(),
-        allowed: settings.allowed_agents.clone(),
-    };
-    let mut control = material.server(verifier)?;
+    let mut control = material.server(verifier.clone())?;
     control.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Configs {
         control: Arc::new(control),
-        data: Arc::new(material.server(Arc::new(allowed))?),
+        data: Arc::new(material.server(verifier)?),
         client: Arc::new(material.client()?),
     })
 }

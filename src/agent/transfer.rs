@@ -188,10 +188,10 @@ pub(crate) async fn send(
         )
     })?;
     let endpoint = Endpoint::tls(pass.peer.data.clone(), host.identity.configs().client, name);
-    let candidates = match &pass.candidates {
+    let candidates = match pass.candidates {
         Candidates::All => dataplane::Candidates::All,
         Candidates::Ranges { base, ranges } => dataplane::Candidates::Ranges {
-            base: from_api(base)?,
+            base: from_api(&base)?,
             ranges: named(ranges)?,
         },
     };
@@ -253,14 +253,13 @@ pub(crate) async fn send(
     })
 }
 
-fn named(ranges: &Changed) -> Result<BTreeMap<DiskId, Vec<Range<u64>>>, OperationError> {
+fn named(ranges: Changed) -> Result<BTreeMap<DiskId, Vec<Range<u64>>>, OperationError> {
     ranges
-        .iter()
+        .into_iter()
         .map(|(id, ranges)| {
-            Ok((
-                DiskId::new(id.clone()).map_err(|wrong| internal(format!("disk {id}: {wrong}")))?,
-                ranges.clone(),
-            ))
+            let name =
+                DiskId::new(id.clone()).map_err(|wrong| internal(format!("disk {id}: {wrong}")))?;
+            Ok((name, ranges))
         })
         .collect()
 }
@@ -269,6 +268,9 @@ fn why_all(why: WhyAll, asked: String) -> String {
     match why {
         WhyAll::Asked => asked,
         WhyAll::FullCopy => "a full copy takes everything".into(),
+        WhyAll::NoJournal => {
+            "the peer has no room for an undo journal, so that everything goes to new files".into()
+        }
         WhyAll::TargetBase => "the peer does not hold the content at which the bitmap began".into(),
         WhyAll::SourceBase => {
             "the digests here are not of the content at which the bitmap began".into()

@@ -168,6 +168,8 @@ pub enum WhyAll {
     Asked,
     /// A full copy takes everything.
     FullCopy,
+    /// The target has no room for an undo journal and takes the pass as a full copy (S10).
+    NoJournal,
     /// The target does not hold the base that the bitmap starts from.
     TargetBase,
     /// The source's own table does not describe the base that the bitmap starts from.

@@ -4,6 +4,7 @@
 //!  Greeting --Hello--> Admitting --Admitted--> Ready <--> Digesting
 //!                                                |
 //!                                               Plan --> Reserving --Reserved--> Receiving --Finish--> Finishing --Whole--> Over
+//!                                                            +--no room for the journal: new files--> Ready
 //! ```
 //!
 //! It checks every number that a sender gives against the disks' geometry before anything acts on it.
@@ -24,7 +25,7 @@ use super::wire::{
 pub enum Event {
     /// A frame came; the payload of a data frame waits to be read.
     Frame(Frame),
-    /// A [`Command::Admit`] was granted.
+    /// A [`Command::Admit`] was granted, or a [`Command::Reserve`] leads to new files.
     Admitted(Welcome),
     /// A [`Command::Admit`] or [`Command::Reserve`] was refused.
     Refused(Refusal),
@@ -160,6 +161,11 @@ impl Receiver {
             (_, State::Over) => Vec::new(),
             (Event::Frame(frame), _) => self.frame(frame),
             (Event::Admitted(welcome), State::Admitting) => {
+                self.state = State::Ready;
+                vec![Command::Send(Frame::Welcome(welcome))]
+            }
+            // There is no room in place: the sender plans anew, for new files.
+            (Event::Admitted(welcome), State::Reserving) if welcome.new_files => {
                 self.state = State::Ready;
                 vec![Command::Send(Frame::Welcome(welcome))]
             }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use homeward::agent::api::{Command, OperationState, Order, PowerSwitch, RefusalKind};
+use homeward::agent::api::{
+    Command, OperationErrorKind, OperationState, Order, PowerSwitch, RefusalKind,
+};
 use homeward::agent::client::ClientError;
 use homeward::pki::{Authority, Usages};
 
@@ -86,8 +88,51 @@ async fn an_agent_that_is_not_allowed_sends_nothing() {
             vm.replication.as_ref()?.last_error.clone()
         })
         .await;
-    assert!(!failed.message.is_empty());
+    assert_eq!(failed.kind, OperationErrorKind::PeerRefused);
+    assert!(
+        failed.message.contains("hv01") && failed.message.contains("allowedAgents"),
+        "{}",
+        failed.message
+    );
     assert!(sites.hv.vm().await.replication.unwrap().last.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_own_the_vm_sends_nothing() {
+    let sites = Sites::new();
+    sites
+        .hv
+        .ok(sites.order(1, Command::Adopt { takeover: None }))
+        .await;
+    // The name is allowed, but this replica belongs to another host.
+    let mut owner = sites.hv.address();
+    owner.host = "hv02".into();
+    let definition = Box::new(sites.definition().await);
+    sites
+        .az
+        .ok(sites.order(1, Command::Enroll { definition, owner }))
+        .await;
+    let replicate = Command::Replicate {
+        peer: sites.az.address(),
+        interval_seconds: 3600,
+        immediate: true,
+    };
+    sites.hv.ok(sites.order(1, replicate)).await;
+    let failed = sites
+        .hv
+        .until("the pass fails", |vm| {
+            vm.replication.as_ref()?.last_error.clone()
+        })
+        .await;
+    assert_eq!(failed.kind, OperationErrorKind::PeerRefused);
+    assert!(
+        failed.message.contains("from hv02, not from hv01"),
+        "{}",
+        failed.message
+    );
+    // Enrolled by its owner it is taken.
+    sites.enroll(1).await;
+    sites.replicate(&sites.hv, &sites.az, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,6 +130,55 @@ async fn a_full_download_goes_into_new_files() {
     );
 }
 
+/// Lets some bytes of one connection through, breaks it, and takes no other.
+fn breaking(to: &str, after: u64) -> (String, std::thread::JoinHandle<()>) {
+    use std::io::Read;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, to) = (listener.local_addr().unwrap().to_string(), to.to_owned());
+    let broken = std::thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        drop(listener);
+        let far = TcpStream::connect(to).unwrap();
+        let (mut from_far, mut to_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+        let back = std::thread::spawn(move || std::io::copy(&mut from_far, &mut to_near));
+        std::io::copy(&mut (&near).take(after), &mut &far).unwrap();
+        let _ = (near.shutdown(Shutdown::Both), far.shutdown(Shutdown::Both));
+        let _ = back.join().unwrap();
+    });
+    (address, broken)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s12_a_full_download_that_is_ordered_again_goes_on_where_it_was() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    let record = sites.stop(hv, az, 2).await;
+    let (through, broken) = breaking(&az.address().data, 3 * MIB as u64 / 2);
+    let full = |data: String| {
+        let peer = homeward::agent::api::PeerAddress {
+            data,
+            ..az.address()
+        };
+        let mode = DeliverMode::Full;
+        sites.order(2, Command::Deliver { peer, mode })
+    };
+    let first = full(through);
+    hv.client().order(first.vm, &first).await.unwrap();
+    tokio::task::spawn_blocking(|| broken.join().unwrap())
+        .await
+        .unwrap();
+    // A newer step: as after the source's agent has died, or an operator who has ordered anew.
+    let OrderResult::Delivered { pass } = hv.ok(full(az.address().data)).await else {
+        panic!()
+    };
+    // Half of the disks is zeros: three MiB travel in all, and half of them have arrived.
+    assert!(pass.bytes_resumed > 2 * MIB as u64, "{pass:?}");
+    assert!(pass.bytes_sent < 2 * MIB as u64, "{pass:?}");
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    sites.same_disks();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s02_turning_back_after_the_start() {
     let sites = Sites::protected().await;

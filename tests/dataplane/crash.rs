@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::simfs::{Dice, SimFs};
 use crate::support::*;
 
-type Disks = Vec<(&'static str, Vec<u8>)>;
+pub type Disks = Vec<(&'static str, Vec<u8>)>;
 
 fn site(fs: &SimFs, disks: &Disks) -> Site {
     let list: Vec<_> = disks
@@ -22,7 +22,7 @@ fn site(fs: &SimFs, disks: &Disks) -> Site {
 }
 
 /// Two disks, one of odd size: data changes, zeros come and go, most stays.
-fn old_and_new() -> (Disks, Disks) {
+pub fn old_and_new() -> (Disks, Disks) {
     let mut a = noise(1, 6 * KIB64);
     a[KIB64..2 * KIB64].fill(0);
     let b = noise(2, KIB64 + 512);
@@ -37,7 +37,7 @@ fn old_and_new() -> (Disks, Disks) {
     )
 }
 
-fn content(site: &Site) -> Disks {
+pub fn content(site: &Site) -> Disks {
     site.names()
         .iter()
         .map(|name| (if name == "vda" { "vda" } else { "vdb" }, site.read(name)))
@@ -45,7 +45,7 @@ fn content(site: &Site) -> Disks {
 }
 
 /// After a crash: whole and new, or whole and old by undo. Says whether it was new.
-fn old_or_new_by_undo(target: &Site, old: &Disks, new: &Disks, what: &str) -> bool {
+pub fn old_or_new_by_undo(target: &Site, old: &Disks, new: &Disks, what: &str) -> bool {
     let whole_new = |target: &Site| match target.set().content() {
         Content::Whole { point, exact: true } => point.point == "point 9",
         _ => false,
@@ -63,14 +63,14 @@ fn old_or_new_by_undo(target: &Site, old: &Disks, new: &Disks, what: &str) -> bo
     false
 }
 
-struct Case {
-    base: bool,
-    mode: Mode,
-    ranges: bool,
+pub struct Case {
+    pub base: bool,
+    pub mode: Mode,
+    pub ranges: bool,
 }
 
 /// A fresh pair: the target holds the old content, known whole or unknown; the source holds the new.
-fn pair(case: &Case, old: &Disks, new: &Disks) -> (Site, SimFs, Site, Candidates) {
+pub fn pair(case: &Case, old: &Disks, new: &Disks) -> (Site, SimFs, Site, Candidates) {
     let (near, far) = (SimFs::new(), SimFs::new());
     let (source, target) = (site(&near, old), site(&far, old));
     let mut candidates = Candidates::All;
@@ -339,6 +339,8 @@ enum Step {
     Pass { at: u64, power: bool },
     /// An undo that is cut short likewise.
     Undo { at: u64, power: bool },
+    /// A pass during which the file system fills up at an effect; then there is room again.
+    Full { at: u64 },
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -346,12 +348,10 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (any::<bool>(), 1u64..130, any::<bool>()).prop_map(|(undo, at, power)| {
-        if undo {
-            Step::Undo { at, power }
-        } else {
-            Step::Pass { at, power }
-        }
+    (0..3, 1u64..130, any::<bool>()).prop_map(|(kind, at, power)| match kind {
+        0 => Step::Undo { at, power },
+        1 => Step::Pass { at, power },
+        _ => Step::Full { at },
     })
 }
 
@@ -402,14 +402,27 @@ proptest! {
         source.write("vda", 0, &new);
         let mut done = false;
         for step in steps {
-            let (Step::Pass { at, power } | Step::Undo { at, power }) = step;
-            far.crash_at(at);
             match step {
-                Step::Pass { .. } => drop(pass(&source, &target, spec(9, Mode::InPlace, Candidates::All))),
-                Step::Undo { .. } => drop(target.set().undo()),
+                Step::Pass { at, power } | Step::Undo { at, power } => {
+                    far.crash_at(at);
+                    match step {
+                        Step::Undo { .. } => drop(target.set().undo()),
+                        _ => drop(pass(&source, &target, spec(9, Mode::InPlace, Candidates::All))),
+                    }
+                    if power { far.power_cycle(&mut dice) } else { far.kill() }
+                    target.reopen().unwrap();
+                }
+                Step::Full { at } => {
+                    far.fill_at(at);
+                    let (outcome, _) = pass(&source, &target, spec(9, Mode::InPlace, Candidates::All));
+                    if far.make_room() {
+                        prop_assert!(
+                            matches!(outcome, Ok(_) | Err(PassError::NoSpace { .. } | PassError::Disconnected(_))),
+                            "{outcome:?}"
+                        );
+                    }
+                }
             }
-            if power { far.power_cycle(&mut dice) } else { far.kill() }
-            target.reopen().unwrap();
             // Once whole, undo has nothing to take back: that the new content is whole was the promise.
             done |= target.set().content().whole().is_some_and(|point| point.point == "point 9");
         }

@@ -11,6 +11,7 @@ mod crash;
 mod failures;
 mod passes;
 mod protocol;
+mod room;
 mod simfs;
 mod support;
 mod tls;

@@ -457,12 +457,9 @@ fn new_disks_are_made_and_undone_to_empty() {
     .0
     .unwrap_err();
     assert!(target.set().has_open_journal());
-    assert!(
-        std::fs::metadata(dir.path().join("state/journal"))
-            .unwrap()
-            .len()
-            < 2 * new.len() as u64
-    );
+    // There are no pre-images of a disk that was empty, so no room is reserved for them.
+    let journal = std::fs::metadata(dir.path().join("state/journal")).unwrap();
+    assert!(journal.len() < new.len() as u64 / 2, "{}", journal.len());
     target.set().undo().unwrap();
     assert_eq!(std::fs::read(&spec_of.path).unwrap(), vec![0; new.len()]);
     cut_pass(

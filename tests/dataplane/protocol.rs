@@ -183,6 +183,7 @@ fn memory(source: Vec<u8>, target: Vec<u8>) -> Memory {
         base: None,
         partial: false,
         done: false,
+        new_files: false,
         arrived: Vec::new(),
     };
     Memory {
@@ -264,6 +265,7 @@ fn a_full_copy_goes_on_after_what_has_arrived() {
     target[..20 * KIB64].copy_from_slice(&new[..20 * KIB64]);
     let mut pass = memory(new.clone(), target);
     pass.welcome.arrived = vec![20 * BLOCK];
+    pass.welcome.new_files = true;
     let sent = pass
         .run(spec(
             new.len(),
@@ -431,17 +433,20 @@ fn frame() -> impl Strategy<Value = Frame> {
             point: "p".to_owned()
         }),
         (
-            any::<(bool, bool)>(),
+            any::<(bool, bool, bool)>(),
             prop::option::of(roots()),
             prop::collection::vec(small(), 0..3)
         )
-            .prop_map(|((partial, done), base, arrived)| Frame::Welcome(Welcome {
-                session: 1,
-                base,
-                partial,
-                done,
-                arrived
-            })),
+            .prop_map(
+                |((partial, done, new_files), base, arrived)| Frame::Welcome(Welcome {
+                    session: 1,
+                    base,
+                    partial,
+                    done,
+                    new_files,
+                    arrived
+                })
+            ),
         (0u16..3, small(), digests()).prop_map(|(disk, first, digests)| Frame::Digests {
             disk,
             first,

@@ -1,7 +1,7 @@
 //! A file system in memory that can crash after any effect. Only what was synced survives for certain; of the rest a random part
 //! does, sector by sector, in any order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -56,6 +56,8 @@ struct State {
     generation: u64,
     rule: Option<Rule>,
     free: u64,
+    full_from: Option<u64>,
+    devices: BTreeSet<PathBuf>,
     pub written: BTreeMap<PathBuf, u64>,
 }
 
@@ -121,6 +123,24 @@ impl SimFs {
     pub fn crash_at(&self, n: u64) {
         let mut state = self.state();
         state.crash_at = Some(state.effects + n);
+    }
+
+    /// From the `n`th effect on nothing that needs room succeeds, until [`SimFs::make_room`].
+    pub fn fill_at(&self, n: u64) {
+        let mut state = self.state();
+        state.full_from = Some(state.effects + n);
+    }
+
+    /// Whether anything was turned away for want of room before.
+    pub fn make_room(&self) -> bool {
+        let mut state = self.state();
+        let from = state.full_from.take();
+        from.is_some_and(|from| state.effects >= from)
+    }
+
+    /// From now on this file is a block device.
+    pub fn make_device(&self, path: impl Into<PathBuf>) {
+        self.state().devices.insert(path.into());
     }
 
     pub fn has_crashed(&self) -> bool {
@@ -208,6 +228,7 @@ impl State {
         self.crashed = false;
         self.generation += 1;
         self.rule = None;
+        self.full_from = None;
     }
 
     fn apply_durably(&mut self, op: NameOp) {
@@ -233,6 +254,13 @@ impl State {
         }
         self.effects += 1;
         self.crashed = self.crash_at == Some(self.effects);
+        let needs_room = matches!(
+            effect,
+            Effect::Create | Effect::Write | Effect::SetSize | Effect::Reserve
+        );
+        if needs_room && self.full_from.is_some_and(|from| self.effects >= from) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let fault = self.rule.as_mut().and_then(|rule| rule(effect, path));
         match fault {
             Some(Fault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
@@ -337,6 +365,10 @@ impl Fs for SimFs {
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         Ok(self.state().free)
+    }
+
+    fn file_system(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(0)
     }
 
     fn own_like(&self, _path: &Path, _like: &Path) -> io::Result<()> {
@@ -445,6 +477,7 @@ impl Disk for SimDisk {
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
+        assert!(!self.is_device(), "a device has the size it has");
         self.change(Effect::SetSize, |_| {
             Pending::Size(usize::try_from(size).unwrap())
         })
@@ -499,7 +532,8 @@ impl Disk for SimDisk {
     }
 
     fn is_device(&self) -> bool {
-        false
+        let state = self.fs.state();
+        (state.inodes.get(&self.inode)).is_some_and(|inode| state.devices.contains(&inode.path))
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {

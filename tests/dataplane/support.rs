@@ -66,7 +66,16 @@ impl Site {
             file.sync().unwrap();
             fs.sync_dir(&root).unwrap();
         }
-        let names: Vec<String> = disks.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let names: Vec<_> = disks.iter().map(|(name, _)| *name).collect();
+        Self {
+            _dir: dir,
+            ..Self::of_existing(fs, root, &names)
+        }
+    }
+
+    /// Disks that are there.
+    pub fn of_existing(fs: Arc<dyn Fs>, root: PathBuf, names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let set = open_set(&fs, &root, &names).unwrap();
         Self {
             fs,
@@ -74,7 +83,7 @@ impl Site {
             gate: Gate::new(),
             set: Arc::new(Mutex::new(set)),
             names,
-            _dir: dir,
+            _dir: None,
         }
     }
 

@@ -47,6 +47,10 @@ pub struct Register {
     /// `Replica` by a fence: that fence.
     #[serde(default)]
     pub fence: Option<FenceRecord>,
+    /// `Replica`: the host that owns the VM, and the only one whose data is taken. Named by an enroll or by the commit that it retired
+    /// after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// `Replica`: the newest (epoch, step) of a data session that was let in; older ones are refused (S9).
     #[serde(default)]
     pub session: Option<StepId>,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::stop;
 use crate::agent::api::{
     DeliverMode, ManifestSource, OperationError, OperationErrorKind, OrderResult, PeerAddress,
+    StopRecord,
 };
 use crate::agent::host::{Work, cancelled, error, internal, lock};
 use crate::agent::transfer::{self, Candidates, Meter, Pass, Sources};
@@ -32,8 +33,7 @@ pub(super) async fn deliver(
     let quiet = vm.replication.quiet().await;
     let base = vm.replication.kept().base;
     let changes = stop::changes(host, vm, stop.epoch).await;
-    // One pass id for all tries: what has arrived is not sent again.
-    let pass = Uuid::new_v4();
+    let pass = pass_of(&stop, mode);
     let point = Timestamp::now();
     let mut pause = Duration::from_millis(500);
     let mut tried = 0;
@@ -99,6 +99,17 @@ pub(super) async fn deliver(
         candidates = ?report.candidates, why = %report.candidates_reason, millis = report.duration_millis, "the stopped content is delivered"
     );
     Ok(OrderResult::Delivered { pass: report })
+}
+
+/// The pass's id: one for all tries and all orders, since the stop record fixes the content. What has arrived is not sent again, whoever
+/// was started anew meanwhile.
+fn pass_of(stop: &StopRecord, mode: DeliverMode) -> Uuid {
+    // Serialisation of these types cannot fail; were it to, the roots at the end of the pass would tell.
+    let what = serde_json::to_vec(&(stop.vm, stop.epoch, &stop.roots, mode)).unwrap_or_default();
+    let digest = blake3::derive_key("homeward 2026 delivery of a stopped VM", &what);
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_random_bytes(id).into_uuid()
 }
 
 /// Shows the pass's progress as the order's.

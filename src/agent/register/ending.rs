@@ -96,17 +96,19 @@ pub(crate) fn complete(
 
 /// What a data session says of the order it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SessionRequest {
+pub(crate) struct SessionRequest<'a> {
     /// The VM.
     pub vm: Uuid,
     /// The source's epoch and step.
     pub id: StepId,
+    /// The names in the source's certificate.
+    pub names: &'a [String],
 }
 
 /// S9: whether a data session may write now. The register is to be synced first when one is returned.
 pub(crate) fn admit_session(
     register: Option<&Register>,
-    session: SessionRequest,
+    session: SessionRequest<'_>,
     now: Timestamp,
 ) -> Result<Option<Register>, Refusal> {
     let Some(register) = register else {
@@ -122,6 +124,31 @@ pub(crate) fn admit_session(
             register.role, register.epoch
         );
         return Err(refuse(RefusalKind::WrongRole, message, Some(register)));
+    }
+    // A replica takes its content from the VM's owner alone, whoever else this host may hear.
+    if register
+        .owner
+        .as_ref()
+        .is_none_or(|owner| !session.names.contains(owner))
+    {
+        let owner = register.owner.as_deref().unwrap_or("nobody");
+        let message = format!(
+            "the replica here takes data from {owner}, not from {}: enroll it with its owner",
+            session
+                .names
+                .first()
+                .map_or("a nameless host", String::as_str)
+        );
+        return Err(refuse(RefusalKind::NotAllowed, message, Some(register)));
+    }
+    // The owner's stop is one epoch ahead; a start, a fence or an enroll at a higher one would stand in the register. What was let in
+    // from beyond would bar all that is real.
+    if session.id.epoch > register.epoch.saturating_add(1) {
+        let message = format!(
+            "data of {} is more than one epoch ahead of the register here, which is at epoch {}: enroll the VM again at its owner's epoch",
+            session.id, register.epoch
+        );
+        return Err(refuse(RefusalKind::WrongEpoch, message, Some(register)));
     }
     if session.id.epoch < register.epoch
         || register.session.is_some_and(|newest| session.id < newest)

@@ -15,13 +15,10 @@ pub(super) fn transition(
 ) -> Result<Register, Refusal> {
     match (&order.command, register) {
         (Command::Adopt { .. }, _) => adopt(register, order, facts),
-        (
-            Command::Enroll {
-                definition,
-                owner: _,
-            },
-            _,
-        ) => enroll(register, order, &definition.name, facts),
+        (Command::Enroll { definition, owner }, _) => Ok(Register {
+            owner: Some(owner.host.clone()),
+            ..enroll(register, order, &definition.name, facts)?
+        }),
         (Command::Fence {}, _) => fence(register, order, facts),
         (_, None) => {
             // S4: a missing register means fenced.
@@ -163,6 +160,7 @@ fn fresh(order: &Order, name: &str, role: Role, facts: &Facts<'_>) -> Register {
         start: None,
         commit: None,
         fence: None,
+        owner: None,
         session: None,
         last: None,
         boot_id: facts.boot_id.to_owned(),
@@ -496,6 +494,7 @@ fn retire(
         desired_power: PowerSwitch::Off,
         moving_to: None,
         stop: None,
+        owner: Some(commit.host.clone()),
         session: None,
         ..register.clone()
     })

@@ -57,6 +57,9 @@ impl VolumeSet {
     }
 
     fn record_finish(&mut self, target: &mut Target, whole: Point) -> Result<(), SetError> {
+        if target.in_place_of {
+            return self.swap_in(whole);
+        }
         if target.mode == Mode::NewFiles {
             if let Content::NewFiles { whole: slot, .. } = &mut self.record.content {
                 *slot = Some(whole);

@@ -72,6 +72,11 @@ pub trait Fs: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `statvfs(2)`.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// Which file system a folder lies in: folders with the same number share its free bytes.
+    ///
+    /// # Errors
+    /// Those of `stat(2)`.
+    fn file_system(&self, dir: &Path) -> io::Result<u64>;
     /// Gives a new file the owner and permissions of another.
     ///
     /// # Errors
@@ -218,22 +223,16 @@ impl Fs for HostFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
-        File::open(path)?.sync_all()
+        File::open(named(path))?.sync_all()
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        let dir = if dir.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            dir
-        };
-        let stat = rustix::fs::statvfs(dir)?;
+        let stat = rustix::fs::statvfs(named(dir))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn file_system(&self, dir: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(named(dir))?.dev())
     }
 
     fn own_like(&self, path: &Path, like: &Path) -> io::Result<()> {
@@ -245,6 +244,15 @@ impl Fs for HostFs {
             path,
             std::fs::Permissions::from_mode(wanted.mode() & 0o7777),
         )
+    }
+}
+
+/// The folder of a path that names none.
+fn named(dir: &Path) -> &Path {
+    if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
     }
 }
 

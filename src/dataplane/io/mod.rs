@@ -7,6 +7,7 @@ mod finish;
 pub mod fs;
 pub mod gate;
 mod journal_file;
+pub(crate) mod new_files;
 mod record;
 mod seal;
 pub mod source;

@@ -28,6 +28,9 @@ pub(crate) struct Record {
     pub(crate) sealed: Option<Roots>,
     /// New files are being swapped in for the old; recovery goes on with it.
     pub(crate) swap: Option<Point>,
+    /// The swap ends a pass; nothing is sealed by it.
+    #[serde(default)]
+    pub(crate) swap_only: bool,
 }
 
 /// One disk.
@@ -53,6 +56,7 @@ impl Record {
             content: Content::Unknown,
             sealed: None,
             swap: None,
+            swap_only: false,
         }
     }
 

@@ -33,7 +33,7 @@ impl VolumeSet {
         self.mark_sealed(point)
     }
 
-    /// Swaps the new files in, wherever a crash has left it, and seals.
+    /// Swaps the new files in, wherever a crash has left it, and seals where a seal has begun it.
     pub(super) fn finish_swap(&mut self) -> Result<(), SetError> {
         let Some(point) = self.record.swap.clone() else {
             return Ok(());
@@ -64,6 +64,9 @@ impl VolumeSet {
         let tables = self.dir.join("tables");
         self.fs.sync_dir(&tables).context("sync", &tables)?;
         self.record.swap = None;
+        if std::mem::take(&mut self.record.swap_only) {
+            return self.record_whole(Content::Whole { point, exact: true });
+        }
         self.mark_sealed(point)
     }
 

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::fs::{Disk, Open};
 use super::journal_file::{JournalFile, Scan};
+use super::new_files::Shortage;
 use super::table::{Table, chunks};
-use super::undo::incoming_path;
-use super::volume_set::{VolumeSet, parent};
+use super::volume_set::VolumeSet;
 use crate::dataplane::blocks::{BLOCK, BlockSet, Geometry};
 use crate::dataplane::error::{Context, SetError};
 use crate::dataplane::identity::{Content, DiskId, Mode, Point, Roots};
@@ -44,10 +44,14 @@ pub(crate) struct Target {
     pub(crate) mode: Mode,
     pub(crate) pass: Uuid,
     pub(crate) disks: Vec<TargetDisk>,
-    scan: Option<Scan>,
-    base: Option<Point>,
+    pub(super) scan: Option<Scan>,
+    pub(super) base: Option<Point>,
     /// The journal of this session, once opened.
     pub(crate) journal: Option<JournalFile>,
+    /// Why the pass turned to new files in this session.
+    pub(super) no_journal: Option<Shortage>,
+    /// New files of a pass that was to be written in place: they are swapped in when they are whole.
+    pub(super) in_place_of: bool,
 }
 
 impl VolumeSet {
@@ -56,9 +60,13 @@ impl VolumeSet {
         self.recover()?;
         self.check_shape(hello)?;
         self.void_if_touched()?;
-        match hello.mode {
-            Mode::InPlace => self.begin_in_place(hello),
-            Mode::NewFiles => self.begin_new_files(hello),
+        match (hello.mode, &self.record.content) {
+            // What has turned to new files goes on in them: what has arrived there is not sent again.
+            (Mode::InPlace, Content::NewFiles { pass, .. }) if *pass == hello.pass => {
+                self.begin_new_files(hello)
+            }
+            (Mode::InPlace, _) => self.begin_in_place(hello),
+            (Mode::NewFiles, _) => self.begin_new_files(hello),
         }
     }
 
@@ -152,6 +160,7 @@ impl VolumeSet {
             base: offered.filter(|_| same).map(|point| point.roots),
             partial: scan.is_some(),
             done: done && same,
+            new_files: false,
             arrived: disks
                 .iter()
                 .map(TargetDisk::arrived)
@@ -166,6 +175,8 @@ impl VolumeSet {
                 scan,
                 base,
                 journal: None,
+                no_journal: None,
+                in_place_of: false,
             },
             welcome,
         ))
@@ -281,144 +292,6 @@ impl VolumeSet {
         Ok(true)
     }
 
-    fn begin_new_files(&mut self, hello: &Hello) -> Result<(Target, Welcome), SetError> {
-        if self.has_open_journal() {
-            // The old files have to be whole while the new ones grow.
-            self.undo()?;
-        }
-        let same = |set: &Self| {
-            hello.disks.iter().all(|wanted| {
-                set.disk_record(&wanted.id)
-                    .is_some_and(|disk| disk.size == wanted.size)
-            })
-        };
-        let mut done = false;
-        match self.record.content.clone() {
-            Content::NewFiles { pass, whole, .. } if pass == hello.pass && same(self) => {
-                done = whole.is_some();
-            }
-            Content::NewFiles { base, .. } => {
-                self.leave_new_files(base)?;
-                self.make_new_files(hello)?;
-            }
-            Content::Unknown | Content::Whole { .. } | Content::Partial { .. } => {
-                self.make_new_files(hello)?;
-            }
-        }
-        let mut disks = Vec::new();
-        let mut arrived = Vec::new();
-        for wanted in &hello.disks {
-            let record = self
-                .disk_record(&wanted.id)
-                .ok_or_else(|| SetError::Shape(format!("disk {} is not recorded", wanted.id)))?;
-            let disk = self.locked(&incoming_path(&record.path), false)?;
-            let geometry = Geometry::new(wanted.size).ok_or_else(|| {
-                SetError::Shape(format!("disk {} has no possible size", wanted.id))
-            })?;
-            let path = self.table_path(&wanted.id, "incoming");
-            let table =
-                Table::open_or_create(self.fs.as_ref(), &path, geometry).context("open", &path)?;
-            // S12: an entry stands only for what was synced and read back, and data comes in order.
-            let end = if done {
-                geometry.blocks()
-            } else {
-                table.known_end().context("read", &path)?
-            };
-            arrived.push(geometry.run_len(0, end));
-            disks.push(TargetDisk {
-                id: wanted.id.clone(),
-                disk,
-                geometry,
-                before: geometry,
-                fresh: true,
-                table,
-                covered: BlockSet::new(0),
-                suspect: false,
-                resizing: false,
-            });
-        }
-        let welcome = Welcome {
-            session: 0,
-            base: None,
-            partial: false,
-            done,
-            arrived,
-        };
-        Ok((
-            Target {
-                mode: Mode::NewFiles,
-                pass: hello.pass,
-                disks,
-                scan: None,
-                base: None,
-                journal: None,
-            },
-            welcome,
-        ))
-    }
-
-    /// Makes empty new files beside the old ones, then records them.
-    fn make_new_files(&mut self, hello: &Hello) -> Result<(), SetError> {
-        for wanted in &hello.disks {
-            let Some(record) = self.disk_record(&wanted.id) else {
-                continue;
-            };
-            let exists = self
-                .fs
-                .exists(&record.path)
-                .context("look for", &record.path)?;
-            if exists
-                && self
-                    .fs
-                    .open(&record.path, Open::Read)
-                    .context("open", &record.path)?
-                    .is_device()
-            {
-                return Err(SetError::Shape(format!(
-                    "disk {} is a block device: it can only be written in place",
-                    wanted.id
-                )));
-            }
-            let incoming = incoming_path(&record.path);
-            let dir = parent(&incoming);
-            self.fs.create_dirs(dir).context("make", dir)?;
-            let make = || {
-                self.fs.remove(&incoming)?;
-                let file = self.fs.open(&incoming, Open::CreateNew)?;
-                file.set_size(wanted.size)?;
-                file.sync()?;
-                self.fs.sync_dir(dir)
-            };
-            make().context("create", &incoming)?;
-            let geometry = Geometry::new(wanted.size).ok_or_else(|| {
-                SetError::Shape(format!("disk {} has no possible size", wanted.id))
-            })?;
-            let path = self.table_path(&wanted.id, "incoming");
-            Table::create(self.fs.as_ref(), &path, geometry).context("create", &path)?;
-        }
-        let base = match &self.record.content {
-            Content::Whole { point, exact: true } => Some(point.clone()),
-            _ => None,
-        };
-        for wanted in &hello.disks {
-            if let Some(disk) = self
-                .record
-                .disks
-                .iter_mut()
-                .find(|disk| disk.id == wanted.id)
-            {
-                disk.size = wanted.size;
-            }
-        }
-        self.record.content = Content::NewFiles {
-            base,
-            pass: hello.pass,
-            whole: None,
-        };
-        self.record.sealed = None;
-        self.store()
-    }
-
     /// S10: room first, then the journal, durably, then the record that a pass writes, then what it protects.
     pub(crate) fn reserve(
         &mut self,
@@ -433,21 +306,7 @@ impl VolumeSet {
         if blocks == 0 && !resizes && target.scan.is_none() {
             return Ok(());
         }
-        let cut: u64 = target
-            .disks
-            .iter()
-            .map(|disk| {
-                disk.before
-                    .blocks()
-                    .saturating_sub(disk.geometry.size() / BLOCK)
-            })
-            .filter(|_| resizes)
-            .sum();
-        // A batch carries up to 2 MiB, or one run of zeros of any length that is journaled in windows of as much.
-        let space = journal::space(
-            blocks + cut,
-            (bytes + cut * BLOCK).div_ceil(BATCH) + blocks.min(4096),
-        );
+        let space = Self::journal_space(target, blocks, bytes);
         let path = self.journal_path();
         let journal = match target.scan.take() {
             Some(scan) => JournalFile::reopen(self.fs.as_ref(), &path, scan, space)
@@ -489,45 +348,38 @@ impl VolumeSet {
         self.resize(target)
     }
 
-    /// Bytes that a plan needs at most, and bytes that are free for it.
-    pub(crate) fn room_for(&self, blocks: u64, bytes: u64) -> (u64, u64) {
-        let (dir, needed) = match (&self.record.content, self.record.disks.first()) {
-            (Content::NewFiles { .. }, Some(disk)) => (parent(&disk.path), bytes),
-            _ => (
-                self.dir.as_path(),
-                journal::space(blocks, bytes.div_ceil(BATCH)),
-            ),
-        };
-        (needed, self.fs.free_bytes(dir).unwrap_or(0))
+    /// Bytes that the journal needs at most for a plan.
+    pub(super) fn journal_space(target: &Target, blocks: u64, bytes: u64) -> u64 {
+        let old = |disk: &&TargetDisk| !disk.fresh;
+        let cut: u64 = target
+            .disks
+            .iter()
+            .filter(|disk| disk.resizing)
+            .filter(old)
+            .map(|disk| {
+                disk.before
+                    .blocks()
+                    .saturating_sub(disk.geometry.size() / BLOCK)
+            })
+            .sum();
+        // There is one pre-image at most of every block that was there, and none of a disk that was empty.
+        let there: u64 = target
+            .disks
+            .iter()
+            .filter(old)
+            .map(|disk| disk.before.blocks())
+            .sum();
+        let blocks = (blocks + cut).min(there);
+        // A batch carries up to 2 MiB, or one run of zeros of any length that is journaled in windows of as much.
+        journal::space(
+            blocks,
+            (bytes + cut * BLOCK).div_ceil(BATCH) + blocks.min(4096),
+        )
     }
 
     /// After a session: what is in memory follows what is durable.
     pub(crate) fn settle(&mut self) -> Result<(), SetError> {
         self.recover()
-    }
-
-    fn check_room(&self, bytes: u64) -> Result<(), SetError> {
-        let mut dirs: Vec<_> = self
-            .record
-            .disks
-            .iter()
-            .map(|disk| parent(&disk.path).to_owned())
-            .collect();
-        dirs.sort();
-        dirs.dedup();
-        let mut free = 0_u64;
-        for dir in &dirs {
-            free = free.saturating_add(self.fs.free_bytes(dir).context("measure", dir)?);
-        }
-        if free < bytes {
-            let path = dirs.into_iter().next().unwrap_or_default();
-            return Err(SetError::Io {
-                what: "copy into",
-                path,
-                source: std::io::ErrorKind::StorageFull.into(),
-            });
-        }
-        Ok(())
     }
 
     /// Gives the disks the sizes of the source, after what a cut takes away is in the journal.
@@ -560,7 +412,7 @@ impl VolumeSet {
 }
 
 /// What to tell a sender whose pass cannot begin.
-pub(crate) fn refusal(error: &SetError, needed: u64, available: u64) -> Refusal {
+pub(crate) fn refusal(error: &SetError) -> Refusal {
     let kind = match error {
         SetError::Busy { .. } => RefusalKind::Busy,
         SetError::Shape(_) => RefusalKind::Shape,
@@ -568,11 +420,7 @@ pub(crate) fn refusal(error: &SetError, needed: u64, available: u64) -> Refusal 
         error if error.is_no_space() => RefusalKind::NoSpace,
         _ => RefusalKind::Internal,
     };
-    Refusal {
-        needed,
-        available,
-        ..Refusal::new(kind, error.to_string())
-    }
+    Refusal::new(kind, error.to_string())
 }
 
 /// The roots of tables, where every entry is known.

@@ -42,6 +42,8 @@ pub(super) struct Conn<'a> {
     link: Link,
     stop: Stop<'a>,
     idle: Duration,
+    /// When all patience ends, whatever the peer sends meanwhile; until it is let in.
+    until: Option<Instant>,
     /// How long the wait for a frame has lasted in vain.
     waited: Duration,
     input: Input,
@@ -91,6 +93,15 @@ impl<'a> Conn<'a> {
         Self::new(Link::Plain(stream), idle, stop)
     }
 
+    /// A plain connection whose peer has to be let in before a moment.
+    pub(super) fn plain_server(
+        stream: TcpStream,
+        greeting: Duration,
+        stop: Stop<'a>,
+    ) -> Result<Self, ConnError> {
+        Ok(Self::new(Link::Plain(stream), greeting, stop)?.limited(greeting))
+    }
+
     pub(super) fn client(
         stream: TcpStream,
         config: Arc<rustls::ClientConfig>,
@@ -105,11 +116,18 @@ impl<'a> Conn<'a> {
     pub(super) fn server(
         stream: TcpStream,
         config: Arc<rustls::ServerConfig>,
-        idle: Duration,
+        greeting: Duration,
         stop: Stop<'a>,
     ) -> Result<Self, ConnError> {
         let tls = rustls::ServerConnection::new(config).map_err(ConnError::Tls)?;
-        Self::new(Link::Tls(Box::new(tls.into()), stream), idle, stop)?.shake_hands()
+        Self::new(Link::Tls(Box::new(tls.into()), stream), greeting, stop)?
+            .limited(greeting)
+            .shake_hands()
+    }
+
+    fn limited(mut self, greeting: Duration) -> Self {
+        self.until = Some(Instant::now() + greeting);
+        self
     }
 
     fn new(link: Link, idle: Duration, stop: Stop<'a>) -> Result<Self, ConnError> {
@@ -131,6 +149,7 @@ impl<'a> Conn<'a> {
             link,
             stop,
             idle,
+            until: None,
             waited: Duration::ZERO,
             input,
             output: Vec::new(),
@@ -151,9 +170,10 @@ impl<'a> Conn<'a> {
         }
     }
 
-    /// From now on the peer may be silent for so long.
+    /// The peer is let in: from now on it may be silent for so long.
     pub(super) fn set_idle(&mut self, idle: Duration) {
         self.idle = idle;
+        self.until = None;
         self.waited = Duration::ZERO;
     }
 
@@ -259,6 +279,7 @@ impl<'a> Conn<'a> {
 
     /// Whether a byte of a frame is there.
     fn begins(&mut self, wait: bool) -> Result<bool, ConnError> {
+        self.in_time()?;
         if self.has_plaintext()? {
             return Ok(true);
         }
@@ -351,6 +372,7 @@ impl<'a> Conn<'a> {
             return Ok(());
         }
         loop {
+            self.in_time()?;
             let read = match &mut self.link {
                 Link::Plain(stream) | Link::Tls(_, stream) => stream.read(&mut self.input.buf),
             };
@@ -452,7 +474,17 @@ impl<'a> Conn<'a> {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.idle
+        let idle = Instant::now() + self.idle;
+        self.until.map_or(idle, |until| until.min(idle))
+    }
+
+    /// A peer that sends a byte now and then is never silent, but it is not let in for ever either.
+    fn in_time(&self) -> Result<(), ConnError> {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            let late = "the peer did not say in time who it is and what it wants";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, late).into());
+        }
+        Ok(())
     }
 
     /// What to make of a read or write that did not go through: wait on, or give up.

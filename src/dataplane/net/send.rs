@@ -256,21 +256,13 @@ fn sender_spec(
             ranges: blocks,
         });
     }
-    let PassSpec {
-        epoch,
-        step,
-        pass,
-        mode,
-        point,
-        ..
-    } = spec.clone();
     Ok(SenderSpec {
         vm: set.vm(),
-        epoch,
-        step,
-        pass,
-        mode,
-        point,
+        epoch: spec.epoch,
+        step: spec.step,
+        pass: spec.pass,
+        mode: spec.mode,
+        point: spec.point.clone(),
         disks: out,
         candidates,
     })

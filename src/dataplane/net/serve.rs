@@ -9,12 +9,12 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 
 use super::conn::{Conn, ConnError};
-use crate::dataplane::error::SetError;
 use crate::dataplane::identity::Roots;
 use crate::dataplane::io::apply::{
     Batch, JournalStage, ProveStage, StageError, WriteStage, Written,
 };
 use crate::dataplane::io::gate::Session;
+use crate::dataplane::io::new_files::Room;
 use crate::dataplane::io::target::{Target, refusal};
 use crate::dataplane::io::volume_set::VolumeSet;
 use crate::dataplane::receiver::{Command, Event, Receiver};
@@ -22,9 +22,6 @@ use crate::dataplane::wire::{Failure, FailureKind, Frame, Hello, Refusal, Refusa
 
 /// Batches of 2 MiB that are under way at once: one that is received, one journaled, one written, one in between.
 const BATCHES: usize = 4;
-
-/// How long the first frame may take to come.
-const GREETING: Duration = Duration::from_secs(30);
 
 /// Decides who may write. Given by the agent, which keeps the registers.
 pub trait Admission: Send + Sync {
@@ -56,6 +53,8 @@ pub struct Admitted {
 pub struct ServeOptions {
     /// The server's configuration, which demands client certificates. `None`: plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How long all of it may take until the sender is let in: the TLS handshake and the first frame.
+    pub greeting: Duration,
     /// How long the sender may neither send nor take anything.
     pub idle_timeout: Duration,
 }
@@ -64,6 +63,7 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             tls: None,
+            greeting: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
         }
     }
@@ -89,9 +89,9 @@ pub fn serve_connection(
     options: &ServeOptions,
 ) -> Served {
     // Whoever has not yet been admitted gets less patience.
-    let patience = options.idle_timeout.min(GREETING);
+    let patience = options.idle_timeout.min(options.greeting);
     let conn = match &options.tls {
-        None => Conn::plain(stream, patience, &|| false),
+        None => Conn::plain_server(stream, patience, &|| false),
         Some(config) => Conn::server(stream, Arc::clone(config), patience, &|| false),
     };
     let conn = match conn {
@@ -150,12 +150,20 @@ impl Serving<'_> {
         });
         // An older session of the VM was barred when this one was opened, and is on its way out.
         let mut set = admitted.set.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = match set.begin_target(hello) {
-            Err(error) => self.event(Event::Refused(refusal(&error, 0, 0))).map(drop),
+        // S9: whoever waited for the set while it was sealed changes nothing of it any more.
+        let begun = match admitted.session.enter() {
+            Err(barred) => {
+                let refusal = Refusal::new(RefusalKind::Fenced, barred.to_string());
+                return self.event(Event::Refused(refusal)).map(drop);
+            }
+            Ok(_entered) => set.begin_target(hello),
+        };
+        let done = match begun {
+            Err(error) => self.event(Event::Refused(refusal(&error))).map(drop),
             Ok((mut target, mut welcome)) => {
                 welcome.session = admitted.session.number();
                 let begun = self.event(Event::Admitted(welcome)).map(drop);
-                begun.and_then(|()| self.pass(&mut set, &mut target, &admitted.session))
+                begun.and_then(|()| self.pass(hello, &mut set, &mut target, &admitted.session))
             }
         };
         admitted.session.forget();
@@ -169,6 +177,7 @@ impl Serving<'_> {
     /// From the welcome to the plan, which leads on to receiving.
     fn pass(
         &mut self,
+        hello: &Hello,
         set: &mut VolumeSet,
         target: &mut Target,
         session: &Session,
@@ -180,11 +189,19 @@ impl Serving<'_> {
                 match command {
                     Command::Digest(disk, spans) => self.digest(target, disk, &spans)?,
                     Command::Reserve { blocks, bytes } => {
-                        match set.reserve(target, blocks, bytes) {
-                            Err(error) => self
-                                .event(Event::Refused(no_room(set, &error, blocks, bytes)))
-                                .map(drop)?,
-                            Ok(()) => {
+                        let room = match session.enter() {
+                            Err(barred) => {
+                                Err(Refusal::new(RefusalKind::Fenced, barred.to_string()))
+                            }
+                            Ok(_entered) => set.make_room(hello, target, blocks, bytes),
+                        };
+                        match room {
+                            Err(refusal) => self.event(Event::Refused(refusal)).map(drop)?,
+                            Ok(Room::NewFiles(mut welcome)) => {
+                                welcome.session = session.number();
+                                self.event(Event::Admitted(welcome))?;
+                            }
+                            Ok(Room::Reserved) => {
                                 self.event(Event::Reserved)?;
                                 return self.receive_and_finish(set, target, session);
                             }
@@ -532,15 +549,6 @@ fn prove(mut stage: ProveStage, work: &Chan<Written>, notes: &ChanTx<Note>) {
             }
         }
     }
-}
-
-fn no_room(set: &VolumeSet, error: &SetError, blocks: u64, bytes: u64) -> Refusal {
-    let (needed, available) = if error.is_no_space() {
-        set.room_for(blocks, bytes)
-    } else {
-        (0, 0)
-    };
-    refusal(error, needed, available)
 }
 
 fn describe(error: &ConnError) -> String {

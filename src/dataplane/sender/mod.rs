@@ -4,6 +4,7 @@
 //!  Greeting --Welcome--> Comparing --all compared--> Planning --PlanOk--> Sending --all sent--> Rooting --> Finishing --Whole--> Over
 //!     |                                                ^    (a full copy first hashes again
 //!     +--trusted ranges on a whole target, full copy---+     what has arrived: Rehashing)
+//!                                                      +--no room in place: a Welcome to new files, planned anew
 //! ```
 
 mod words;
@@ -171,6 +172,12 @@ impl Sender {
             }
             (Frame::Failed(failure), _) => self.fail(SendError::Target(failure)),
             (Frame::Welcome(welcome), State::Greeting) => self.welcome(welcome),
+            // The receiver has no room for an undo journal. Once: a full copy cannot turn again.
+            (Frame::Welcome(welcome), State::Planning)
+                if welcome.new_files && self.spec.mode == Mode::InPlace =>
+            {
+                self.welcome(welcome)
+            }
             (
                 Frame::Digests {
                     disk,
@@ -244,8 +251,19 @@ impl Sender {
         self.arrived = welcome.arrived;
         self.arrived.resize(self.spec.disks.len(), 0);
         self.partial = welcome.partial;
-        if self.spec.mode == Mode::NewFiles {
+        if welcome.new_files != (self.spec.mode == Mode::NewFiles) {
+            if !welcome.new_files {
+                return self.broken("the receiver takes a full copy in place");
+            }
+            self.spec.mode = Mode::NewFiles;
+            self.used = UsedCandidates::All(WhyAll::NoJournal);
+            self.differs = (self.spec.disks.iter())
+                .map(|disk| BlockSet::new(disk.geometry.blocks()))
+                .collect();
+        } else if welcome.new_files {
             self.used = UsedCandidates::All(WhyAll::FullCopy);
+        }
+        if self.spec.mode == Mode::NewFiles {
             for (differs, (disk, arrived)) in self
                 .differs
                 .iter_mut()

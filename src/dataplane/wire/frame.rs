@@ -48,6 +48,9 @@ pub struct Welcome {
     pub partial: bool,
     /// Whether this very pass is already whole here, only its answer was lost.
     pub done: bool,
+    /// The pass goes to new files: it was asked for, or there is no room for an undo journal. Then it is said in answer to the
+    /// [`Frame::Plan`], which the sender makes anew, or at once where an earlier session has turned.
+    pub new_files: bool,
     /// For a full copy that resumes: bytes of each disk that have arrived durably, in the order of [`Hello::disks`].
     pub arrived: Vec<u64>,
 }
@@ -334,7 +337,8 @@ impl Frame {
                 put.u64(welcome.session);
                 put.u8(u8::from(welcome.partial)
                     | u8::from(welcome.done) << 1
-                    | u8::from(welcome.base.is_some()) << 2);
+                    | u8::from(welcome.base.is_some()) << 2
+                    | u8::from(welcome.new_files) << 3);
                 if let Some(base) = &welcome.base {
                     put_roots(&mut put, base);
                 }
@@ -495,7 +499,7 @@ fn take_hello(take: &mut Take<'_>) -> Result<Hello, WireError> {
 fn take_welcome(take: &mut Take<'_>) -> Result<Welcome, WireError> {
     let session = take.u64()?;
     let flags = take.u8()?;
-    if flags > 7 {
+    if flags > 15 {
         return Err(WireError::Malformed);
     }
     let base = if flags & 4 != 0 {
@@ -510,6 +514,7 @@ fn take_welcome(take: &mut Take<'_>) -> Result<Welcome, WireError> {
         base,
         partial: flags & 1 != 0,
         done: flags & 2 != 0,
+        new_files: flags & 8 != 0,
         arrived,
     })
 }

@@ -14,7 +14,7 @@ pub use frame::{
 use super::blocks::FRAME_PAYLOAD;
 
 /// The version of the protocol that this build speaks, and the only one.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes in a frame's header.
 pub const HEADER: usize = 8;

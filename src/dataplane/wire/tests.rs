@@ -45,15 +45,16 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
     let welcome = (
         any::<u64>(),
         prop::option::of(roots()),
-        any::<(bool, bool)>(),
+        any::<(bool, bool, bool)>(),
         prop::collection::vec(any::<u64>(), 0..9),
     )
-        .prop_map(|(session, base, (partial, done), arrived)| {
+        .prop_map(|(session, base, (partial, done, new_files), arrived)| {
             Frame::Welcome(Welcome {
                 session,
                 base,
                 partial,
                 done,
+                new_files,
                 arrived,
             })
         });

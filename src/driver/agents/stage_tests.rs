@@ -30,6 +30,7 @@ fn register(role: Role, epoch: u64) -> Register {
         start: None,
         commit: None,
         fence: None,
+        owner: None,
         session: None,
         last: None,
         boot_id: "boot".into(),

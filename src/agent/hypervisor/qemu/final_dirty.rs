@@ -10,7 +10,6 @@ use super::files::{ProcessRecord, remove};
 use super::graph::Settle;
 use super::guest::{Guest, blocking};
 use super::nbd::{NbdClient, STATE_DIRTY, bitmap_context};
-use super::ranges::dirty_ranges;
 use crate::agent::hypervisor::{
     Dirty, Generation, GuestPower, HypervisorError, LostGeneration, Result,
 };
@@ -103,11 +102,7 @@ impl Guest {
                     std::slice::from_ref(&context),
                     patience,
                 )?;
-                let size = client.size();
-                found.insert(
-                    id,
-                    dirty_ranges(&client.extents(&context, 0..size)?, STATE_DIRTY, size),
-                );
+                found.insert(id, client.dirty_ranges(&context, STATE_DIRTY)?);
             }
             Ok(found)
         });

@@ -9,7 +9,6 @@ use super::files::{self, PointRecord, ProcessRecord, VERSION, storage};
 use super::graph::Settle;
 use super::guest::{Guest, Monitor, blocking};
 use super::nbd::{ALLOCATION, NbdClient, STATE_DIRTY, bitmap_context};
-use super::ranges::dirty_ranges;
 use crate::agent::hypervisor::{
     Dirty, Generation, GuestPower, HypervisorError, LostGeneration, Point, PointDisk, PointOutcome,
     PointTicket, Ranges, Result, Tracking,
@@ -179,10 +178,7 @@ impl Guest {
                     NbdClient::connect(&socket, &disk_node(index), &contexts, patience)?;
                 let size = client.size();
                 if let Some(bits) = bits {
-                    dirty.insert(
-                        id.clone(),
-                        dirty_ranges(&client.extents(&bits, 0..size)?, STATE_DIRTY, size),
-                    );
+                    dirty.insert(id.clone(), client.dirty_ranges(&bits, STATE_DIRTY)?);
                 }
                 found.push(PointDisk {
                     id,

@@ -309,7 +309,11 @@ fn deliver(from: &Host, to: &mut Host, step: u64) -> Result<(), Refusal> {
     };
     if let Some(next) = admit_session(
         to.register.as_ref(),
-        SessionRequest { vm: VM, id },
+        SessionRequest {
+            vm: VM,
+            id,
+            names: &[from.name.into()],
+        },
         Timestamp::UNIX_EPOCH,
     )? {
         to.register = Some(next);
@@ -821,6 +825,7 @@ fn s09_older_data_sessions_are_refused() {
         let session = SessionRequest {
             vm: VM,
             id: StepId { epoch, step },
+            names: &[HOSTS[0].into()],
         };
         admit_session(host.register.as_ref(), session, Timestamp::UNIX_EPOCH)
             .map_err(|refusal| refusal.kind)
@@ -839,6 +844,38 @@ fn s09_older_data_sessions_are_refused() {
     az.settle(&mut issued);
     assert_eq!(ask(&az, 2, 9), Err(RefusalKind::Stale));
     assert!(ask(&az, 3, 1).is_ok());
+}
+
+#[test]
+fn s09_only_the_owner_sends_data_and_not_from_beyond_the_next_epoch() {
+    let (mut hv, mut az, mut issued) = moved();
+    az.order(&order(2, 4, Command::Commit {})).unwrap();
+    let commit = az.register.as_ref().unwrap().commit.clone().unwrap();
+    az.settle(&mut issued);
+    hv.order(&order(2, 5, Command::Retire { commit })).unwrap();
+    hv.settle(&mut issued);
+    let ask = |host: &Host, name: &str, epoch| {
+        let session = SessionRequest {
+            vm: VM,
+            id: StepId { epoch, step: 9 },
+            names: &[name.into()],
+        };
+        admit_session(host.register.as_ref(), session, Timestamp::UNIX_EPOCH)
+            .map_err(|refusal| refusal.kind)
+    };
+    assert!(
+        ask(&hv, HOSTS[1], 2).is_ok(),
+        "whose commit it retired after"
+    );
+    assert!(ask(&hv, HOSTS[1], 3).is_ok(), "its next stop");
+    for stranger in [HOSTS[0], "hv99"] {
+        assert_eq!(ask(&hv, stranger, 2), Err(RefusalKind::NotAllowed));
+    }
+    for beyond in [4, u64::MAX] {
+        assert_eq!(ask(&hv, HOSTS[1], beyond), Err(RefusalKind::WrongEpoch));
+    }
+    hv.register.as_mut().unwrap().owner = None;
+    assert_eq!(ask(&hv, HOSTS[1], 2), Err(RefusalKind::NotAllowed));
 }
 
 #[test]

@@ -14,7 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::codec::{ChunkKind, Extent, OptionReply, ReadCover, ReplyShape, RequestKind, WireError};
-use crate::agent::hypervisor::BlockSource;
+use super::ranges::{self, DirtyRanges};
+use crate::agent::hypervisor::{BlockSource, Ranges};
 
 /// The context that tells holes from data.
 pub const ALLOCATION: &str = "base:allocation";
@@ -24,6 +25,8 @@ const STATE_ZERO: u32 = 2;
 pub const STATE_DIRTY: u32 = 1;
 /// How much of a disk one block-status request covers, bytes. A multiple of every bitmap granularity.
 const STATUS_STEP: u64 = 1 << 30;
+/// How much of a disk is asked for its dirty extents before they are joined to ranges, bytes: a quarter million extents at most.
+const DIRTY_STEP: u64 = 16 << 30;
 /// Option replies before the handshake is given up.
 const MAX_OPTION_REPLIES: usize = 64;
 
@@ -184,6 +187,21 @@ impl<S: Read + Write> NbdClient<S> {
             }
         }
         Ok(found)
+    }
+
+    /// What a bitmap's context calls dirty: a bounded number of ranges, from extents of which a bounded number is held at a time.
+    ///
+    /// # Errors
+    /// As [`NbdClient::extents`].
+    pub fn dirty_ranges(&mut self, context: &str, dirty: u32) -> io::Result<Ranges> {
+        let mut gathered = DirtyRanges::new(dirty, self.size, ranges::MOST);
+        let mut at = 0;
+        while at < self.size {
+            let end = at.saturating_add(DIRTY_STEP).min(self.size);
+            gathered.add(&self.extents(context, at..end)?);
+            at = end;
+        }
+        Ok(gathered.end())
     }
 
     fn block_status(&mut self, context: u32, offset: u64, length: u32) -> io::Result<Vec<Extent>> {
