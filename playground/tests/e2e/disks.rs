@@ -83,7 +83,10 @@ async fn an_added_disk_is_enrolled_by_itself_and_one_taken_out_holds_nothing_up(
         let as_before = lane.vm.clone();
         lane.vm = lane.world.add_disk(&lane.vm, 1024 * KIB)?;
         let added = lane.vm.disks.last().context("it has disks")?.clone();
-        let content: Vec<u8> = (0..1024 * KIB).map(|at| (at / 4096 + 1) as u8).collect();
+        let content: Vec<u8> = (1..=u8::MAX)
+            .flat_map(|byte| [byte; 4096])
+            .chain([7; 4096])
+            .collect();
         std::fs::write(&added, &content)?;
         eventually(LIMIT, "the added disk is at the other site", async || {
             let there = lane.world.disks(&lane.vm, Site::Azure).await?;
