@@ -235,7 +235,11 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         Action::Detach => vm.claim = None,
     }
     vm.failover.clone_from(failover);
-    let sites = action.site().map_or(Site::BOTH.to_vec(), |site| vec![site]);
+    // The other side is enrolled before anything is sent to it, and keeps that in its register.
+    let sites = match (action.kind(), action.site()) {
+        (ActionKind::Protect, _) | (_, None) => Site::BOTH.to_vec(),
+        (_, Some(site)) => vec![site],
+    };
     for site in sites {
         vm.marks[site] = Some(*mark);
     }
@@ -281,7 +285,9 @@ fn look(vm: &FakeVm) -> VmObservation {
         operations: vm.operations.clone(),
         active_since: None,
         target_consistent: Fact::Known(vm.protection.is_some()),
-        replica_present: Fact::Known(true),
+        replica_present: vm.stage.active().map_or(Fact::Known(true), |site| {
+            Fact::Known(vm.marks[site.other()].is_some())
+        }),
         written_since_start: Fact::Known(7),
         pending_delta: Some(0),
         disk_bytes: Some(1 << 30),
