@@ -190,6 +190,11 @@ async fn end(host: &Arc<Host>) {
             if let Some(running) = running {
                 running.ended.wait().await;
             }
+            // Whoever sends to this host finds the door closed, and comes again when the next agent opens it.
+            let volume = vm.volume.lock().await.clone();
+            if let Some(volume) = volume {
+                let _closed = tokio::task::spawn_blocking(move || volume.gate.close_all()).await;
+            }
             drop(vm.replication.quiet().await);
         }
     };

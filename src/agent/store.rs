@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -184,7 +185,14 @@ impl Store {
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("no folder"))?;
     let next = path.with_extension("json.tmp");
-    let mut file = File::create(&next)?;
+    // Definitions and registers are the agent's own affair.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&next)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&next, path)?;
@@ -215,6 +223,19 @@ mod tests {
         store.remove(Kind::Changes, vm).unwrap();
         store.remove(Kind::Changes, vm).unwrap();
         assert!(store.list(Kind::Changes).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_for_the_agent_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let vm = Uuid::from_u128(1);
+        store.save(Kind::Register, vm, &"one").unwrap();
+        let mode = fs::metadata(store.path(Kind::Register, vm))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -208,3 +208,32 @@ fn s04_a_replica_that_is_gone_is_made_again() {
         .unwrap();
     }
 }
+
+/// What only a person can mend does not keep the VM down: it runs at its source while they do.
+#[test]
+fn a_last_delta_that_can_never_be_sent_turns_the_move_back() {
+    for class in [ErrorClass::Invalid, ErrorClass::Capacity] {
+        let mut world = at(Prelude::AtGate(0));
+        world
+            .play(&[Step::Answer(Answer::Cutover), run_of(2)])
+            .unwrap();
+        for _ in 0..20 {
+            if matches!(
+                world.look().unwrap().stage.known(),
+                Some(homeward::domain::Stage::SourceStopped { .. })
+            ) {
+                break;
+            }
+            world.play(&[run_of(1)]).unwrap();
+        }
+        world
+            .play(&[Step::FailNext(Site::OnPremises, class), run_of(12)])
+            .unwrap();
+        assert_eq!(
+            last_outcome(&world),
+            Some(FailoverOutcome::Failed),
+            "{class:?}"
+        );
+        assert!(world.simulation.guest("vm", Site::OnPremises).running);
+    }
+}

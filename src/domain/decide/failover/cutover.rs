@@ -49,6 +49,19 @@ impl Move<'_> {
                 .unwrap_or_default();
             return self.turn_back(why, FailoverOutcome::Failed);
         }
+        // The VM is down: what nobody but a person can mend is mended while it runs at its source.
+        let hopeless = self.status.failure.as_ref().filter(|failure| {
+            [ErrorClass::Invalid, ErrorClass::Capacity]
+                .iter()
+                .any(|class| failure.class == class.as_str())
+        });
+        if let Some(failure) = hopeless
+            && can.cancel_after_stop
+            && matches!(stage, Stage::SourceStopped { .. })
+        {
+            let why = format!("the last delta cannot be sent: {}", failure.message);
+            return self.turn_back(why, FailoverOutcome::Failed);
+        }
         // S4: a target that was made anew holds nothing that could be started, and takes no delta; its source still does.
         let lost = matches!(vm.marks[self.to()], Fact::Absent);
         if lost
