@@ -263,6 +263,29 @@ impl Host {
         self.signal(Signal::CONT)
     }
 
+    /// Asks the agent to end.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// How the agent ended, once it has.
+    ///
+    /// # Errors
+    ///
+    /// When it was never started.
+    pub fn exit_status(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        let name = &self.name;
+        let agent = self
+            .agent
+            .as_mut()
+            .with_context(|| format!("the agent of {name} was not started"))?;
+        Ok(agent.exit_status()?)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let agent = self
             .agent

@@ -9,6 +9,7 @@ mod api_server;
 mod cancel;
 mod clusters;
 mod disks;
+mod ending;
 mod flip;
 mod kill;
 mod lane;
