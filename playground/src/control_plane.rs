@@ -74,11 +74,17 @@ pub struct ControlPlane {
     folder: PathBuf,
     options: ControlPlaneOptions,
     credentials: Credentials,
-    etcd_port: u16,
+    etcd_ports: EtcdPorts,
     apiserver_port: u16,
     // Before etcd, so that it is dropped first.
     apiserver: Apiserver,
-    _etcd: Child,
+    etcd: Child,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct EtcdPorts {
+    client: u16,
+    peer: u16,
 }
 
 #[derive(Debug)]
@@ -114,7 +120,7 @@ impl ControlPlane {
             .canonicalize()
             .with_context(|| format!("cannot find {}", folder.display()))?;
         let credentials = Credentials::create(&folder, ADMIN, &options.users)?;
-        let (mut etcd, etcd_port) = start_etcd(&folder).await?;
+        let (mut etcd, etcd_ports) = start_etcd(&folder).await?;
         let mut attempt = 1;
         loop {
             let port = hold_port(0)?;
@@ -122,10 +128,10 @@ impl ControlPlane {
                 folder: folder.clone(),
                 options: options.clone(),
                 credentials: credentials.clone(),
-                etcd_port,
+                etcd_ports,
                 apiserver_port: port.local_addr()?.port(),
                 apiserver: Apiserver::Stopped { _port: port },
-                _etcd: etcd,
+                etcd,
             };
             plane.write_kubeconfigs()?;
             match plane.start_apiserver().await {
@@ -135,7 +141,7 @@ impl ControlPlane {
                         && port_was_taken(&plane.log_file("kube-apiserver")) =>
                 {
                     tracing::debug!(%error, "the port was taken, trying another");
-                    let Self { _etcd: kept, .. } = plane;
+                    let Self { etcd: kept, .. } = plane;
                     etcd = kept;
                     attempt += 1;
                 }
@@ -240,6 +246,43 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// The processes that run, by name.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(&'static str, u32)> {
+        let mut all = vec![("etcd", self.etcd.id())];
+        if let Apiserver::Running(child) = &self.apiserver {
+            all.push(("kube-apiserver", child.id()));
+        }
+        all
+    }
+
+    /// Starts again what has ended without being told to, with all that was stored; the names of those programs.
+    ///
+    /// # Errors
+    ///
+    /// When one does not get ready; the message has the end of its log.
+    pub async fn mend(&mut self) -> Result<Vec<&'static str>> {
+        let mut mended = Vec::new();
+        if self.etcd.exit_status()?.is_some() {
+            let log = self.log_file("etcd");
+            self.etcd = start_logged(etcd_command(&self.folder, self.etcd_ports)?, &log)?;
+            wait_for_etcd(&mut self.etcd, &log)
+                .await
+                .with_context(|| tail(&log))?;
+            mended.push("etcd");
+        }
+        if let Apiserver::Running(child) = &mut self.apiserver
+            && child.exit_status()?.is_some()
+        {
+            self.apiserver = Apiserver::Lost;
+        }
+        if matches!(self.apiserver, Apiserver::Lost) {
+            self.start_apiserver().await?;
+            mended.push("kube-apiserver");
+        }
+        Ok(mended)
+    }
+
     /// Stops the API server in its tracks: connections stay open and nothing is answered.
     ///
     /// # Errors
@@ -332,14 +375,17 @@ impl ControlPlane {
         let Self {
             folder,
             options,
-            etcd_port,
+            etcd_ports,
             apiserver_port,
             ..
         } = self;
         let file = |name: &str| folder.join(name).display().to_string();
         let mut command = Command::new(tools::find(Tool::KubeApiserver)?);
         command
-            .arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"))
+            .arg(format!(
+                "--etcd-servers=http://127.0.0.1:{}",
+                etcd_ports.client
+            ))
             .arg("--bind-address=127.0.0.1")
             .arg("--advertise-address=127.0.0.1")
             .arg(format!("--secure-port={apiserver_port}"))
@@ -415,28 +461,19 @@ async fn client_of(kubeconfig: &Path, retries: bool) -> Result<Client> {
 }
 
 /// Starts etcd on ports that were free a moment ago, and again on others when somebody was faster.
-async fn start_etcd(folder: &Path) -> Result<(Child, u16)> {
-    let program = tools::find(Tool::Etcd)?;
+async fn start_etcd(folder: &Path) -> Result<(Child, EtcdPorts)> {
     let log = folder.join("etcd.log");
     for attempt in 1.. {
         let (clients, peers) = (hold_port(0)?, hold_port(0)?);
-        let (port, peer_port) = (clients.local_addr()?.port(), peers.local_addr()?.port());
+        let ports = EtcdPorts {
+            client: clients.local_addr()?.port(),
+            peer: peers.local_addr()?.port(),
+        };
         drop((clients, peers));
-        let client_url = format!("http://127.0.0.1:{port}");
-        let peer_url = format!("http://127.0.0.1:{peer_port}");
-        let mut command = Command::new(&program);
-        command
-            .arg("--name=default")
-            .arg(format!("--data-dir={}", folder.join("etcd").display()))
-            .arg("--unsafe-no-fsync")
-            .arg(format!("--listen-client-urls={client_url}"))
-            .arg(format!("--advertise-client-urls={client_url}"))
-            .arg(format!("--listen-peer-urls={peer_url}"))
-            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-            .arg(format!("--initial-cluster=default={peer_url}"));
+        let command = etcd_command(folder, ports)?;
         let mut child = start_logged(command, &log)?;
         match wait_for_etcd(&mut child, &log).await {
-            Ok(()) => return Ok((child, port)),
+            Ok(()) => return Ok((child, ports)),
             Err(error) => {
                 drop(child);
                 if attempt >= PORT_ATTEMPTS || !port_was_taken(&log) {
@@ -447,6 +484,22 @@ async fn start_etcd(folder: &Path) -> Result<(Child, u16)> {
         }
     }
     bail!("no port for etcd")
+}
+
+fn etcd_command(folder: &Path, ports: EtcdPorts) -> Result<Command> {
+    let client_url = format!("http://127.0.0.1:{}", ports.client);
+    let peer_url = format!("http://127.0.0.1:{}", ports.peer);
+    let mut command = Command::new(tools::find(Tool::Etcd)?);
+    command
+        .arg("--name=default")
+        .arg(format!("--data-dir={}", folder.join("etcd").display()))
+        .arg("--unsafe-no-fsync")
+        .arg(format!("--listen-client-urls={client_url}"))
+        .arg(format!("--advertise-client-urls={client_url}"))
+        .arg(format!("--listen-peer-urls={peer_url}"))
+        .arg(format!("--initial-advertise-peer-urls={peer_url}"))
+        .arg(format!("--initial-cluster=default={peer_url}"));
+    Ok(command)
 }
 
 /// Asks etcd's own log: at its port somebody else might answer.

@@ -144,6 +144,35 @@ impl World {
         })
     }
 
+    /// Starts again what has ended without being told to, as a service manager would; the names of it. What a caller has killed or
+    /// stopped through this world stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When a program does not get ready.
+    pub async fn mend(&mut self) -> Result<Vec<String>> {
+        let mut mended = self.cluster.mend().await?;
+        for host in &mut self.hosts {
+            if host.mend()? {
+                mended.push(format!("the agent of {}", host.name));
+            }
+        }
+        Ok(mended)
+    }
+
+    /// The processes that run, by name: those that [`World::mend`] starts again.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let mut all = self.cluster.processes();
+        for host in &self.hosts {
+            all.extend(
+                host.process_id()
+                    .map(|id| (format!("the agent of {}", host.name), id)),
+            );
+        }
+        all
+    }
+
     /// Starts another cluster beside the first, with a vault of the same hosts.
     ///
     /// # Errors

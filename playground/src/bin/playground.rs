@@ -33,8 +33,13 @@ async fn main() -> std::process::ExitCode {
         told = start(&arguments, &narrator, &mut world) => told,
         () = stop_asked() => Ok(()),
     };
-    if told.is_ok() && world.is_some() {
-        stop_asked().await;
+    if told.is_ok()
+        && let Some(world) = &mut world
+    {
+        tokio::select! {
+            () = stop_asked() => {}
+            () = keep_up(world, &narrator) => {}
+        }
     }
     narrator.print("\nStopping everything");
     drop(world);
@@ -43,6 +48,25 @@ async fn main() -> std::process::ExitCode {
         Err(error) => {
             eprintln!("playground: {error:#}");
             std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whatever is killed from outside is started again, and that is said.
+async fn keep_up(world: &mut World, narrator: &Narrator) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match world.mend().await {
+            Ok(mended) => {
+                for name in mended {
+                    let id = world.processes().into_iter().find(|(one, _)| *one == name);
+                    let id = id.map_or_else(String::new, |(_, id)| format!(" as {id}"));
+                    narrator.print(format!("{name} had ended and was started again{id}"));
+                }
+            }
+            Err(error) => narrator.print(format!(
+                "something that ended does not start again: {error:#}"
+            )),
         }
     }
 }
@@ -93,6 +117,11 @@ async fn start(
 fn commands(world: &World) -> Result<String> {
     let kubeconfig = world.cluster.plane.kubeconfig();
     let kubectl = tools::find(Tool::Kubectl)?;
+    let processes: Vec<String> = world
+        .processes()
+        .into_iter()
+        .map(|(name, id)| format!("    {id:<8} {name}"))
+        .collect();
     Ok(format!(
         r#"
 The playground is running. In another terminal:
@@ -114,7 +143,11 @@ The playground is running. In another terminal:
 
   tail -f {folder}/*/agent.log {folder}/cluster/operator-0.log
 
-Ctrl-C ends it, and leaves nothing behind."#,
+  kill -9 PID                                 it is started again, and moves go on:
+{processes}
+
+Ctrl-C ends everything, and leaves nothing behind."#,
+        processes = processes.join("\n"),
         kubeconfig = kubeconfig.display(),
         kubectl = kubectl.display(),
         folder = world.folder().display(),

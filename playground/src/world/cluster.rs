@@ -162,6 +162,43 @@ impl Cluster {
         Ok(())
     }
 
+    /// The processes that run, by name.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let mut all: Vec<(String, u32)> = Vec::new();
+        let plane = self.plane.processes().into_iter();
+        all.extend(plane.map(|(name, id)| (name.into(), id)));
+        for (index, operator) in self.operators.iter().enumerate() {
+            all.extend(
+                operator
+                    .as_ref()
+                    .map(|operator| (format!("operator {index}"), operator.id())),
+            );
+        }
+        all
+    }
+
+    /// Starts again what has ended without being told to; its names.
+    ///
+    /// # Errors
+    ///
+    /// When a program does not get ready.
+    pub async fn mend(&mut self) -> Result<Vec<String>> {
+        let mut mended: Vec<String> = Vec::new();
+        mended.extend(self.plane.mend().await?.into_iter().map(Into::into));
+        for index in 0..self.operators.len() {
+            let ended = match &mut self.operators[index] {
+                Some(operator) => operator.exit_status()?.is_some(),
+                None => false,
+            };
+            if ended {
+                self.start_operator(index)?;
+                mended.push(format!("operator {index}"));
+            }
+        }
+        Ok(mended)
+    }
+
     /// Kills one operator.
     pub fn kill_operator(&mut self, index: usize) {
         self.operators[index] = None;

@@ -233,6 +233,25 @@ impl Host {
         Ok(())
     }
 
+    /// Starts the agent again if it has ended without being told to. Whether it had.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub fn mend(&mut self) -> Result<bool> {
+        let ended = self.ended()?.is_some();
+        if ended {
+            self.spawn()?;
+        }
+        Ok(ended)
+    }
+
+    /// The agent's process, while it runs or until it is noticed that it does not.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
     fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
         match &mut self.agent {
             Some(agent) => Ok(agent.exit_status()?),

@@ -14,6 +14,7 @@ mod flip;
 mod kill;
 mod lane;
 mod late;
+mod mended;
 mod operators;
 mod qemu;
 mod reboot;
