@@ -237,3 +237,39 @@ fn a_last_delta_that_can_never_be_sent_turns_the_move_back() {
         assert!(world.simulation.guest("vm", Site::OnPremises).running);
     }
 }
+
+/// A move that was taken back leaves replication paused; the next one waits for a person, and the VM is protected meanwhile.
+#[test]
+fn a_vm_is_protected_while_its_next_move_waits_for_a_start() {
+    let mut world = at_commit_gate();
+    world
+        .play(&[Step::Answer(Answer::Rollback), run_of(60)])
+        .unwrap();
+    let failover = world.store.current().unwrap();
+    assert_eq!(failover.status.phase, Some(FailoverPhase::AwaitingStart));
+    let vm = world.look().unwrap();
+    let protection = vm.protection.known().unwrap();
+    assert_eq!(
+        (protection.from, &protection.state),
+        (
+            Site::OnPremises,
+            &homeward::domain::ProtectionState::Replicating
+        )
+    );
+    let ready = |world: &World| {
+        let pvm = world.store.pvm.as_ref().unwrap();
+        let said = pvm.status.conditions.iter();
+        said.map(|it| format!("{}={}", it.type_, it.status))
+            .collect::<Vec<_>>()
+    };
+    assert!(ready(&world).contains(&"Protected=True".to_owned()));
+    // And nothing is asked again and again.
+    let asked = world.simulation.effects().len();
+    world.play(&[run_of(20)]).unwrap();
+    let orders = |happening: &Happening| matches!(happening, Happening::Admitted { .. });
+    assert!(
+        !world.simulation.effects()[asked..]
+            .iter()
+            .any(|effect| orders(&effect.what))
+    );
+}

@@ -182,11 +182,14 @@ async fn submit(
     let Err(error) = answer else { return Ok(()) };
     tracing::warn!(vm = %fetched.key, action = %kind, mark = %submission.mark, class = error.class.as_str(), ambiguous = error.ambiguous, %error, "the driver did not accept it");
     let now = Timestamp::now();
-    acted.events.push(Event {
-        warning: true,
-        reason: "ActionRefused",
-        message: format!("{kind}: {error}"),
-    });
+    // Somebody was first, a person's switch for example: the next look decides anew, and there is nothing to be done about it.
+    if error.ambiguous || error.class != ErrorClass::Conflict {
+        acted.events.push(Event {
+            warning: true,
+            reason: "ActionRefused",
+            message: format!("{kind}: {error}"),
+        });
+    }
     match &mut acted.failover {
         Some((_, status)) => {
             *status =

@@ -9,7 +9,7 @@ use crate::domain::data_sync;
 use crate::domain::decide::tasks;
 use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
-use crate::domain::observation::{ProtectionState, Stage, VmObservation};
+use crate::domain::observation::{OperationState, ProtectionState, Stage, VmObservation};
 use crate::domain::world::VaultView;
 
 use super::{Move, Next, disconnected, obstacles};
@@ -39,12 +39,53 @@ impl Move<'_> {
             return Next::Wait(Wait::suspended("the move begins"));
         }
         if let (Some(why), None) = (self.fo.start_held_because, self.fo.spec.start) {
+            if let Some(protect) = self.unprotected_meanwhile() {
+                return protect;
+            }
             return Next::Wait(Wait::person(format!(
                 "spec.start: Approved on this Failover, because {why}"
             )));
         }
         self.status.start_time = Some(Time(self.now()));
         Next::Enter(FailoverPhase::Preparing)
+    }
+
+    /// The move before may have left replication paused; a person who takes their time must not find the VM without a replica.
+    fn unprotected_meanwhile(&self) -> Option<Next> {
+        let Fact::Known(view) = &self.world.vault else {
+            return None;
+        };
+        let vm = self.seen()?;
+        let from = self.from();
+        let protects = view.capabilities.towards[from]
+            .protects_after_commit
+            .is_ok();
+        let rests = matches!(vm.stage, Fact::Known(Stage::Settled { site }) if site == from)
+            && vm.is_claimed_by(&self.world.claim)
+            && !vm
+                .operations
+                .iter()
+                .any(|operation| operation.state == OperationState::Running);
+        let stands = match &vm.protection {
+            Fact::Unknown(_) => true,
+            Fact::Absent => false,
+            Fact::Known(protection) => {
+                protection.from == from
+                    && vm.protection_stale.is_none()
+                    && !matches!(protection.state, ProtectionState::Paused)
+            }
+        };
+        // What did not work is tried again after a while; meanwhile it is said what the person is asked for.
+        let can_begin =
+            disconnected(view).is_none() && obstacles(vm).is_none() && self.holding_off().is_none();
+        (protects && rests && !stands && can_begin).then(|| {
+            // S1: at rest the registers name no Failover, this one neither: it has not begun.
+            if vm.failover.is_some() {
+                Next::Ask(Action::Release, None)
+            } else {
+                Next::Ask(Action::Protect { from }, None)
+            }
+        })
     }
 
     /// Why it is not known where the right to run stands, when it is not.
