@@ -7,6 +7,7 @@ use homeward::dataplane::io::fs::Fs;
 use homeward::dataplane::*;
 use proptest::prelude::*;
 
+use crate::room::no_journal;
 use crate::simfs::{Dice, SimFs};
 use crate::support::*;
 
@@ -335,8 +336,8 @@ enum Change {
 /// What comes between the first pass and the last word.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// A pass that is cut short at an effect, then loses power (or only the process).
-    Pass { at: u64, power: bool },
+    /// A pass that is cut short at an effect, then loses power (or only the process); with or without room for a journal.
+    Pass { at: u64, power: bool, room: bool },
     /// An undo that is cut short likewise.
     Undo { at: u64, power: bool },
     /// A pass during which the file system fills up at an effect; then there is room again.
@@ -348,10 +349,14 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0..3, 1u64..130, any::<bool>()).prop_map(|(kind, at, power)| match kind {
+    (0..4, 1u64..130, any::<bool>()).prop_map(|(kind, at, power)| match kind {
         0 => Step::Undo { at, power },
-        1 => Step::Pass { at, power },
-        _ => Step::Full { at },
+        1 => Step::Full { at },
+        room => Step::Pass {
+            at,
+            power,
+            room: room == 2,
+        },
     })
 }
 
@@ -403,7 +408,10 @@ proptest! {
         let mut done = false;
         for step in steps {
             match step {
-                Step::Pass { at, power } | Step::Undo { at, power } => {
+                Step::Pass { at, power, .. } | Step::Undo { at, power } => {
+                    if matches!(step, Step::Pass { room: false, .. }) {
+                        no_journal(&far);
+                    }
                     far.crash_at(at);
                     match step {
                         Step::Undo { .. } => drop(target.set().undo()),

@@ -189,6 +189,35 @@ impl BlockSource for Pausing {
 }
 
 #[test]
+fn s12_what_is_journaled_after_a_failed_sync_counts_again() {
+    let (old, _, source, fs, target) = pair();
+    let mut syncs = 0;
+    fs.fault(move |effect, path| {
+        syncs += u32::from(effect == Effect::Sync && path.ends_with("journal"));
+        (effect == Effect::Sync && syncs == 2).then_some(Fault::LostSync)
+    });
+    pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+        .0
+        .unwrap_err();
+    fs.no_fault();
+    cut_pass(
+        &source,
+        &target,
+        spec(1, Mode::InPlace, Candidates::All),
+        38 * KIB64 as u64,
+    )
+    .0
+    .unwrap_err();
+    assert!(target.read("vda") != old);
+    // By the very process that saw the sync fail.
+    assert!(matches!(
+        target.set().undo().unwrap(),
+        UndoReport::Restored { blocks } if blocks > 0
+    ));
+    assert!(target.read("vda") == old);
+}
+
+#[test]
 fn s09_a_barred_session_writes_nothing_more() {
     let (old, new) = (noise(1, 200 * KIB64), noise(2, 200 * KIB64));
     for newer in [false, true] {

@@ -13,7 +13,7 @@ use crate::simfs::{Dice, Effect, Fault, SimFs};
 use crate::support::*;
 
 /// No journal can have its room.
-fn no_journal(fs: &SimFs) {
+pub fn no_journal(fs: &SimFs) {
     fs.fault(|effect, path| {
         (effect == Effect::Reserve && path.ends_with("journal")).then_some(Fault::NoSpace)
     });

@@ -309,8 +309,13 @@ impl VolumeSet {
         let space = Self::journal_space(target, blocks, bytes);
         let path = self.journal_path();
         let journal = match target.scan.take() {
-            Some(scan) => JournalFile::reopen(self.fs.as_ref(), &path, scan, space)
-                .context("extend", &path)?,
+            Some(scan) => {
+                let journal = JournalFile::reopen(self.fs.as_ref(), &path, scan, space)
+                    .context("extend", &path)?;
+                // What must not count is cut off, durably. What comes now in its place does count.
+                self.journal_limit = None;
+                journal
+            }
             None => {
                 let before = |disk: &TargetDisk| DiskBefore {
                     id: disk.id.clone(),
