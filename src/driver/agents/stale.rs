@@ -37,6 +37,14 @@ pub(super) fn why(
             replica.host.name
         ));
     }
+    let owner = replica.register().and_then(|there| there.owner.as_deref());
+    if owner != Some(own.host.name.as_str()) {
+        return Some(format!(
+            "the replica on host {peer} takes data from {}, not from {}",
+            owner.unwrap_or("nobody"),
+            own.host.name
+        ));
+    }
     if replica.address() != replication.peer {
         return Some(format!("host {peer} has another address now"));
     }
