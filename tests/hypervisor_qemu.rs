@@ -683,8 +683,8 @@ async fn a_start_that_fails_or_is_cut_off_leaves_no_process() {
     for commands in 0..2 {
         host.replace_agent();
         host.qemu.failpoint().stop_after(commands);
-        assert!(host.qemu.start(&host.guest, &spec).await.is_err());
-        assert!(host.identity().is_some());
+        let error = host.qemu.start(&host.guest, &spec).await.unwrap_err();
+        assert!(host.identity().is_some(), "{commands}: {error}");
         host.replace_agent();
         assert!(
             matches!(

@@ -112,9 +112,17 @@ impl Guest {
     /// Kills the process and waits until it is gone.
     pub(super) async fn kill_process(&self) -> Result<()> {
         if let Some(identity) = self.identity()? {
-            process::kill(identity).map_err(|error| {
+            let failed = |error: std::io::Error| {
                 HypervisorError::Process(format!("process {}: {error}", identity.pid))
-            })?;
+            };
+            process::kill(identity).map_err(failed)?;
+            let deadline = tokio::time::Instant::now() + self.config.command_timeout;
+            while process::is_there(identity).map_err(failed)? {
+                if tokio::time::Instant::now() >= deadline {
+                    return Err(HypervisorError::Silent("the process does not end".into()));
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
         }
         self.await_end().await
     }

@@ -162,6 +162,16 @@ pub fn search(pid_file: &Path) -> io::Result<Option<Identity>> {
     Ok(None)
 }
 
+/// Whether exactly this process is still there: its memory, and with it its command line, goes before its files do.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn is_there(identity: Identity) -> io::Result<bool> {
+    Ok(stat(identity.pid)?.is_some_and(|stat| {
+        stat.start_ticks == identity.start_ticks && !has_ended(identity.pid, stat)
+    }))
+}
+
 /// Runs QEMU until it has gone to the background (blocking), at most for `patience`.
 ///
 /// # Errors
