@@ -26,6 +26,7 @@ mod inventory;
 mod keep_running;
 mod manifest;
 mod orders;
+mod probe;
 mod receive;
 mod register;
 mod replication;

@@ -1,12 +1,12 @@
 //! The agent's life: finds what is there, carries on, serves until it is told to end.
 
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Found, Power};
+use super::api::Power;
 use super::config::{Accelerator, Cache, Config};
 use super::definitions::Definitions;
 use super::failpoint::Failpoints;
@@ -56,8 +56,8 @@ pub fn hypervisor(config: &Config) -> anyhow::Result<Arc<dyn Hypervisor>> {
     Ok(Arc::new(Qemu::new(qemu)?))
 }
 
-/// How many guests are looked at side by side when the agent begins.
-const AT_ONCE: usize = 16;
+/// How long the agent looks at what is there before it serves. Guests that are silent, or whose disks hang, are looked at on.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Runs the agent of one host until `shutdown` is cancelled. Guests go on running after it.
 ///
@@ -123,18 +123,28 @@ pub async fn run_with(
 
 /// What is there, and what goes on by itself.
 async fn find(host: &Arc<Host>) {
-    // A silent hypervisor costs seconds a guest: they are asked side by side.
-    let found = Mutex::new(Found::default());
-    futures::stream::iter(host.vms())
-        .for_each_concurrent(AT_ONCE, |vm| {
-            let found = &found;
-            async move {
-                found_one(host, &vm, found).await;
-                replication::ensure(host, &vm);
-            }
+    let looking: Vec<_> = host
+        .vms()
+        .into_iter()
+        .map(|vm| {
+            let host = Arc::clone(host);
+            tokio::spawn(async move {
+                // Orders for this VM wait; those for the others do not wait for this one.
+                let _turn = vm.turn.lock().await;
+                found_one(&host, &vm).await;
+                replication::ensure(&host, &vm);
+            })
         })
-        .await;
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        .collect();
+    let (all, looked) = (looking.len(), futures::future::join_all(looking));
+    if tokio::time::timeout(LOOK, looked).await.is_err() {
+        tracing::warn!(
+            vms = all,
+            seconds = LOOK.as_secs(),
+            "some guests or their disks have not answered yet; the others are served, these when they answer"
+        );
+    }
+    let found = lock(&host.found).clone();
     tracing::info!(
         rebooted = found.rebooted,
         running = found.running.len(),
@@ -143,10 +153,10 @@ async fn find(host: &Arc<Host>) {
         open_journals = found.open_journals.len(),
         "found"
     );
-    *lock(&host.found) = found;
 }
 
-async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>, found: &Mutex<Found>) {
+async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>) {
+    let found = &host.found;
     replication::recover(host, vm, &host.process(vm.uuid)).await;
     if orders::interrupt(host, vm).await {
         lock(found).interrupted.push(vm.uuid);
@@ -198,7 +208,7 @@ async fn end(host: &Arc<Host>) {
             drop(vm.replication.quiet().await);
         }
     };
-    if tokio::time::timeout(std::time::Duration::from_secs(20), wait)
+    if tokio::time::timeout(Duration::from_secs(20), wait)
         .await
         .is_err()
     {

@@ -106,6 +106,14 @@ async fn s14_a_disk_without_a_target_is_seen_before_the_fence() {
         text.replace("disks: [", "disks: [{ id: more, path: ../more.raw }, "),
     )
     .unwrap();
+    // The guest gets it at its next start.
+    for state in [PowerSwitch::Off, PowerSwitch::On] {
+        let power = Command::Power {
+            state,
+            force: false,
+        };
+        sites.hv.ok(sites.order(1, power)).await;
+    }
     let refused = sites
         .hv
         .give(sites.order(
@@ -371,4 +379,32 @@ async fn power_is_a_persons_switch() {
         CandidatesUsed::All,
         "the bitmap went with the process"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_does_not_make_the_host_silent() {
+    let mut sites = Sites::protected().await;
+    // A pipe that nobody writes to: whoever reads it hangs, as on a share whose server is gone.
+    let pipe = sites.hv.folder.join("definitions/hangs.yaml");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let state = sites.hv.state().await;
+    let said = serde_json::to_string(&state.problems).unwrap();
+    assert!(said.contains("has not answered for"), "{said}");
+    assert_eq!(state.vms[0].power, Power::Running);
+    sites.hv.ok(sites.order(1, Command::Pause {})).await;
+    // Whoever hangs in it is let go.
+    drop(OpenOptions::new().write(true).open(&pipe).unwrap());
+    std::fs::remove_file(&pipe).unwrap();
+
+    sites.hv.fake.hung.store(true, Ordering::SeqCst);
+    let seen = sites.hv.vm().await;
+    assert_eq!(seen.power, Power::Unknown);
+    assert!(seen.power_reason.unwrap().contains("has not answered for"));
+    // Nor does it keep an agent that begins from serving the others.
+    sites.hv.kill();
+    sites.hv.start();
+    while sites.hv.client().state().await.is_err() {}
+    assert_eq!(sites.hv.vm().await.power, Power::Unknown);
+    sites.hv.fake.hung.store(false, Ordering::SeqCst);
+    assert_eq!(sites.hv.vm().await.power, Power::Running);
 }
