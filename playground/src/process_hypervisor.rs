@@ -28,9 +28,9 @@ use std::{
 use async_trait::async_trait;
 use homeward::{
     agent::hypervisor::{
-        BlockSource as _, Dirty, Generation, GuestBoot, GuestDefinition, GuestPower, Hypervisor,
-        HypervisorError, LostGeneration, Point, PointDisk, PointOutcome, PointTicket, QuitReport,
-        Recovered, Result, StartSpec, Stopped, Tracking,
+        BlockSource as _, Dirty, Generation, GuestBoot, GuestDefinition, GuestDisk, GuestPower,
+        Hypervisor, HypervisorError, LostGeneration, Point, PointDisk, PointOutcome, PointTicket,
+        QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
     },
     dataplane::FileSource,
 };
@@ -457,6 +457,10 @@ impl Hypervisor for ProcessHypervisor {
             tracking: Tracking::default(),
             mended,
         })
+    }
+
+    async fn attached(&self, _guest: &GuestDefinition) -> Result<Option<Vec<GuestDisk>>> {
+        Ok(None)
     }
 
     fn console(&self, guest: &GuestDefinition) -> PathBuf {

@@ -76,10 +76,10 @@ impl Definitions {
         let Some(folder) = &self.folder else { return };
         let mut problems = Vec::new();
         let stamps = stamps(folder, &mut problems);
-        let mut cache = self.cache();
-        if stamps == cache.stamps && problems.is_empty() && !stamps.is_empty() {
+        if stamps == self.cache().stamps && problems.is_empty() && !stamps.is_empty() {
             return;
         }
+        // Nobody who asks for a definition waits for files to be read.
         let mut written: BTreeMap<Uuid, VmDefinition> = BTreeMap::new();
         for path in stamps.keys() {
             match read(path, folder) {
@@ -105,6 +105,7 @@ impl Definitions {
                 }),
             }
         }
+        let mut cache = self.cache();
         cache.stamps = stamps;
         cache.written = written;
         cache.problems = problems;
@@ -286,6 +287,35 @@ pub(crate) fn guest(
             })
             .collect(),
         boot,
+    })
+}
+
+/// How the definition's disks differ from those that the guest was started with, in words.
+pub(crate) fn other_disks(defined: &[GuestDisk], attached: &[GuestDisk]) -> Option<String> {
+    let other = |id: &str| attached.iter().find(|disk| disk.id == id);
+    let mut differs: Vec<String> = defined
+        .iter()
+        .filter_map(|disk| match other(&disk.id) {
+            Some(runs) if runs.path == disk.path => None,
+            Some(runs) => Some(format!(
+                "disk {} is {} and the guest runs on {}",
+                disk.id,
+                disk.path.display(),
+                runs.path.display()
+            )),
+            None => Some(format!("the guest runs without disk {}", disk.id)),
+        })
+        .collect();
+    let taken_out = attached
+        .iter()
+        .filter(|runs| !defined.iter().any(|disk| disk.id == runs.id))
+        .map(|runs| format!("the guest still runs on disk {}", runs.id));
+    differs.extend(taken_out);
+    (!differs.is_empty()).then(|| {
+        format!(
+            "the definition was changed under a running guest: {}; shut the guest down and start it again (`homeward vm stop`, `homeward vm start`), or put the definition back as it was",
+            differs.join(", ")
+        )
     })
 }
 

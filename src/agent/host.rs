@@ -17,6 +17,7 @@ use super::config::Config;
 use super::definitions::{self, Definitions, refusal};
 use super::failpoint::Failpoints;
 use super::hypervisor::{ErrorCategory, GuestDefinition, GuestPower, Hypervisor, HypervisorError};
+use super::probe::Probe;
 use super::register::{self, Ending};
 use super::replication::Replication;
 use super::store::{Kind, Store, StoreError};
@@ -38,6 +39,8 @@ pub(crate) struct Host {
     pub found: Mutex<Found>,
     /// Registers and other files that could not be read when the agent began.
     pub problems: Mutex<Vec<Problem>>,
+    /// Asks the folder of definitions and the storage for replicas.
+    pub probe: Probe,
     vms: Mutex<BTreeMap<Uuid, Arc<Vm>>>,
 }
 
@@ -59,6 +62,8 @@ pub(crate) struct Vm {
     /// What follows from the host's last boot is not done yet (S12).
     pub boot_unsettled: std::sync::atomic::AtomicBool,
     pub volume: tokio::sync::Mutex<Option<Arc<Volume>>>,
+    /// Asks the disks for their sizes.
+    pub probe: Probe,
     pub replication: Replication,
 }
 
@@ -112,6 +117,7 @@ impl Vm {
             not_started: Mutex::default(),
             boot_unsettled: std::sync::atomic::AtomicBool::default(),
             volume: tokio::sync::Mutex::default(),
+            probe: Probe::default(),
             replication: Replication::default(),
         }
     }
@@ -187,6 +193,7 @@ impl Host {
             shutdown,
             found: Mutex::default(),
             problems: Mutex::new(problems),
+            probe: Probe::default(),
             vms: Mutex::new(vms),
         })
     }
@@ -247,6 +254,15 @@ impl Host {
             GuestPower::Gone => (Power::Off, None),
             GuestPower::Unknown { why } => (Power::Unknown, Some(why)),
         }
+    }
+
+    /// Why the disks of the definition are not those that the guest writes to, when they are not.
+    pub(crate) async fn other_disks(
+        &self,
+        guest: &GuestDefinition,
+    ) -> Result<Option<String>, HypervisorError> {
+        let attached = self.hypervisor.attached(guest).await?;
+        Ok(attached.and_then(|attached| definitions::other_disks(&guest.disks, &attached)))
     }
 
     /// S1: the one way to change a register. Computed from what stands, synced, and only then believed.

@@ -1,6 +1,7 @@
 //! What this host says about itself: read when it is asked, in one answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -9,19 +10,32 @@ use super::api::{ContentKind, ContentState, HostState, Power, Problem, ProblemKi
 use super::definitions::size_of;
 use super::host::{Host, Vm, lock};
 use super::orders;
+use super::register;
 
-/// How many hypervisors are asked at once.
-const AT_ONCE: usize = 32;
+/// How many VMs are asked at once.
+const AT_ONCE: usize = 128;
+/// How long one answer of a hypervisor or of a disk is waited for. What has not come by then is not known: one VM that hangs must not make
+/// the whole host silent to those who ask it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The whole inventory.
 pub(crate) async fn read(host: &Arc<Host>) -> HostState {
     let (refreshed, storage) = (Arc::clone(host), host.config.storage_dir.clone());
-    let free = tokio::task::spawn_blocking(move || {
-        refreshed.definitions.refresh();
-        orders::available(&storage)
-    })
-    .await
-    .unwrap_or_else(|failed| Err(failed.to_string()));
+    let free = host
+        .probe
+        .ask(PATIENCE, move || {
+            refreshed.definitions.refresh();
+            orders::available(&storage)
+        })
+        .await
+        .unwrap_or_else(|silent| {
+            let folders = host.config.definitions_dir.iter();
+            let folders: Vec<_> = folders
+                .chain([&host.config.storage_dir])
+                .map(|folder| folder.display().to_string())
+                .collect();
+            Err(format!("{}: {silent}", folders.join(" or ")))
+        });
     let mut problems = host.definitions.problems();
     problems.extend(lock(&host.problems).iter().cloned());
     let free_bytes = free.unwrap_or_else(|message| {
@@ -56,7 +70,15 @@ pub(crate) async fn read(host: &Arc<Host>) -> HostState {
 async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
     let mut problems = Vec::new();
     let definition = host.definitions.get(vm.uuid);
-    let (power, power_reason) = host.power(vm.uuid).await;
+    let (power, power_reason) = tokio::time::timeout(PATIENCE, host.power(vm.uuid))
+        .await
+        .unwrap_or_else(|_| {
+            let silent = format!(
+                "the hypervisor has not answered for {} s",
+                PATIENCE.as_secs()
+            );
+            (Power::Unknown, Some(silent))
+        });
     // The register is read after the hypervisor: what it says may be newer than the power, never older.
     let register = vm.register();
     if let Some(message) = lock(&vm.damaged).clone() {
@@ -96,19 +118,33 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             message,
         });
     }
-    let mut disks = Vec::new();
+    let (mut disks, mut hangs) = (Vec::new(), false);
     if let Some(definition) = &definition {
-        if let Err(wrong) = super::definitions::guest(definition, &host.config) {
-            problems.push(Problem {
+        match super::definitions::guest(definition, &host.config) {
+            Ok(guest) => {
+                if let Some(message) = host.other_disks(&guest).await.unwrap_or_default() {
+                    problems.push(Problem {
+                        kind: ProblemKind::Definition,
+                        message,
+                    });
+                }
+            }
+            Err(wrong) => problems.push(Problem {
                 kind: ProblemKind::Definition,
                 message: wrong.message,
-            });
+            }),
         }
         let list = definition.disks.clone();
-        let shapes =
-            tokio::task::spawn_blocking(move || list.iter().map(size_of).collect::<Vec<_>>())
-                .await
-                .unwrap_or_default();
+        let shapes = vm
+            .probe
+            .ask(PATIENCE, move || list.iter().map(size_of).collect())
+            .await
+            .unwrap_or_else(|silent| {
+                hangs = true;
+                let paths = definition.disks.iter().map(|disk| disk.path.display());
+                let paths: Vec<_> = paths.map(|path| path.to_string()).collect();
+                vec![Err(format!("{}: {silent}", paths.join(" or ")))]
+            });
         for shape in shapes {
             match shape {
                 Ok(shape) => disks.push(shape),
@@ -125,15 +161,19 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         point: None,
         pass: None,
     };
-    if register.is_some() && definition.is_some() {
-        match host.volume(vm).await {
-            Ok(volume) => content = volume.content(),
-            Err(failed) => problems.push(Problem {
+    // Disks that do not answer are not opened.
+    if register.is_some() && definition.is_some() && !hangs {
+        match tokio::time::timeout(PATIENCE, host.volume(vm)).await {
+            Ok(Ok(volume)) => content = volume.content(),
+            Ok(Err(failed)) => problems.push(Problem {
                 kind: ProblemKind::Storage,
                 message: failed.message,
             }),
+            // Whoever opens them now is waited for at the next look.
+            Err(_) => {}
         }
     }
+    let dirty_bytes = dirty_bytes(host, vm, power).await;
     VmState {
         uuid: vm.uuid,
         name: definition
@@ -141,7 +181,11 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             .map(|definition| definition.name.clone())
             .or_else(|| register.as_ref().map(|register| register.name.clone()))
             .unwrap_or_default(),
-        dirty_bytes: dirty_bytes(host, vm, power).await,
+        dirty_bytes,
+        written_since_start: register
+            .as_ref()
+            .filter(|register| register::uncommitted(register))
+            .and_then(|_| vm.replication.kept().written(dirty_bytes)),
         operation: vm.operation(),
         replication: vm.replication.state(),
         definition_written: host.definitions.is_written(vm.uuid),
@@ -162,9 +206,9 @@ async fn dirty_bytes(host: &Arc<Host>, vm: &Arc<Vm>, power: Power) -> Option<u64
         return None;
     }
     let (_, guest) = host.guest(vm.uuid).ok()?;
-    host.hypervisor
-        .dirty_bytes(&guest, generation)
+    tokio::time::timeout(PATIENCE, host.hypervisor.dirty_bytes(&guest, generation))
         .await
+        .ok()?
         .ok()
         .flatten()
 }

@@ -50,6 +50,29 @@ pub(crate) struct Kept {
     pub base: Option<Roots>,
     /// The last whole pass.
     pub last: Option<PassReport>,
+    /// What the guest wrote between the start that waits for its commit and the last time it was switched off. None: not known.
+    pub written_before: Option<u64>,
+}
+
+impl Kept {
+    /// What it wrote since that start, when it has written `now` since it was last switched on.
+    pub(crate) fn written(&self, now: Option<u64>) -> Option<u64> {
+        let now = if self.tracking.is_some() {
+            now?
+        } else {
+            // Nothing is tracked: it is off.
+            0
+        };
+        Some(self.written_before?.saturating_add(now))
+    }
+
+    /// The generation does not hold any more, and with it goes what it would have told.
+    const fn lose(&mut self) {
+        if self.tracking.is_some() {
+            self.written_before = None;
+        }
+        self.tracking = None;
+    }
 }
 
 /// A `Replicate` order.
@@ -354,6 +377,10 @@ async fn pass_once(
         recover(host, vm, &guest).await;
         power = host.hypervisor.power(&guest).await;
     }
+    // What would be read is not what the register's right to run is about.
+    if let Some(other) = host.other_disks(&guest).await? {
+        return Err(error(OperationErrorKind::DiskWithoutTarget, other));
+    }
     match power {
         GuestPower::Running => {}
         // A guest that is off is read directly. Nobody starts it meanwhile: whoever does waits for this pass.
@@ -473,6 +500,30 @@ async fn keep(
 /// S13: the generation does not hold any more.
 pub(crate) async fn forget(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), OperationError> {
     keep(host, vm, |kept| {
+        kept.lose();
+        kept.base = None;
+    })
+    .await
+}
+
+/// The guest has shut down and its process is about to end: what it wrote is added up while the process can still tell.
+pub(crate) async fn tally(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    guest: &GuestDefinition,
+) -> Result<(), OperationError> {
+    let Some(tracking) = vm.replication.kept().tracking else {
+        return Ok(());
+    };
+    let wrote = match host.hypervisor.dirty_bytes(guest, tracking).await {
+        Ok(wrote) => wrote,
+        Err(failed) => {
+            tracing::warn!(vm = %vm.uuid, error = %failed, "how much the guest wrote is not known");
+            None
+        }
+    };
+    keep(host, vm, move |kept| {
+        kept.written_before = kept.written(wrote);
         kept.tracking = None;
         kept.base = None;
     })
@@ -488,6 +539,7 @@ pub(crate) async fn standing(
     keep(host, vm, |kept| {
         kept.tracking = None;
         kept.base = roots;
+        kept.written_before = Some(0);
     })
     .await
 }
@@ -503,6 +555,7 @@ pub(crate) async fn mint(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<Uuid, Operati
         } else {
             None
         };
+        kept.lose();
         kept.tracking = Some(generation);
     })
     .await?;
@@ -516,7 +569,11 @@ pub(crate) async fn recover(host: &Arc<Host>, vm: &Arc<Vm>, guest: &GuestDefinit
             for mended in &recovered.mended {
                 tracing::warn!(vm = %vm.uuid, "{mended}");
             }
-            let believed = vm.replication.kept().tracking;
+            // Its process has ended as it was told to: what it changed until then is written down, and the disks stand still.
+            let stopped = vm
+                .register()
+                .is_some_and(|register| register.role == Role::Fenced && register.stop.is_some());
+            let believed = vm.replication.kept().tracking.filter(|_| !stopped);
             let lost =
                 believed.is_some_and(|believed| !recovered.tracking.held.contains(&believed));
             if lost && let Err(failed) = forget(host, vm).await {

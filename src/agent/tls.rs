@@ -230,7 +230,7 @@ fn read(settings: &Tls, host: &str) -> Result<Configs, TlsError> {
         .is_some_and(|own| names(own).iter().any(|name| name == host))
     {
         let message = format!(
-            "does not carry the DNS name {host} of this host; issue one with `homeward pki issue {host}`"
+            "does not carry the DNS name {host} of this host; issue one with `homeward pki issue --for agent {host}`"
         );
         return Err(TlsError::new("tls.certificate", &message));
     }

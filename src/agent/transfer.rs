@@ -126,23 +126,25 @@ impl Meter {
 
     pub(crate) fn progress(&self) -> Progress {
         let seen = self.control.progress();
-        let comparing = matches!(seen.phase, PassPhase::Connecting | PassPhase::Comparing);
+        let (phase, done, total) = match seen.phase {
+            PassPhase::Connecting => (ProgressPhase::Preparing, 0, 0),
+            PassPhase::Comparing => (
+                ProgressPhase::Comparing,
+                seen.bytes_compared,
+                seen.bytes_to_compare,
+            ),
+            PassPhase::Transferring => (
+                ProgressPhase::Transferring,
+                seen.bytes_done,
+                seen.bytes_total,
+            ),
+            PassPhase::Verifying => (ProgressPhase::Verifying, seen.bytes_done, seen.bytes_total),
+        };
         Progress {
-            phase: match seen.phase {
-                PassPhase::Connecting => ProgressPhase::Preparing,
-                PassPhase::Comparing => ProgressPhase::Comparing,
-                PassPhase::Transferring => ProgressPhase::Transferring,
-                PassPhase::Verifying => ProgressPhase::Verifying,
-            },
-            bytes_done: seen.bytes_done,
-            bytes_total: if comparing {
-                None
-            } else {
-                Some(seen.bytes_total)
-            },
-            bytes_compared: seen.bytes_compared,
+            phase,
+            bytes_done: done,
+            bytes_total: (total > 0).then_some(total),
             bytes_per_second: seen.bytes_per_second.unwrap_or(0),
-            eta_seconds: seen.eta_seconds,
         }
     }
 }

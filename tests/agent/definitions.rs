@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use homeward::agent::api::{Command, OrderResult, Power, ProblemKind};
+use homeward::agent::api::{Command, OrderResult, Power, ProblemKind, RefusalKind};
 
 use crate::site::{Sites, VM};
 
@@ -92,4 +92,73 @@ async fn a_vm_that_was_let_go_is_not_remembered() {
         Power::Running,
         "what runs is the hypervisor's to say"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_changed_under_a_running_guest_hold_passes_and_the_fence() {
+    let sites = Sites::protected().await;
+    let hv = &sites.hv;
+    let file = hv.folder.join("definitions/app.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    // A copy, as somebody makes who moves a disk to another folder and forgets that the guest runs on the old one.
+    fs::copy(hv.folder.join("root.raw"), hv.folder.join("moved.raw")).unwrap();
+    for (changed, said) in [
+        (
+            text.replace("../root.raw", "../moved.raw"),
+            "and the guest runs on",
+        ),
+        (
+            text.replace(", { id: data, path: ../data.raw }", ""),
+            "the guest still runs on disk data",
+        ),
+        (
+            text.replace(
+                "{ id: root,",
+                "{ id: more, path: ../moved.raw }, { id: root,",
+            ),
+            "the guest runs without disk more",
+        ),
+    ] {
+        assert_ne!(changed, text, "{said}");
+        fs::write(&file, changed).unwrap();
+        let problems = hv.vm().await.problems;
+        assert!(
+            problems
+                .iter()
+                .any(|problem| problem.kind == ProblemKind::Definition
+                    && problem.message.contains(said)),
+            "{said}: {problems:?}"
+        );
+        let refused = hv
+            .give(sites.order(
+                2,
+                Command::Stop {
+                    target: "az01".into(),
+                    force: false,
+                },
+            ))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind, RefusalKind::DisksDiffer);
+        assert!(refused.message.contains(said), "{}", refused.message);
+        assert!(hv.fake.running(VM), "{said}");
+        hv.ok(sites.order(
+            1,
+            Command::Replicate {
+                peer: sites.az.address(),
+                interval_seconds: 3600,
+                immediate: true,
+            },
+        ))
+        .await;
+        hv.until("the pass is refused", |vm| {
+            let failed = vm.replication.as_ref()?.last_error.as_ref()?;
+            failed.message.contains(said).then_some(())
+        })
+        .await;
+    }
+    fs::write(&file, text).unwrap();
+    assert_eq!(hv.vm().await.problems, []);
+    sites.cut_over(hv, &sites.az, 2).await;
+    sites.same_disks();
 }

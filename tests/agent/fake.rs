@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use homeward::agent::hypervisor::{
-    BlockSource, Dirty, Generation, GuestDefinition, GuestPower, Hypervisor, HypervisorError,
-    LostGeneration, Point, PointDisk, PointOutcome, PointTicket, QuitReport, Recovered, Result,
-    StartSpec, Stopped, Tracking,
+    BlockSource, Dirty, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor,
+    HypervisorError, LostGeneration, Point, PointDisk, PointOutcome, PointTicket, QuitReport,
+    Recovered, Result, StartSpec, Stopped, Tracking,
 };
 use uuid::Uuid;
 
@@ -63,6 +63,7 @@ struct Guest {
     process: bool,
     paused: bool,
     starts: usize,
+    attached: Vec<GuestDisk>,
     generations: BTreeMap<Generation, (Bits, BTreeMap<String, u64>)>,
     point: Option<PointTicket>,
     paths: BTreeMap<String, PathBuf>,
@@ -78,6 +79,8 @@ pub struct Fake {
     pub deaf: AtomicBool,
     /// The hypervisor does not answer.
     pub silent: AtomicBool,
+    /// Whoever asks whether the guest runs waits for ever.
+    pub hung: AtomicBool,
     /// Starts fail.
     pub broken: AtomicBool,
 }
@@ -92,6 +95,7 @@ impl Fake {
             guests: Mutex::default(),
             deaf: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            hung: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         })
     }
@@ -289,6 +293,7 @@ impl Hypervisor for Fake {
             guest.running = true;
             guest.process = true;
             guest.starts += 1;
+            guest.attached.clone_from(&definition.disks);
             guest.generations = spec
                 .generation
                 .iter()
@@ -312,6 +317,9 @@ impl Hypervisor for Fake {
     }
 
     async fn power(&self, definition: &GuestDefinition) -> GuestPower {
+        if self.hung.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
         self.with(definition, |guest| self.power_of(guest))
     }
 
@@ -449,6 +457,12 @@ impl Hypervisor for Fake {
                 mended: vec![],
             })
         })
+    }
+
+    async fn attached(&self, definition: &GuestDefinition) -> Result<Option<Vec<GuestDisk>>> {
+        Ok(self.with(definition, |guest| {
+            guest.process.then(|| guest.attached.clone())
+        }))
     }
 
     fn console(&self, definition: &GuestDefinition) -> PathBuf {

@@ -287,3 +287,35 @@ async fn a_detach_touches_nothing_and_the_register_stays() {
     hv.ok(sites.order(1, Command::Adopt { takeover: None }))
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rollback_would_drop_is_told_over_power_cycles() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    let told = async || az.vm().await.written_since_start;
+    assert_eq!(hv.vm().await.written_since_start, None, "no start waits");
+    sites.cut_over(hv, az, 2).await;
+    assert_eq!(told().await, Some(0));
+    az.fake.write(VM, "root", 0, b"first");
+    assert_eq!(told().await, Some(65_536));
+    let power = |state| Command::Power {
+        state,
+        force: false,
+    };
+    az.ok(sites.order(2, power(PowerSwitch::Off))).await;
+    assert_eq!(told().await, Some(65_536), "while it is off");
+    az.ok(sites.order(2, power(PowerSwitch::On))).await;
+    az.fake.write(VM, "data", 0, b"second");
+    assert_eq!(told().await, Some(2 * 65_536));
+    // From inside, and started again.
+    az.fake.shut_down(VM);
+    assert_eq!(told().await, Some(2 * 65_536));
+    az.ok(sites.order(2, power(PowerSwitch::On))).await;
+    az.fake.write(VM, "data", 0, b"third");
+    assert_eq!(told().await, Some(3 * 65_536));
+    // Its process is gone, and with it what it would have told: no figure rather than a wrong one.
+    az.fake.reboot();
+    assert_eq!(told().await, None);
+    az.ok(sites.order(2, power(PowerSwitch::On))).await;
+    assert_eq!(told().await, None);
+}

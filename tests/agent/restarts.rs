@@ -429,3 +429,36 @@ async fn s04_s12_after_a_reboot_only_owners_are_started_and_digests_are_void() {
     assert_eq!(sites.hv.vm().await.register.unwrap().stop, Some(record));
     assert_eq!(sites.az.vm().await.content.kind, ContentKind::Whole);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopped_guest_had_changed_is_known_to_the_next_agent() {
+    let mut sites = Sites::protected().await;
+    sites.hv.fake.write(VM, "root", 0, b"last words");
+    let record = sites.stop(&sites.hv, &sites.az, 2).await;
+    sites.hv.kill();
+    sites.hv.start();
+    let delivered = sites
+        .hv
+        .ok(sites.order(
+            2,
+            Command::Deliver {
+                peer: sites.az.address(),
+                mode: DeliverMode::Delta,
+            },
+        ))
+        .await;
+    let OrderResult::Delivered { pass } = delivered else {
+        panic!("{delivered:?}")
+    };
+    assert_eq!(
+        (pass.candidates, pass.bytes_changed),
+        (CandidatesUsed::Ranges, 65_536),
+        "{}",
+        pass.candidates_reason
+    );
+    sites
+        .az
+        .ok(sites.order(2, Command::Start { stop: record }))
+        .await;
+    sites.same_disks();
+}

@@ -91,6 +91,10 @@ pub struct VmState {
     /// Bytes the guest wrote since its bitmap generation began. None: not known now.
     #[serde(default)]
     pub dirty_bytes: Option<u64>,
+    /// Bytes the guest wrote here since the start that waits for its commit, over all its power cycles; what it wrote twice in one of them
+    /// counts once. None: nothing waits for a commit, or it is not known.
+    #[serde(default)]
+    pub written_since_start: Option<u64>,
     /// What hinders this VM, in words.
     #[serde(default)]
     pub problems: Vec<Problem>,

@@ -101,20 +101,14 @@ pub enum OperationErrorKind {
 pub struct Progress {
     /// What it is doing.
     pub phase: ProgressPhase,
-    /// Done so far.
+    /// Done so far, of what the phase does: compared, sent, read.
     pub bytes_done: u64,
-    /// In all, once it is known.
+    /// Of the phase in all, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_total: Option<u64>,
-    /// Compared so far.
-    #[serde(default)]
-    pub bytes_compared: u64,
     /// Now.
     #[serde(default)]
     pub bytes_per_second: u64,
-    /// Estimated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eta_seconds: Option<u64>,
 }
 
 /// What something long is doing.

@@ -190,6 +190,8 @@ pub enum LostGeneration {
     },
     /// The disks are not those with which the generation began.
     OtherDisks,
+    /// The guest is off, and what it changed could not be read.
+    NotRead(String),
 }
 
 impl fmt::Display for LostGeneration {
@@ -207,6 +209,7 @@ impl fmt::Display for LostGeneration {
             Self::OtherDisks => {
                 f.write_str("disks were added or removed since the generation began")
             }
+            Self::NotRead(why) => write!(f, "what the guest changed could not be read: {why}"),
         }
     }
 }
@@ -479,6 +482,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// `Silent` when the hypervisor does not answer: to be called again.
     async fn recover(&self, guest: &GuestDefinition) -> Result<Recovered>;
+
+    /// The disks with which the guest's process was started. None: there is no process, or the hypervisor cannot tell.
+    ///
+    /// # Errors
+    /// When what was written down about the process cannot be read.
+    async fn attached(&self, guest: &GuestDefinition) -> Result<Option<Vec<GuestDisk>>>;
 
     /// The file to which the guest's console is appended, a marker line at each start.
     fn console(&self, guest: &GuestDefinition) -> PathBuf;

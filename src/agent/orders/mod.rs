@@ -42,9 +42,12 @@ pub(crate) async fn take(host: &Arc<Host>, order: Order) -> Result<OrderAnswer, 
     order
         .validate()
         .map_err(|wrong| refusal(RefusalKind::Invalid, wrong))?;
-    // Reading the folder blocks.
+    // Reading the folder blocks. Where it hangs, what was read before counts.
     let refreshed = Arc::clone(host);
-    let _ = tokio::task::spawn_blocking(move || refreshed.definitions.refresh()).await;
+    let _ = host
+        .probe
+        .ask(PATIENCE, move || refreshed.definitions.refresh())
+        .await;
     let vm = match (&order.command, host.known(order.vm)) {
         (_, Some(vm)) => vm,
         // S4: these two make a register where there was none.
@@ -248,7 +251,7 @@ async fn check(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order) -> Result<(), Refu
             definition,
             owner: _,
         } => enroll::check(host, vm, definition).await,
-        Command::Stop { target, force: _ } => stop::check(host, vm, target),
+        Command::Stop { target, force: _ } => stop::check(host, vm, target).await,
         _ => Ok(()),
     }
 }

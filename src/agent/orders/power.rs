@@ -38,6 +38,7 @@ pub(super) async fn power(
                     }
                     GuestPower::Running | GuestPower::Paused { .. } | GuestPower::ShutDown => {
                         stop::shut_down(work, &guest, false).await?;
+                        replication::tally(host, vm, &guest).await?;
                         host.hypervisor.quit(&guest).await?;
                         tracing::info!(vm = %vm.uuid, epoch, step, "guest stopped");
                     }
@@ -59,6 +60,7 @@ pub(super) async fn pull(work: &Work, epoch: u64) -> Result<(), OperationError> 
         return Ok(());
     }
     host.hypervisor.power_off(&guest).await?;
+    replication::tally(host, vm, &guest).await?;
     host.hypervisor.quit(&guest).await?;
     tracing::info!(vm = %vm.uuid, epoch, step = work.order.step, forced = true, "guest stopped");
     Ok(())

@@ -124,7 +124,8 @@ pub(in crate::agent) async fn run(
     let (_, guest) = host.guest(vm.uuid)?;
     match host.hypervisor.power(&guest).await {
         GuestPower::Running => return Ok(()),
-        GuestPower::Gone | GuestPower::ShutDown => {}
+        GuestPower::Gone => {}
+        GuestPower::ShutDown => replication::tally(host, vm, &guest).await?,
         other @ (GuestPower::Paused { .. } | GuestPower::Unknown { .. }) => {
             replication::recover(host, vm, &guest).await;
             let now = host.hypervisor.power(&guest).await;

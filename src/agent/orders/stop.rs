@@ -14,7 +14,8 @@ use crate::agent::config::OnShutdownDeadline;
 use crate::agent::definitions::{self, refusal};
 use crate::agent::host::{Host, Vm, Work, blocking, cancelled, error, internal};
 use crate::agent::hypervisor::{
-    Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, QuitReport, Stopped,
+    Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, LostGeneration, QuitReport,
+    Stopped,
 };
 use crate::agent::manifest::{self, Changed, Plan};
 use crate::agent::replication;
@@ -35,7 +36,16 @@ pub(super) struct Changes {
 }
 
 /// S14: a disk that the last pass did not bring to the target is seen before the fence.
-pub(super) fn check(host: &Host, vm: &Vm, target: &str) -> Result<(), Refusal> {
+pub(super) async fn check(host: &Host, vm: &Vm, target: &str) -> Result<(), Refusal> {
+    if let Ok((_, guest)) = host.guest(vm.uuid) {
+        let other = host
+            .other_disks(&guest)
+            .await
+            .map_err(|failed| refusal(RefusalKind::PowerUnknown, failed.to_string()))?;
+        if let Some(other) = other {
+            return Err(refusal(RefusalKind::DisksDiffer, other));
+        }
+    }
     let kept = vm.replication.kept();
     let (Some(definition), Some(order), Some(last)) =
         (host.definitions.get(vm.uuid), kept.order, kept.last)
@@ -74,20 +84,24 @@ pub(super) async fn stop(
     let register = vm
         .register()
         .ok_or_else(|| internal("the register is gone"))?;
-    let (_, guest) = host.guest(vm.uuid)?;
+    let (before, guest) = host.guest(vm.uuid)?;
+    flush(&before).await;
+    let attached = host.hypervisor.attached(&guest).await?;
     work.phase(ProgressPhase::ShuttingDown);
     end_guest(work, &guest, force, epoch).await?;
     work.place("ended").await;
 
     // S14: the definition is read again, and the disks' sizes.
     let reread = Arc::clone(host);
-    let definition = blocking(move || {
+    let (definition, guest) = blocking(move || {
         reread.definitions.refresh();
         Ok(())
     })
     .await
-    .and_then(|()| host.guest(vm.uuid))?
-    .0;
+    .and_then(|()| host.guest(vm.uuid))?;
+    if let Some(other) = attached.and_then(|runs| definitions::other_disks(&guest.disks, &runs)) {
+        return Err(error(OperationErrorKind::DiskWithoutTarget, other));
+    }
     let disks = shapes(&definition).await?;
     let (roots, source) = content(work, &definition, epoch).await?;
     work.place("read").await;
@@ -142,7 +156,7 @@ async fn end_guest(
     let tracking = vm.replication.kept().tracking;
     let mut changes = None;
     if let (Stopped::ShutDown, Some(generation)) = (stopped, tracking) {
-        match host.hypervisor.final_dirty(guest, generation).await? {
+        match final_dirty(host, guest, generation).await? {
             Dirty::Known(ranges) => {
                 changes = Some(Changes {
                     epoch,
@@ -179,6 +193,40 @@ async fn end_guest(
         (_, None) => {}
     }
     Ok(())
+}
+
+/// What the guest changed. A hypervisor that cannot tell costs reading the disks, not the stop, as long as the guest stays off.
+async fn final_dirty(
+    host: &Host,
+    guest: &GuestDefinition,
+    generation: Uuid,
+) -> Result<Dirty, OperationError> {
+    let failed = match host.hypervisor.final_dirty(guest, generation).await {
+        Ok(dirty) => return Ok(dirty),
+        Err(failed) => failed,
+    };
+    match host.hypervisor.power(guest).await {
+        GuestPower::ShutDown | GuestPower::Gone => {
+            Ok(Dirty::Lost(LostGeneration::NotRead(failed.to_string())))
+        }
+        GuestPower::Running | GuestPower::Paused { .. } | GuestPower::Unknown { .. } => {
+            Err(failed.into())
+        }
+    }
+}
+
+/// Most of what the host's page cache holds is written out while the guest still runs; what is left at the end costs downtime. An error
+/// comes again at the sync that counts.
+async fn flush(definition: &VmDefinition) {
+    let disks = definition.disks.clone();
+    let flushed = tokio::task::spawn_blocking(move || {
+        for disk in &disks {
+            if let Ok(file) = std::fs::File::open(&disk.path) {
+                let _ = file.sync_data();
+            }
+        }
+    });
+    let _ = flushed.await;
 }
 
 /// Asks the guest to shut down; takes its power away only where that was ordered or configured, and says so.

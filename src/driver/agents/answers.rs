@@ -9,12 +9,17 @@ use crate::driver::DriverError;
 pub(super) fn refusal(host: &str, error: &ClientError) -> DriverError {
     let words = format!("{host}: {error}");
     match error {
-        ClientError::Configuration(_) => DriverError::refused(ErrorClass::Invalid, words),
         // No connection was made: nothing was done.
         ClientError::Unreachable { .. } => DriverError::refused(ErrorClass::Transient, words),
         ClientError::Refused(refusal) => {
             DriverError::refused(class_of_refusal(refusal.kind), words)
         }
+        // Not taken as a request at all, so not as an order: too large, or not known to an agent of that version.
+        ClientError::Configuration(_)
+        | ClientError::Unexpected {
+            status: 400..=407 | 409..=428,
+            ..
+        } => DriverError::refused(ErrorClass::Invalid, words),
         // Whatever it was that answered, the order may have got through.
         ClientError::NoAnswer { .. } | ClientError::Unexpected { .. } => {
             DriverError::ambiguous(words)

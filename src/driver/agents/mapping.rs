@@ -172,7 +172,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
             ContentKind::Unknown => false,
         }),
         replica_present: passive.clone().map(|at| at.register().is_some()),
-        written_since_start: match (&stage, active_at.and_then(|at| at.vm.dirty_bytes)) {
+        written_since_start: match (&stage, active_at.and_then(|at| at.vm.written_since_start)) {
             // Tracking begins with the guest's first instruction there (S13), and no pass drops what it has seen before commit.
             (Fact::Known(Stage::TargetStarted { .. }), Some(bytes)) => Fact::Known(bytes),
             _ => Fact::Unknown("the host does not tell how much the guest has written".into()),

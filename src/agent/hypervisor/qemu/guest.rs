@@ -15,7 +15,7 @@ use super::graph::Graph;
 use super::process::{self, Identity, Presence};
 use super::qmp::{Failpoint, Session};
 use crate::agent::hypervisor::{
-    Generation, GuestPower, HypervisorError, LostGeneration, Result, Tracking,
+    Generation, GuestDisk, GuestPower, HypervisorError, LostGeneration, Result, Tracking,
 };
 
 /// What keeps operations on one guest apart.
@@ -102,6 +102,22 @@ impl Guest {
                 found: GuestPower::Gone,
                 needed: "a running guest",
             })
+    }
+
+    /// The disks of the process, if it is there.
+    pub(super) fn attached(&self) -> Result<Option<Vec<GuestDisk>>> {
+        if self.identity()?.is_none() {
+            return Ok(None);
+        }
+        let disks = self.started()?.disks.into_iter();
+        Ok(Some(
+            disks
+                .map(|disk| GuestDisk {
+                    id: disk.id,
+                    path: disk.path,
+                })
+                .collect(),
+        ))
     }
 
     /// The process, if it is there.

@@ -45,8 +45,8 @@ use self::files::GuestFiles;
 use self::guest::{Guest, Locks};
 pub use self::qmp::Failpoint;
 use super::{
-    Dirty, Generation, GuestDefinition, GuestPower, Hypervisor, Point, PointOutcome, PointTicket,
-    QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
+    Dirty, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor, Point, PointOutcome,
+    PointTicket, QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
 };
 
 /// The QEMU hypervisor of one host.
@@ -158,6 +158,10 @@ impl Hypervisor for Qemu {
 
     async fn recover(&self, guest: &GuestDefinition) -> Result<Recovered> {
         self.guest(guest.uuid).recover().await
+    }
+
+    async fn attached(&self, guest: &GuestDefinition) -> Result<Option<Vec<GuestDisk>>> {
+        self.guest(guest.uuid).attached()
     }
 
     fn console(&self, guest: &GuestDefinition) -> PathBuf {
