@@ -15,6 +15,7 @@ use super::api::{
     Boot, DiskDefinition, DiskShape, Problem, ProblemKind, Refusal, RefusalKind, VmDefinition,
 };
 use super::config::Config;
+use super::hypervisor::disk::{DiskKind, measure};
 use super::hypervisor::{GuestBoot, GuestDefinition, GuestDisk, GuestNetwork};
 use super::store::{Kind, Store, StoreError};
 
@@ -343,18 +344,15 @@ pub(crate) fn refusal(kind: RefusalKind, message: impl Into<String>) -> Refusal 
     }
 }
 
-/// The size that a disk has now (a file's length, a device's size). Blocking.
-pub(crate) fn size_of(disk: &DiskDefinition) -> Result<DiskShape, String> {
-    use std::io::{Seek, SeekFrom};
-    let mut file = fs::File::open(&disk.path)
+/// The size that a disk has now (a file's length, a device's size), and which of both it is. Blocking.
+pub(crate) fn size_of(disk: &DiskDefinition) -> Result<(DiskShape, DiskKind), String> {
+    let (kind, size_bytes) = measure(&disk.path)
         .map_err(|error| format!("disk {}: {}: {error}", disk.id, disk.path.display()))?;
-    let size_bytes = file
-        .seek(SeekFrom::End(0))
-        .map_err(|error| format!("disk {}: {}: {error}", disk.id, disk.path.display()))?;
-    Ok(DiskShape {
+    let shape = DiskShape {
         id: disk.id.clone(),
         size_bytes,
-    })
+    };
+    Ok((shape, kind))
 }
 
 /// Where the disks of a definition that arrives will lie: those that are here already stay where they are.

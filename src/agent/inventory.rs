@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::api::{ContentKind, ContentState, HostState, Power, Problem, ProblemKind, VmState};
 use super::definitions::size_of;
 use super::host::{Host, Vm, lock};
+use super::hypervisor::disk::DiskKind;
 use super::orders;
 use super::register;
 
@@ -118,7 +119,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             message,
         });
     }
-    let (mut disks, mut hangs) = (Vec::new(), false);
+    let (mut disks, mut devices, mut hangs) = (Vec::new(), Vec::new(), false);
     if let Some(definition) = &definition {
         match super::definitions::guest(definition, &host.config) {
             Ok(guest) => {
@@ -147,7 +148,12 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             });
         for shape in shapes {
             match shape {
-                Ok(shape) => disks.push(shape),
+                Ok((shape, kind)) => {
+                    if kind == DiskKind::Device {
+                        devices.push(shape.id.clone());
+                    }
+                    disks.push(shape);
+                }
                 Err(message) => problems.push(Problem {
                     kind: ProblemKind::Disk,
                     message,
@@ -193,6 +199,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         power,
         power_reason,
         disks,
+        devices,
         register,
         content,
         problems,

@@ -118,7 +118,7 @@ fn specs(definition: &VmDefinition) -> Result<Vec<DiskSpec>, OperationError> {
             .map_err(|wrong| internal(format!("disk {}: {wrong}", disk.id)))?;
         let size = disk
             .size_bytes
-            .or_else(|| size_of(disk).ok().map(|shape| shape.size_bytes))
+            .or_else(|| size_of(disk).ok().map(|(shape, _)| shape.size_bytes))
             .unwrap_or(0);
         Ok(DiskSpec {
             id,

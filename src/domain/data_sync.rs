@@ -20,6 +20,8 @@ pub struct Basis<'a> {
     pub replica_present: &'a Fact<bool>,
     /// Whether the target has a whole point in time that replication keeps fresh.
     pub replicating: bool,
+    /// Why the target could not take a full download.
+    pub full_download_obstacles: &'a [String],
     /// Now.
     pub now: Timestamp,
 }
@@ -74,6 +76,17 @@ pub fn choose(basis: &Basis<'_>) -> Result<DataSyncChoice, String> {
         );
     };
     let ran = basis.now.duration_since(since);
+    if ran > basis.full_download_after && !basis.full_download_obstacles.is_empty() {
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            format!(
+                "Azure has run the VM for {}, longer than {}, but a full download is not possible ({}) and a replica is left on-premises",
+                hours(ran),
+                hours(basis.full_download_after),
+                basis.full_download_obstacles.join("; ")
+            ),
+        );
+    }
     if ran > basis.full_download_after {
         return chosen(
             DataSync::FullDuringFailover,
@@ -116,6 +129,7 @@ mod tests {
             full_download_after: SignedDuration::from_hours(720),
             replica_present: replica,
             replicating: false,
+            full_download_obstacles: &[],
             now: Timestamp::from_second(NOW).unwrap(),
         }
     }
@@ -137,6 +151,11 @@ mod tests {
             replicating: true,
             ..long.clone()
         };
+        let no_room = ["hv01: make room".to_owned()];
+        let cramped = Basis {
+            full_download_obstacles: &no_room,
+            ..long.clone()
+        };
         let towards_azure = Basis {
             to: Site::Azure,
             ..basis(&gone)
@@ -153,6 +172,11 @@ mod tests {
                 "100h, not longer than 100h",
             ),
             (&long, DataSync::FullDuringFailover, "100h, longer than 99h"),
+            (
+                &cramped,
+                DataSync::DeltaBeforeFailover,
+                "not possible (hv01: make room)",
+            ),
             (&fresh, DataSync::DeltaBeforeFailover, "up to date"),
             (&basis_of(&gone), DataSync::FullDuringFailover, "no replica"),
             (

@@ -156,6 +156,8 @@ pub struct VmObservation {
     pub obstacles: Vec<String>,
     /// Things that a person must mend before the VM is protected or moved; it is taken on and runs without that.
     pub protection_obstacles: Vec<String>,
+    /// Why the passive site could not take a full download now; each with its remedy.
+    pub full_download_obstacles: Vec<String>,
     /// Why the protection must be set up anew, when it must: the replica is gone, or was made for something else than what is there now.
     pub protection_stale: Option<String>,
     /// Why the guest does not run at the active site, when it should.

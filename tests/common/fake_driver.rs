@@ -293,6 +293,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         disk_bytes: Some(1 << 30),
         obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
+        full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
     }

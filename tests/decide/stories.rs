@@ -1,6 +1,6 @@
 //! Single stories, told straight.
 
-use homeward::api::{FailoverOutcome, FailoverPhase, Site};
+use homeward::api::{Approval, DataSyncRequest, FailoverOutcome, FailoverPhase, Site};
 use homeward::domain::{ActionKind, ErrorClass};
 use homeward::driver::simulated::Happening;
 
@@ -183,6 +183,47 @@ fn a_vm_that_cannot_be_protected_is_taken_on() {
         ("False", "VirtualMachineNotReady")
     );
     world.converge().unwrap();
+}
+
+/// What would break a full download off is seen while the guest runs, and holds the move there.
+#[test]
+fn a_full_download_without_room_holds_before_the_guest_is_stopped() {
+    let mut world = at(Prelude::Protected);
+    world.play(&[Step::Place(Site::Azure), run_of(80)]).unwrap();
+    assert_eq!(last_outcome(&world), Some(FailoverOutcome::Succeeded));
+    let no_room = || vec!["hv01: make room".to_owned()];
+    world.simulation.obstruct_full_download("vm", no_room());
+    world
+        .play(&[
+            Step::DataSync(DataSyncRequest::FullDuringFailover),
+            Step::Place(Site::OnPremises),
+            run_of(60),
+        ])
+        .unwrap();
+    let status = world.store.current().unwrap().status.clone();
+    assert_eq!(status.phase, Some(FailoverPhase::Preparing));
+    let words = status.waiting_for.unwrap();
+    assert!(
+        words.contains("hv01: make room") && words.contains("DeltaBeforeFailover"),
+        "{words}"
+    );
+    assert!(world.simulation.guest("vm", Site::Azure).running);
+    // Mended, it goes on; and what was mended may be gone again when the guest is about to be stopped.
+    world.store.change(|spec| spec.cutover = Approval::Manual);
+    world.simulation.obstruct_full_download("vm", vec![]);
+    world.play(&[run_of(20)]).unwrap();
+    let phase = world.store.current().unwrap().status.phase;
+    assert_eq!(phase, Some(FailoverPhase::AwaitingCutover));
+    world.simulation.obstruct_full_download("vm", no_room());
+    world
+        .store
+        .change(|spec| spec.cutover = Approval::Automatic);
+    world.play(&[run_of(60)]).unwrap();
+    assert!(world.simulation.guest("vm", Site::Azure).running);
+    world.simulation.obstruct_full_download("vm", vec![]);
+    world.play(&[run_of(80)]).unwrap();
+    assert_eq!(last_outcome(&world), Some(FailoverOutcome::Succeeded));
+    assert!(world.simulation.guest("vm", Site::OnPremises).running);
 }
 
 /// A passive host that was made anew is enrolled again, at rest and in the middle of a move.

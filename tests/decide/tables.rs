@@ -138,6 +138,7 @@ fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         disk_bytes: Some(0),
         obstacles: vec![],
         protection_obstacles: vec![],
+        full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
         stage: stage.clone(),

@@ -77,6 +77,9 @@ pub struct VmState {
     pub power_reason: Option<String>,
     /// Its disks with the sizes they have now; a disk that cannot be read is left out and stands in `problems`.
     pub disks: Vec<DiskShape>,
+    /// Which of them are block devices: they are written in place, and keep their size.
+    #[serde(default)]
+    pub devices: Vec<String>,
     /// The right to run. None: fenced (S4).
     #[serde(default)]
     pub register: Option<Register>,

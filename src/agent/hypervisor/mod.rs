@@ -26,6 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub mod disk;
 pub mod qemu;
 
 pub use crate::dataplane::BlockSource;

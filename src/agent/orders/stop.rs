@@ -304,6 +304,7 @@ async fn shapes(definition: &VmDefinition) -> Result<Vec<DiskShape>, OperationEr
             .iter()
             .map(|disk| {
                 definitions::size_of(disk)
+                    .map(|(shape, _)| shape)
                     .map_err(|wrong| error(OperationErrorKind::SourceRead, wrong))
             })
             .collect()

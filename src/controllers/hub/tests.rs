@@ -76,6 +76,7 @@ fn vm(sent: u64) -> VmObservation {
         disk_bytes: None,
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
+        full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
     }

@@ -67,12 +67,53 @@ fn problems(sides: &BySite<Fact<At<'_>>>, hinders: impl Fn(ProblemKind) -> bool)
         .collect()
 }
 
+/// What stands in the way of a full download: it goes into new files beside the replica's disks, which stay until it is whole (S10).
+pub(super) fn of_a_full_download(
+    sides: &BySite<Fact<At<'_>>>,
+    active: Option<Site>,
+    passive: &Fact<At<'_>>,
+) -> Vec<String> {
+    let (Some(own), Some(replica)) = (
+        active.and_then(|site| sides[site].known()),
+        passive.known().filter(|at| at.register().is_some()),
+    ) else {
+        return Vec::new();
+    };
+    let mut found: Vec<String> = replica
+        .vm
+        .devices
+        .iter()
+        .map(|disk| {
+            format!(
+                "disk {disk} on {} is a block device, which a full download cannot swap for a new file: use a file there",
+                replica.host.name
+            )
+        })
+        .collect();
+    if let Err(why) = has_room(own, replica.state) {
+        found.push(format!(
+            "{}: a full download keeps the replica's disks until it is whole: {why}",
+            replica.host.name
+        ));
+    }
+    found
+}
+
 /// S14: seen here, a disk without a target holds the move before the fence.
 fn of_a_replica(own: &At<'_>, replica: &At<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for disk in &own.vm.disks {
         let there = replica.vm.disks.iter().find(|there| there.id == disk.id);
         match there {
+            Some(there)
+                if replica.vm.devices.contains(&disk.id)
+                    && there.size_bytes != disk.size_bytes =>
+            {
+                found.push(format!(
+                    "disk {} has {} bytes on {} and is a block device of {} bytes on {}: both must have the same size",
+                    disk.id, disk.size_bytes, own.host.name, there.size_bytes, replica.host.name
+                ));
+            }
             Some(there) if there.size_bytes >= disk.size_bytes => {}
             Some(there) => found.push(format!(
                 "disk {} has {} bytes on {} and {} on {}: make the replica's disk as large",
@@ -104,6 +145,11 @@ fn of_a_replica(own: &At<'_>, replica: &At<'_>) -> Vec<String> {
 
 /// Whether a host without a replica could have one.
 pub(super) fn takes(own: &At<'_>, state: &HostState) -> Result<(), String> {
+    has_room(own, state)?;
+    missing_network(own, &state.networks).map_or(Ok(()), Err)
+}
+
+fn has_room(own: &At<'_>, state: &HostState) -> Result<(), String> {
     let needed: u64 = own.vm.disks.iter().map(|disk| disk.size_bytes).sum();
     if needed > state.free_bytes {
         return Err(format!(
@@ -111,7 +157,7 @@ pub(super) fn takes(own: &At<'_>, state: &HostState) -> Result<(), String> {
             state.free_bytes
         ));
     }
-    missing_network(own, &state.networks).map_or(Ok(()), Err)
+    Ok(())
 }
 
 fn missing_network(own: &At<'_>, networks: &[String]) -> Option<String> {

@@ -127,6 +127,7 @@ struct Vm {
     /// Every record that a guest wrote and that nobody has chosen to drop.
     acknowledged: Vec<u32>,
     obstacles: Vec<String>,
+    full_download_obstacles: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -222,6 +223,7 @@ impl Simulation {
         }
         for vm in self.vms.values_mut() {
             vm.obstacles.clear();
+            vm.full_download_obstacles.clear();
             for site in Site::BOTH {
                 vm.sides[site].pass_fails = None;
             }
@@ -243,6 +245,13 @@ impl Simulation {
     pub fn obstruct(&mut self, vm: &str, obstacles: Vec<String>) {
         if let Some(vm) = self.vms.get_mut(vm) {
             vm.obstacles = obstacles;
+        }
+    }
+
+    /// What stands in the way of a full download alone.
+    pub fn obstruct_full_download(&mut self, vm: &str, obstacles: Vec<String>) {
+        if let Some(vm) = self.vms.get_mut(vm) {
+            vm.full_download_obstacles = obstacles;
         }
     }
 

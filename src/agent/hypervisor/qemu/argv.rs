@@ -1,9 +1,6 @@
 //! From a definition to QEMU's command line, and what can be checked before. The building is pure; only [`check`] looks at files.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -11,40 +8,13 @@ use serde_json::json;
 use super::commands::{device, disk_node, file_node};
 use super::config::{Accelerator, CacheMode, QemuConfig};
 use super::files::GuestFiles;
+use crate::agent::hypervisor::disk::{DiskKind, measure};
 use crate::agent::hypervisor::{GuestBoot, GuestDefinition, HypervisorError, Result, StartSpec};
 
 /// Most disks of one guest.
 const MAX_DISKS: usize = 32;
 /// Longest serial number that an NVMe controller reports.
 const MAX_SERIAL: usize = 20;
-
-/// Is this disk a block device?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskKind {
-    /// A raw file.
-    File,
-    /// A block device.
-    Device,
-}
-
-/// Kind and size in bytes of the disk at `path`.
-///
-/// # Errors
-/// When it cannot be opened, or is neither a file nor a block device.
-pub fn measure(path: &Path) -> io::Result<(DiskKind, u64)> {
-    let mut file = File::open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
-        Ok((DiskKind::File, file.metadata()?.len()))
-    } else if kind.is_block_device() {
-        Ok((DiskKind::Device, file.seek(SeekFrom::End(0))?))
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "neither a regular file nor a block device",
-        ))
-    }
-}
 
 /// The serial number that the guest sees for a disk: the id itself where it fits, else a part of it and a digest. The same on every
 /// host, so that a guest finds its disks again at the other site.

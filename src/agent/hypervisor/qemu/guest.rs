@@ -7,13 +7,13 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::argv;
 use super::commands::{self, Command};
 use super::config::QemuConfig;
 use super::files::{self, GuestFiles, PointRecord, ProcessRecord, Stage, TrackingRecord, VERSION};
 use super::graph::Graph;
 use super::process::{self, Identity, Presence};
 use super::qmp::{Failpoint, Session};
+use crate::agent::hypervisor::disk::measure;
 use crate::agent::hypervisor::{
     Generation, GuestDisk, GuestPower, HypervisorError, LostGeneration, Result, Tracking,
 };
@@ -185,7 +185,7 @@ impl Guest {
         process
             .disks
             .iter()
-            .map(|disk| argv::measure(&disk.path).map_or(0, |(_, size)| size))
+            .map(|disk| measure(&disk.path).map_or(0, |(_, size)| size))
             .collect()
     }
 

@@ -158,12 +158,16 @@ impl Move<'_> {
                 full_download_after: self.world.intent.full_download_after,
                 replica_present: &vm.replica_present,
                 replicating,
+                full_download_obstacles: &vm.full_download_obstacles,
                 now: self.now(),
             };
             match data_sync::choose(&basis) {
                 Ok(choice) => self.status.data_sync = Some(choice),
                 Err(unknown) => return Next::Wait(Wait::outside(unknown)),
             }
+        }
+        if let Some(wait) = self.full_download_obstacles(vm) {
+            return Next::Wait(wait);
         }
         // The data needs a place to go to, and that there is room for it must be known before the VM is stopped.
         // Where the driver protects nothing that runs at the source, the move itself makes that place.
@@ -267,7 +271,7 @@ impl Move<'_> {
             return Next::Enter(FailoverPhase::Preparing);
         }
         // S14: a disk without a target is seen here, before the source is fenced.
-        if let Some(wait) = obstacles(vm) {
+        if let Some(wait) = obstacles(vm).or_else(|| self.full_download_obstacles(vm)) {
             return Next::Wait(wait);
         }
         if can.pause_before_cutover && !self.full() {

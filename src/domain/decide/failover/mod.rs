@@ -249,6 +249,17 @@ impl Move<'_> {
         self.data_sync() == DataSync::FullDuringFailover
     }
 
+    /// What would break a full download off is seen before the VM is stopped for it.
+    fn full_download_obstacles(&self, vm: &VmObservation) -> Option<Wait> {
+        let obstacles = &vm.full_download_obstacles;
+        (self.full() && !obstacles.is_empty()).then(|| {
+            Wait::mend(format!(
+                "{}; or cancel this Failover and set spec.failback.dataSync of the VM to DeltaBeforeFailover",
+                obstacles.join("; ")
+            ))
+        })
+    }
+
     fn data_sync(&self) -> DataSync {
         self.status
             .data_sync
