@@ -171,3 +171,7 @@ fn missing_network(own: &At<'_>, networks: &[String]) -> Option<String> {
         missing.name
     ))
 }
+
+#[cfg(test)]
+#[path = "obstacles_tests.rs"]
+mod tests;

@@ -1,0 +1,89 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::*;
+use crate::driver::agents::look::HostSight;
+
+const VM: Uuid = Uuid::from_u128(1);
+
+fn host(name: &str, site: Site, free: u64, vm: &Value) -> HostSight {
+    let state: HostState = serde_json::from_value(json!({
+        "host": name, "site": site, "version": "0", "bootId": "b", "startedAt": "1970-01-01T00:00:00Z", "now": "1970-01-01T00:00:00Z",
+        "dataAddress": "d", "freeBytes": free, "networks": [], "found": {"rebooted": false, "running": [], "started": [], "interrupted": [], "openJournals": []},
+        "vms": [vm],
+    }))
+    .unwrap();
+    let state = Arc::new(state);
+    HostSight {
+        name: name.into(),
+        site,
+        control: "c".into(),
+        last_heartbeat: None,
+        before: Some(Arc::clone(&state)),
+        state: Ok(state),
+    }
+}
+
+fn vm(role: &str, root_bytes: u64, devices: &[&str]) -> Value {
+    json!({
+        "uuid": VM, "name": "app", "power": "Off", "content": {"kind": "Whole"}, "devices": devices,
+        "disks": [{"id": "root", "sizeBytes": root_bytes}, {"id": "data", "sizeBytes": 512}],
+        "register": {
+            "vm": VM, "name": "app", "epoch": 2, "step": 1, "role": role, "desiredPower": "On", "bootId": "b",
+            "updatedAt": "1970-01-01T00:00:00Z",
+        },
+    })
+}
+
+/// What is said of a VM with a root disk of 1024 bytes, owned in Azure, when its replica's host is this.
+fn said(replica: &Value, free: u64) -> (Vec<String>, Vec<String>) {
+    let look = Look {
+        hosts: vec![
+            host("az01", Site::Azure, 0, &vm("Owner", 1024, &["root"])),
+            host("hv01", Site::OnPremises, free, replica),
+        ],
+    };
+    let sides = BySite::from_fn(|site| look.at(site, VM));
+    let passive = sides[Site::OnPremises].as_ref().map(|at| *at);
+    (
+        of_a_full_download(&sides, Some(Site::Azure), &passive),
+        of_its_protection(&look, &sides, Some(Site::Azure), &passive),
+    )
+}
+
+#[test]
+fn a_full_download_needs_files_and_room_for_both() {
+    let file = vm("Replica", 1024, &[]);
+    assert_eq!(said(&file, 1536), (vec![], vec![]));
+    let (full, protection) = said(&file, 1535);
+    assert_eq!(full.len(), 1);
+    assert!(
+        full[0].starts_with("hv01: ")
+            && full[0].contains("1536 bytes are needed and 1535 are free")
+    );
+    assert_eq!(protection, Vec::<String>::new(), "a delta needs none of it");
+    let (full, protection) = said(&vm("Replica", 1024, &["data"]), 1536);
+    assert_eq!(full.len(), 1);
+    assert!(full[0].contains("disk data on hv01 is a block device"));
+    assert_eq!(protection, Vec::<String>::new());
+}
+
+#[test]
+fn s14_a_device_at_the_target_has_the_very_size_of_the_disk() {
+    for (bytes, devices, fits) in [
+        (1024, vec!["root"], true),
+        (2048, vec!["root"], false),
+        (512, vec!["root"], false),
+        // A file takes the size of the source.
+        (2048, vec![], true),
+    ] {
+        let (_, protection) = said(&vm("Replica", bytes, &devices), 4096);
+        assert_eq!(
+            protection.is_empty(),
+            fits,
+            "{bytes} {devices:?} {protection:?}"
+        );
+    }
+}
