@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,9 @@ pub struct Config {
     /// Upper bound of what replication sends, all VMs together. Without it there is none.
     #[serde(default)]
     pub bandwidth_limit_bytes_per_second: Option<u64>,
+    /// How many passes that come round by themselves are under way at once; those that a move waits for come on top.
+    #[serde(default = "default_passes")]
+    pub max_concurrent_passes: NonZeroU16,
     /// What runs the guests.
     #[serde(default)]
     pub hypervisor: HypervisorSettings,
@@ -166,6 +170,10 @@ pub enum OnShutdownDeadline {
     Fail,
     /// Its power is taken away.
     PowerOff,
+}
+
+const fn default_passes() -> NonZeroU16 {
+    NonZeroU16::MIN.saturating_add(3)
 }
 
 fn default_boot_id_file() -> PathBuf {

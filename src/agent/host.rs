@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -35,6 +35,8 @@ pub(crate) struct Host {
     pub started_at: Timestamp,
     pub failpoints: Failpoints,
     pub bandwidth: super::transfer::Bandwidth,
+    /// Those of the passes that come round by themselves that may be under way.
+    pub passes: Semaphore,
     pub shutdown: CancellationToken,
     pub found: Mutex<Found>,
     /// Registers and other files that could not be read when the agent began.
@@ -181,6 +183,7 @@ impl Host {
             vms.insert(uuid, Arc::new(vm));
         }
         Ok(Self {
+            passes: Semaphore::new(config.max_concurrent_passes.get().into()),
             config,
             hypervisor,
             store,

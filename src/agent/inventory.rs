@@ -12,6 +12,7 @@ use super::host::{Host, Vm, lock};
 use super::hypervisor::disk::DiskKind;
 use super::orders;
 use super::register;
+use super::room::Room;
 
 /// How many VMs are asked at once.
 const AT_ONCE: usize = 128;
@@ -26,7 +27,7 @@ pub(crate) async fn read(host: &Arc<Host>) -> HostState {
         .probe
         .ask(PATIENCE, move || {
             refreshed.definitions.refresh();
-            orders::available(&storage)
+            Room::of(&storage)
         })
         .await
         .unwrap_or_else(|silent| {
@@ -39,13 +40,16 @@ pub(crate) async fn read(host: &Arc<Host>) -> HostState {
         });
     let mut problems = host.definitions.problems();
     problems.extend(lock(&host.problems).iter().cloned());
-    let free_bytes = free.unwrap_or_else(|message| {
-        problems.push(Problem {
-            kind: ProblemKind::Storage,
-            message,
-        });
-        0
-    });
+    let free_bytes = free.map_or_else(
+        |message| {
+            problems.push(Problem {
+                kind: ProblemKind::Storage,
+                message,
+            });
+            0
+        },
+        |room| room.free,
+    );
     let vms = futures::stream::iter(host.vms()).map(|vm| {
         let host = Arc::clone(host);
         async move { one(&host, &vm).await }

@@ -18,6 +18,7 @@
 pub mod api;
 pub mod client;
 pub mod config;
+mod console;
 mod definitions;
 pub mod failpoint;
 mod host;
@@ -30,6 +31,7 @@ mod probe;
 mod receive;
 mod register;
 mod replication;
+mod room;
 mod server;
 mod startup;
 mod store;

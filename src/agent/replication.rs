@@ -10,12 +10,14 @@
 //! What has to be known after a restart is kept in `replication/<vm>.json`: the order, the bitmap generation that the
 //! hypervisor tracks, and the content at its beginning.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::future::{Either, select};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +30,7 @@ use super::hypervisor::{
     Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, PointOutcome,
 };
 use super::register;
+use super::room;
 use super::store::{Kind, Store};
 use super::transfer::{self, Candidates, Meter, Pass, Sources};
 
@@ -35,6 +38,9 @@ use super::transfer::{self, Candidates, Meter, Pass, Sources};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after failed passes.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How long a pass keeps others waiting. One that takes longer, or hangs at a disk, goes on beside them.
+const TURN: Duration = Duration::from_mins(5);
 
 /// What is kept over restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -255,9 +261,15 @@ fn wanted(vm: &Vm) -> bool {
 async fn run(host: Arc<Host>, vm: Arc<Vm>) {
     while !host.shutdown.is_cancelled() {
         if wanted(&vm) && due(&vm) {
-            let busy = vm.replication.busy.lock().await;
-            one_pass(&host, &vm).await;
-            drop(busy);
+            let Some(permit) = permit(&host, &vm).await else {
+                continue;
+            };
+            let _busy = vm.replication.busy.lock().await;
+            let pass = pin!(one_pass(&host, &vm));
+            if let Either::Right(((), pass)) = select(pass, pin!(tokio::time::sleep(TURN))).await {
+                drop(permit);
+                pass.await;
+            }
             continue;
         }
         let wait = {
@@ -277,6 +289,19 @@ async fn run(host: Arc<Host>, vm: Arc<Vm>) {
             () = vm.replication.wake.notified() => {}
             () = host.shutdown.cancelled() => {}
         }
+    }
+}
+
+/// Passes that come round by themselves take turns, so that a host with many VMs does not read them all at once. One that a move waits for
+/// does not queue. None: something has changed meanwhile.
+async fn permit<'a>(host: &'a Host, vm: &Vm) -> Option<Option<SemaphorePermit<'a>>> {
+    if lock(&vm.replication.live).immediate {
+        return Some(None);
+    }
+    tokio::select! {
+        permit = host.passes.acquire() => permit.ok().map(Some),
+        () = vm.replication.wake.notified() => None,
+        () = host.shutdown.cancelled() => None,
     }
 }
 
@@ -409,6 +434,7 @@ async fn pass_once(
             ));
         }
     }
+    room::check(host).await?;
     let new = Uuid::new_v4();
     let point = match host
         .hypervisor
@@ -443,6 +469,7 @@ async fn pass_once(
     let ticket = point.ticket.clone();
     let taken_at = point.taken_at;
     let sources = Sources::point(point);
+    let watch = room::Watch::begin(host, cancel);
     let sent = transfer::send(
         host,
         vm,
@@ -452,6 +479,7 @@ async fn pass_once(
         meter,
     )
     .await;
+    let sent = watch.end(host, sent).await;
     // S13: bits are dropped only after the target's durable acknowledgement, and after we have written down what it holds.
     let written = match &sent {
         Ok(report) => {

@@ -15,7 +15,7 @@ use super::hypervisor::Hypervisor;
 use super::hypervisor::qemu::{self, Qemu, QemuConfig};
 use super::store::Store;
 use super::tls::Identity;
-use super::{keep_running, orders, receive, replication, server};
+use super::{console, keep_running, orders, receive, replication, server};
 
 /// The hypervisor that a configuration names: QEMU.
 ///
@@ -112,6 +112,7 @@ pub async fn run_with(
     )?);
     tracing::info!(host = %host.config.host, site = %host.config.site, boot_id = %host.boot_id, control = %host.config.control.listen, data = %host.config.data.listen, "agent started");
     find(&host).await;
+    tokio::spawn(console::keep_short(Arc::clone(&host)));
     let serving = tokio::try_join!(
         server::serve(Arc::clone(&host), control),
         receive::serve(Arc::clone(&host), data)

@@ -381,6 +381,88 @@ async fn power_is_a_persons_switch() {
     );
 }
 
+/// A small file system of its own; gone with the value.
+struct SmallStorage(std::path::PathBuf);
+
+impl SmallStorage {
+    fn mount(folder: &std::path::Path) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let options = c"size=64m";
+        rustix::mount::mount(
+            "tmpfs",
+            folder,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options,
+        )
+        .unwrap();
+        Self(folder.to_owned())
+    }
+
+    fn fill(&self, leave: usize) {
+        std::fs::write(self.0.join("filler"), vec![0; 64 * MIB - leave]).unwrap();
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallStorage {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s15_points_in_time_leave_the_last_room_to_the_guests() {
+    let mut sites = Sites::prepare();
+    let storage = SmallStorage::mount(&sites.hv.folder.join("storage"));
+    sites.hv.change_config(
+        "storageDir",
+        "bandwidthLimitBytesPerSecond: 524288\nstorageDir",
+    );
+    sites.hv.start();
+    sites.az.start();
+    sites.protect().await;
+    let hv = &sites.hv;
+    let replicate = || Command::Replicate {
+        peer: sites.az.address(),
+        interval_seconds: 3600,
+        immediate: true,
+    };
+    let refused = async |what: &str| {
+        let failed = hv
+            .until(what, |vm| vm.replication.as_ref()?.last_error.clone())
+            .await;
+        assert_eq!(
+            failed.kind,
+            OperationErrorKind::NoSpace,
+            "{}",
+            failed.message
+        );
+        assert!(failed.message.contains("make room"), "{}", failed.message);
+        assert!(hv.fake.running(VM));
+    };
+    // In the middle of a pass of several seconds.
+    hv.fake.write(VM, "root", 0, &vec![9; 4 * MIB]);
+    hv.ok(sites.order(1, replicate())).await;
+    hv.until("the pass is under way", |vm| {
+        let pass = vm.replication.as_ref()?.pass.as_ref()?;
+        (pass.progress.bytes_done > 0).then_some(())
+    })
+    .await;
+    storage.fill(MIB);
+    refused("the pass is cut short").await;
+    // Before the next; and it goes on by itself.
+    hv.ok(sites.order(1, replicate())).await;
+    refused("no pass begins").await;
+    storage.empty();
+    sites.replicate(hv, &sites.az, 1).await;
+    sites.same_disks();
+    sites.hv.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_does_not_make_the_host_silent() {
     let mut sites = Sites::protected().await;

@@ -1,12 +1,12 @@
 //! Enroll: this host becomes the passive one.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::fence;
 use crate::agent::api::{Boot, OperationError, OrderResult, Refusal, RefusalKind, VmDefinition};
 use crate::agent::definitions::{self, refusal};
 use crate::agent::host::{Host, Vm, Work, blocking};
+use crate::agent::room::Room;
 
 /// Room, networks, boot profile and shape, before anything is changed.
 pub(super) async fn check(
@@ -48,10 +48,12 @@ pub(super) async fn check(
     }
     let placed = definitions::placed(arriving, known.as_ref(), &host.config.storage_dir);
     let storage = host.config.storage_dir.clone();
-    let room = tokio::task::spawn_blocking(move || (needed(&placed), available(&storage))).await;
+    let room = tokio::task::spawn_blocking(move || (needed(&placed), Room::of(&storage))).await;
     let (needed, available) =
         room.map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
-    let available = available.map_err(|failed| refusal(RefusalKind::Storage, failed))?;
+    let available = available
+        .map_err(|failed| refusal(RefusalKind::Storage, failed))?
+        .free;
     if needed > available {
         let message =
             format!("the disks need {needed} bytes on this host's storage, {available} are free");
@@ -80,13 +82,6 @@ fn needed(placed: &VmDefinition) -> u64 {
         .iter()
         .map(missing)
         .fold(0, u64::saturating_add)
-}
-
-/// Free bytes where replicas lie. Blocking.
-pub(in crate::agent) fn available(storage: &Path) -> Result<u64, String> {
-    let stat = rustix::fs::statvfs(storage)
-        .map_err(|failed| format!("storageDir {}: {failed}", storage.display()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 pub(super) async fn enroll(

@@ -29,7 +29,6 @@ use super::manifest;
 use super::register::{self, Admission, Ending};
 use super::replication;
 
-pub(super) use enroll::available;
 pub(super) use start::run;
 
 /// How long an answer waits for the order's end.
