@@ -34,6 +34,8 @@ pub enum Victim {
 pub struct Lane {
     pub world: World,
     pub vm: Vm,
+    /// Processes killed by chance so far.
+    pub killed: usize,
 }
 
 impl Lane {
@@ -50,7 +52,11 @@ impl Lane {
         // Until it has come to a good end.
         world.keep_logs(true);
         let vm = world.add_with(vm, change).await?;
-        Ok(Self { world, vm })
+        Ok(Self {
+            world,
+            vm,
+            killed: 0,
+        })
     }
 
     /// Where the VM has the right to run.

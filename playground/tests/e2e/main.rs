@@ -9,6 +9,7 @@ mod api_server;
 mod cancel;
 mod clusters;
 mod disks;
+mod disorder;
 mod ending;
 mod flip;
 mod kill;

@@ -16,7 +16,7 @@ use crate::{
     sampler::Sampler,
 };
 
-fn vm(name: &str) -> VmOptions {
+pub fn vm(name: &str) -> VmOptions {
     let mut vm = VmOptions::small(name);
     vm.disks = vec![64 << 20, 32 << 20];
     vm.guest.records_per_second = 20;

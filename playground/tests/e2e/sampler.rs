@@ -43,6 +43,11 @@ impl Sampler {
         of[usize::try_from(self.below(of.len() as u64)).unwrap()].clone()
     }
 
+    /// How often something is repeated: with `FULL=1`, and else.
+    pub fn how_many(&self, sample: u64, full: u64) -> u64 {
+        if self.full { full } else { sample }
+    }
+
     /// The cases to run, shuffled: with `FULL=1` all; else so many that each `key` occurs, and at least `least`.
     pub fn choose<T, K: Ord>(
         &mut self,
