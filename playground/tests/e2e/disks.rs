@@ -4,11 +4,11 @@ use std::{fs::File, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use homeward::agent::api::PowerSwitch;
-use homeward::api::{ProtectedVirtualMachine, Site};
+use homeward::api::{FailoverOutcome, ProtectedVirtualMachine, Site};
 use homeward_playground::world::{LIMIT, Vm, VmOptions, World, eventually};
 
 use crate::{
-    lane::{Lane, processes, run},
+    lane::{Lane, pending, processes, run},
     sampler::Sampler,
 };
 
@@ -111,15 +111,50 @@ async fn an_added_disk_is_enrolled_by_itself_and_one_taken_out_holds_nothing_up(
 async fn a_passive_host_that_was_made_anew_is_enrolled_again() {
     run(async {
         let mut lane = Lane::start(processes(), &VmOptions::small("anew")).await?;
-        let host = lane.world.host_mut(Site::Azure);
-        host.kill();
-        for folder in ["state", "storage"] {
-            std::fs::remove_dir_all(host.folder().join(folder))
-                .with_context(|| format!("cannot remove {folder}"))?;
-        }
-        host.start().await?;
+        make_anew(&mut lane, Site::Azure).await?;
         lane.travel(Site::Azure).await?;
         lane.travel(Site::OnPremises).await?;
+        lane.finish(0).await
+    })
+    .await;
+}
+
+/// The host is lost with all that it had, and another has its name.
+async fn make_anew(lane: &mut Lane, site: Site) -> Result<()> {
+    let host = lane.world.host_mut(site);
+    host.kill();
+    for folder in ["state", "storage"] {
+        std::fs::remove_dir_all(host.folder().join(folder))
+            .with_context(|| format!("cannot remove {folder}"))?;
+    }
+    host.start().await
+}
+
+/// The way back for a VM that was stopped for a target that will never answer again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_lost_after_the_stop_is_made_anew_and_the_source_runs_again() {
+    run(async {
+        let mut lane = Lane::start(processes(), &VmOptions::small("lost")).await?;
+        let failover = lane.begin(Site::Azure).await?;
+        lane.until(&failover, "FinalSync", |it| {
+            pending(it) == Some("FinalSync")
+        })
+        .await?;
+        lane.world.host_mut(Site::Azure).kill();
+        lane.until(&failover, "it says what it waits for", |it| {
+            let status = it.status.as_ref();
+            let waits = status.and_then(|status| status.waiting_for.as_deref());
+            waits.is_some_and(|words| words.contains("az01"))
+        })
+        .await?;
+        make_anew(&mut lane, Site::Azure).await?;
+        lane.until_ended(&failover, FailoverOutcome::Failed).await?;
+        lane.until_writing(Site::OnPremises).await?;
+        lane.world
+            .cluster
+            .place(&lane.vm.name, Site::OnPremises)
+            .await?;
+        lane.until_settled(Site::OnPremises).await?;
         lane.finish(0).await
     })
     .await;
