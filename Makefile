@@ -41,6 +41,14 @@ bench:
 	tools/setup bench
 	$(CARGO) bench --locked --bench transfer
 
+FLEET ?= 5000
+
+.PHONY: bench-fleet
+## bench-fleet what a large fleet costs the operator (release build; FLEET=n VMs, 5000)
+bench-fleet:
+	tools/setup kube
+	FLEET=$(FLEET) $(CARGO) bench --locked -p homeward-playground --bench fleet
+
 DRIVER ?= agents
 VMS ?= 1
 # The programs as they are found below, wherever cargo puts them.

@@ -101,14 +101,24 @@ async fn disturb(
 async fn place(lane: &mut Lane, site: Site) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
-        match lane.world.cluster.place(&lane.vm.name, site).await {
-            Ok(()) => return Ok(()),
-            Err(failed) if Instant::now() > deadline => return Err(failed),
-            Err(_) => {
-                lane.world.mend().await?;
-            }
+        if let Some(()) = answered(lane.world.cluster.place(&lane.vm.name, site)).await {
+            return Ok(());
         }
+        ensure!(
+            Instant::now() < deadline,
+            "{site} could not be asked for within {} s",
+            LIMIT.as_secs()
+        );
+        lane.world.mend().await?;
     }
+}
+
+/// Whoever asks an API server without its etcd waits for long, and must go on starting again what was killed.
+async fn answered<T, E>(ask: impl Future<Output = Result<T, E>>) -> Option<T> {
+    tokio::time::timeout(Duration::from_secs(2), ask)
+        .await
+        .ok()?
+        .ok()
 }
 
 /// Waits until it is settled where it is wanted, approving the starts that are held because a move before was taken back.
@@ -118,14 +128,14 @@ async fn quiet(lane: &mut Lane, wanted: Site) -> Result<()> {
     while Instant::now() < deadline {
         lane.world.mend().await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let Ok(vm) = lane.world.cluster.vms().get(&lane.vm.name).await else {
+        let Some(vm) = answered(lane.world.cluster.vms().get(&lane.vm.name)).await else {
             continue;
         };
         if is_settled(&vm, wanted) {
             return Ok(());
         }
         seen = serde_json::to_string(&vm.status)?;
-        let Ok(failovers) = lane.world.cluster.failovers_of(&lane.vm.name).await else {
+        let Some(failovers) = answered(lane.world.cluster.failovers_of(&lane.vm.name)).await else {
             continue;
         };
         for failover in failovers {
@@ -138,11 +148,9 @@ async fn quiet(lane: &mut Lane, wanted: Site) -> Result<()> {
             if phase(&failover) == Some(FailoverPhase::AwaitingStart)
                 && failover.spec.start.is_none()
             {
-                let _again = lane
-                    .world
-                    .cluster
-                    .answer(&failover.name_any(), json!({"start": "Approved"}))
-                    .await;
+                let name = failover.name_any();
+                let approved = json!({"start": "Approved"});
+                let _or_again = answered(lane.world.cluster.answer(&name, approved)).await;
             }
         }
     }
