@@ -15,8 +15,12 @@ use crate::lane::{Lane, phase, processes, run};
 use crate::qemu;
 use crate::sampler::Sampler;
 
-/// How long a round of disorder is, at most, before it becomes quiet.
-const ROUND: Duration = Duration::from_secs(8);
+/// How long a round of disorder is before it becomes quiet: within one move of plain processes, over some, with passes between them.
+const ROUNDS: [Duration; 3] = [
+    Duration::from_millis(700),
+    Duration::from_secs(2),
+    Duration::from_secs(8),
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -37,13 +41,14 @@ async fn rounds(
     .await?;
     for round in 1..=rounds {
         let began = Instant::now();
+        let long = sampler.one(&ROUNDS);
         let mut events: Vec<(Duration, Event)> = (0..2 + sampler.below(4))
             .map(|_| {
                 let event = match sampler.below(2) {
                     0 => Event::Place(sampler.one(&Site::BOTH)),
                     _ => Event::Kill,
                 };
-                (sampler.time(ROUND), event)
+                (sampler.time(long), event)
             })
             .collect();
         events.sort_by_key(|(at, _)| *at);
