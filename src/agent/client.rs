@@ -108,6 +108,16 @@ impl AgentClient {
         self.read(&body)
     }
 
+    /// As [`AgentClient::state`], with no other VM than this one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn state_of(&self, vm: Uuid) -> Result<HostState, ClientError> {
+        let path = format!("v1/state?vm={vm}");
+        let (_, body) = self.call(Method::GET, &path, None).await?;
+        self.read(&body)
+    }
+
     /// Gives an order.
     ///
     /// # Errors

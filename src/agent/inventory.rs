@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::api::{ContentKind, ContentState, HostState, Power, Problem, ProblemKind, VmState};
 use super::definitions::size_of;
@@ -20,8 +21,8 @@ const AT_ONCE: usize = 128;
 /// the whole host silent to those who ask it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The whole inventory.
-pub(crate) async fn read(host: &Arc<Host>) -> HostState {
+/// The whole inventory, or that part of it which is about one VM.
+pub(crate) async fn read(host: &Arc<Host>, only: Option<Uuid>) -> HostState {
     let (refreshed, storage) = (Arc::clone(host), host.config.storage_dir.clone());
     let free = host
         .probe
@@ -50,7 +51,11 @@ pub(crate) async fn read(host: &Arc<Host>) -> HostState {
         },
         |room| room.free,
     );
-    let vms = futures::stream::iter(host.vms()).map(|vm| {
+    let asked = match only {
+        None => host.vms(),
+        Some(vm) => host.known(vm).into_iter().collect(),
+    };
+    let vms = futures::stream::iter(asked).map(|vm| {
         let host = Arc::clone(host);
         async move { one(&host, &vm).await }
     });

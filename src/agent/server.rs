@@ -172,8 +172,14 @@ async fn guard(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     }
 }
 
-async fn state(State(host): State<Arc<Host>>) -> Response {
-    json(StatusCode::OK, &inventory::read(&host).await)
+#[derive(Deserialize)]
+struct Only {
+    #[serde(default)]
+    vm: Option<Uuid>,
+}
+
+async fn state(State(host): State<Arc<Host>>, Query(only): Query<Only>) -> Response {
+    json(StatusCode::OK, &inventory::read(&host, only.vm).await)
 }
 
 async fn order(

@@ -23,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::{DriverError, ReplicationDriver};
 use crate::agent::api::HostState;
@@ -94,9 +95,16 @@ impl AgentsDriver {
         self.interval.as_secs().max(1)
     }
 
-    async fn look(&self) -> Look {
+    /// Looks at all hosts, for all VMs or for one alone.
+    async fn look(&self, only: Option<Uuid>) -> Look {
         let answers = join_all(self.hosts.iter().map(|host| async {
-            let answer = tokio::time::timeout(LOOK_DEADLINE, host.client.state()).await;
+            let state = async {
+                match only {
+                    None => host.client.state().await,
+                    Some(vm) => host.client.state_of(vm).await,
+                }
+            };
+            let answer = tokio::time::timeout(LOOK_DEADLINE, state).await;
             match answer {
                 Ok(Ok(state)) => look::check_identity(host, state),
                 Ok(Err(error)) => Err(error.to_string()),
@@ -115,7 +123,8 @@ impl AgentsDriver {
             .zip(answers)
             .map(|(host, answer)| {
                 let answer = answer.map(Arc::new);
-                if let Ok(state) = &answer {
+                // What a host knows as a whole is only heard in a whole answer.
+                if let (Ok(state), None) = (&answer, only) {
                     let heard_now = Heard {
                         state: state.clone(),
                         at: Timestamp::now(),
@@ -158,11 +167,15 @@ impl ReplicationDriver for AgentsDriver {
     }
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
-        Ok(mapping::vault(&self.look().await, self.interval_seconds()))
+        Ok(mapping::vault(
+            &self.look(None).await,
+            self.interval_seconds(),
+        ))
     }
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
-        let look = self.look().await;
+        // S7: read anew, and no more of it than the plan is about: a fleet would be read once for every order.
+        let look = self.look(vm.parse().ok()).await;
         for planned in plan::plan(&look, vm, submission, self.interval_seconds())? {
             self.give(&planned).await?;
         }
