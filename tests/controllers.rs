@@ -598,6 +598,37 @@ async fn s06_a_failover_that_vanished_is_followed_by_the_next_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_moves_is_looked_at_alone() {
+    let bench = Bench::new("alone").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    vault.add("other", "id-other", Site::OnPremises);
+    let mut settings = bench.settings();
+    settings.paces.steady = std::time::Duration::from_hours(1);
+    let running = bench.run_with(FakeFactory::of("vault", &vault), settings);
+    bench.vault("vault").await;
+    for name in ["web", "other"] {
+        bench.vm(name, Site::OnPremises, json!({})).await;
+        protected(&bench, name).await;
+    }
+    let looks = || {
+        let state = vault.state.lock().unwrap();
+        (state.looks, state.narrow_looks)
+    };
+    let before = looks();
+    bench.place("web", Site::Azure).await;
+    bench
+        .failover_is("web-1", "succeeded", |failover| {
+            phase(failover) == Some(FailoverPhase::Succeeded)
+        })
+        .await;
+    protected(&bench, "web").await;
+    let after = looks();
+    assert_eq!(after.0, before.0, "the others rest");
+    assert!(after.1 > before.1 + 3, "{before:?} {after:?}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_fleet_writes_nothing() {
     let bench = Bench::new("idle").await;
     let vault = FakeVault::new();

@@ -108,12 +108,13 @@ impl AgentClient {
         self.read(&body)
     }
 
-    /// As [`AgentClient::state`], with no other VM than this one.
+    /// As [`AgentClient::state`], with no other VMs than these.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn state_of(&self, vm: Uuid) -> Result<HostState, ClientError> {
-        let path = format!("v1/state?vm={vm}");
+    pub async fn state_of(&self, vms: &[Uuid]) -> Result<HostState, ClientError> {
+        let vms: Vec<String> = vms.iter().map(Uuid::to_string).collect();
+        let path = format!("v1/state?vms={}", vms.join(","));
         let (_, body) = self.call(Method::GET, &path, None).await?;
         self.read(&body)
     }

@@ -21,8 +21,8 @@ const AT_ONCE: usize = 128;
 /// the whole host silent to those who ask it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The whole inventory, or that part of it which is about one VM.
-pub(crate) async fn read(host: &Arc<Host>, only: Option<Uuid>) -> HostState {
+/// The whole inventory, or that part of it which is about some VMs.
+pub(crate) async fn read(host: &Arc<Host>, only: Option<Vec<Uuid>>) -> HostState {
     let (refreshed, storage) = (Arc::clone(host), host.config.storage_dir.clone());
     let free = host
         .probe
@@ -53,7 +53,7 @@ pub(crate) async fn read(host: &Arc<Host>, only: Option<Uuid>) -> HostState {
     );
     let asked = match only {
         None => host.vms(),
-        Some(vm) => host.known(vm).into_iter().collect(),
+        Some(vms) => vms.into_iter().filter_map(|vm| host.known(vm)).collect(),
     };
     let vms = futures::stream::iter(asked).map(|vm| {
         let host = Arc::clone(host);

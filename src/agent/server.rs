@@ -175,11 +175,19 @@ async fn guard(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
 #[derive(Deserialize)]
 struct Only {
     #[serde(default)]
-    vm: Option<Uuid>,
+    vms: Option<String>,
 }
 
 async fn state(State(host): State<Arc<Host>>, Query(only): Query<Only>) -> Response {
-    json(StatusCode::OK, &inventory::read(&host, only.vm).await)
+    let only: Option<Result<Vec<Uuid>, _>> =
+        only.vms.map(|vms| vms.split(',').map(str::parse).collect());
+    match only.transpose() {
+        Ok(only) => json(StatusCode::OK, &inventory::read(&host, only).await),
+        Err(_) => refuse(&refusal(
+            RefusalKind::Invalid,
+            "vms: UUIDs with commas between them",
+        )),
+    }
 }
 
 async fn order(

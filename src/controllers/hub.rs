@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   look loop (one a vault) ── publish(look) ──▶ hub ── wake ──▶ the VMs whose part changed, or who asked
+//!                  of all VMs, or between two such looks of those that are in a hurry
 //!   pass over a VM          ── sight ◀────────── hub
 //!                           ── acting(vm) ─────▶ hub    until a look begins after the action ended, the VM is unknown (S7)
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,16 @@ pub struct Wish {
     pub figures: bool,
 }
 
+/// How the next look at a vault is wanted.
+pub struct Wanted {
+    /// The most urgent wish of its VMs.
+    pub pace: Pace,
+    /// Names of the VMs that do not wait for the next look at the whole vault.
+    pub hurried: BTreeSet<String>,
+    /// What to wait on for a wish that cannot wait.
+    pub nudge: Arc<Notify>,
+}
+
 /// What can be known of a vault now.
 pub enum Sight {
     /// Nothing, and why.
@@ -73,12 +84,22 @@ enum Barrier {
 #[derive(Default)]
 struct Slot {
     driver: Option<Arc<dyn ReplicationDriver>>,
+    /// The last look at the whole vault.
     last: Option<Look>,
+    /// Looks since then that showed only some VMs, by the VM's name; one look a VM, its newest.
+    narrow: HashMap<String, Look>,
     wishes: HashMap<Key, Wish>,
     barriers: HashMap<String, Barrier>,
     /// VMs whose last sight was unknown because of a barrier.
     asked: HashSet<String>,
     nudge: Arc<Notify>,
+}
+
+impl Slot {
+    /// The newest look that showed a VM, or would have.
+    fn newest(&self, vm_name: &str) -> Option<&Look> {
+        self.narrow.get(vm_name).or(self.last.as_ref())
+    }
 }
 
 /// What was last seen of each vault.
@@ -121,6 +142,7 @@ impl Hub {
         let slot = vaults.entry(vault.clone()).or_default();
         slot.driver = Some(driver);
         slot.last = None;
+        slot.narrow.clear();
     }
 
     /// Nobody looks at the vault any more, and why, when it is still there; its VMs are told. Returns whether that is new.
@@ -135,6 +157,7 @@ impl Hub {
             _ => false,
         };
         let news = slot.driver.take().is_some() || !same;
+        slot.narrow.clear();
         slot.last = why.map(|why| Look {
             began: Instant::now(),
             seen: Err(why),
@@ -156,7 +179,7 @@ impl Hub {
     pub fn sight(&self, vault: &Key, vm_name: &str, now: Instant) -> Sight {
         let mut vaults = self.lock();
         let slot = vaults.entry(vault.clone()).or_default();
-        let Some(look) = &slot.last else {
+        let Some(look) = slot.newest(vm_name) else {
             return Sight::Nothing("it has not been looked at yet".into());
         };
         let age = now.saturating_duration_since(look.began);
@@ -249,8 +272,8 @@ impl Hub {
         }
     }
 
-    /// The most urgent wish of a vault's VMs, and what to wait on for a wish that cannot wait.
-    pub fn pace(&self, vault: &Key) -> (Pace, Arc<Notify>) {
+    /// How the next look is wanted.
+    pub fn wanted(&self, vault: &Key) -> Wanted {
         let mut vaults = self.lock();
         let slot = vaults.entry(vault.clone()).or_default();
         let pace = slot
@@ -259,11 +282,27 @@ impl Hub {
             .map(|wish| wish.pace)
             .max()
             .unwrap_or(Pace::Steady);
-        (pace, slot.nudge.clone())
+        let hurried = slot
+            .wishes
+            .values()
+            .filter(|wish| wish.pace > Pace::Steady)
+            .map(|wish| &wish.vm_name);
+        Wanted {
+            pace,
+            hurried: hurried.chain(&slot.asked).cloned().collect(),
+            nudge: slot.nudge.clone(),
+        }
     }
 
-    /// Takes in a look, unless another driver was installed since, and wakes those for whom it is news.
-    pub fn publish(&self, vault: &Key, driver: &Arc<dyn ReplicationDriver>, look: Look) {
+    /// Takes in a look at the whole vault, or at the VMs of these names, unless another driver was installed since, and wakes those for whom it
+    /// is news. Looks come in the order in which they began.
+    pub fn publish(
+        &self,
+        vault: &Key,
+        driver: &Arc<dyn ReplicationDriver>,
+        look: Look,
+        only: Option<&BTreeSet<String>>,
+    ) {
         let mut vaults = self.lock();
         let Some(slot) = vaults.get_mut(vault) else {
             return;
@@ -275,27 +314,33 @@ impl Hub {
         {
             return;
         }
-        let before = slot.last.replace(look);
-        let Some(look) = &slot.last else { return };
-        if before
-            .as_ref()
-            .is_none_or(|before| !same_standing(before, look))
-        {
-            let _ = self.wake_vault.unbounded_send(vault.clone());
-        }
-        slot.barriers.retain(|_, barrier| match barrier {
-            Barrier::Acting => true,
-            Barrier::After(ended) => look.began <= *ended,
+        let shows = |vm_name: &str| only.is_none_or(|names| names.contains(vm_name));
+        slot.barriers.retain(|vm_name, barrier| match barrier {
+            Barrier::After(ended) if shows(vm_name) => look.began <= *ended,
+            Barrier::Acting | Barrier::After(_) => true,
         });
         for (vm, wish) in &slot.wishes {
             let waited =
                 slot.asked.contains(&wish.vm_name) && !slot.barriers.contains_key(&wish.vm_name);
-            if waited || is_news(before.as_ref(), look, wish) {
+            if shows(&wish.vm_name) && (waited || is_news(slot.newest(&wish.vm_name), &look, wish))
+            {
                 self.wake_vm(vm);
             }
         }
         let barriers = &slot.barriers;
-        slot.asked.retain(|vm_name| barriers.contains_key(vm_name));
+        slot.asked
+            .retain(|vm_name| !shows(vm_name) || barriers.contains_key(vm_name));
+        if let Some(names) = only {
+            let narrow = names.iter().map(|name| (name.clone(), look.clone()));
+            slot.narrow.extend(narrow);
+            return;
+        }
+        slot.narrow.clear();
+        let before = slot.last.replace(look);
+        let stands = before.zip(slot.last.as_ref());
+        if stands.is_none_or(|(before, now)| !same_standing(&before, now)) {
+            let _ = self.wake_vault.unbounded_send(vault.clone());
+        }
     }
 
     /// The vaults of a namespace that are looked at.

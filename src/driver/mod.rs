@@ -9,6 +9,8 @@
 //!            capabilities()                       per direction
 //! ```
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use crate::domain::{Capabilities, ErrorClass, Submission, VaultObservation};
@@ -27,6 +29,23 @@ pub trait ReplicationDriver: Send + Sync {
     /// # Errors
     /// Only when nothing at all could be said, for example because credentials are refused.
     async fn observe(&self) -> Result<VaultObservation, DriverError>;
+
+    /// Whether [`observe_some`](Self::observe_some) costs less than a look at the whole vault.
+    fn observes_some(&self) -> bool {
+        false
+    }
+
+    /// Looks at the VMs of these names. What it shows of them, of the sites and of the hosts is as good as a whole look; other VMs may be
+    /// missing in it.
+    ///
+    /// # Errors
+    /// As [`observe`](Self::observe).
+    async fn observe_some(
+        &self,
+        _names: &BTreeSet<String>,
+    ) -> Result<VaultObservation, DriverError> {
+        self.observe().await
+    }
 
     /// Starts one action with one VM and returns once it was accepted; how it goes on shows in [`observe`](Self::observe). Asking again
     /// with the same mark has no further effect.

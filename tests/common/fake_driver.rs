@@ -40,7 +40,10 @@ pub struct State {
     pub held: BTreeSet<ActionKind>,
     pub disconnected: Option<(Site, String)>,
     pub blind: Option<DriverError>,
+    /// At the whole vault.
     pub looks: u64,
+    /// At some of its VMs.
+    pub narrow_looks: u64,
     pub metered: bool,
 }
 
@@ -305,34 +308,25 @@ impl ReplicationDriver for FakeVault {
         &self.capabilities
     }
 
+    fn observes_some(&self) -> bool {
+        true
+    }
+
+    async fn observe_some(
+        &self,
+        names: &BTreeSet<String>,
+    ) -> Result<VaultObservation, DriverError> {
+        let mut state = self.state.lock().unwrap();
+        state.narrow_looks += 1;
+        let mut seen = seen(&state)?;
+        seen.vms.retain(|name, _| names.contains(name));
+        Ok(seen)
+    }
+
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
         let mut state = self.state.lock().unwrap();
         state.looks += 1;
-        if let Some(error) = &state.blind {
-            return Err(error.clone());
-        }
-        let sites = BySite::from_fn(|site| match &state.disconnected {
-            Some((lost, why)) if *lost == site => Connection::Disconnected(why.clone()),
-            _ => Connection::Connected,
-        });
-        Ok(VaultObservation {
-            hosts: Site::BOTH
-                .into_iter()
-                .map(|site| HostObservation {
-                    name: format!("host-{}", site.as_str().to_lowercase()),
-                    site,
-                    connection: sites[site].clone(),
-                    last_heartbeat: Some(Timestamp::now()),
-                })
-                .collect(),
-            sites,
-            vms: state
-                .vms
-                .iter()
-                .map(|(name, vm)| (name.clone(), look(vm)))
-                .collect(),
-            complete: Ok(()),
-        })
+        seen(&state)
     }
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
@@ -414,4 +408,32 @@ impl DriverFactory for FakeFactory {
             )),
         }
     }
+}
+
+fn seen(state: &State) -> Result<VaultObservation, DriverError> {
+    if let Some(error) = &state.blind {
+        return Err(error.clone());
+    }
+    let sites = BySite::from_fn(|site| match &state.disconnected {
+        Some((lost, why)) if *lost == site => Connection::Disconnected(why.clone()),
+        _ => Connection::Connected,
+    });
+    Ok(VaultObservation {
+        hosts: Site::BOTH
+            .into_iter()
+            .map(|site| HostObservation {
+                name: format!("host-{}", site.as_str().to_lowercase()),
+                site,
+                connection: sites[site].clone(),
+                last_heartbeat: Some(Timestamp::now()),
+            })
+            .collect(),
+        sites,
+        vms: state
+            .vms
+            .iter()
+            .map(|(name, vm)| (name.clone(), look(vm)))
+            .collect(),
+        complete: Ok(()),
+    })
 }

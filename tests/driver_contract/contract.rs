@@ -1,5 +1,7 @@
 //! The contract: what follows from each action, whatever the driver.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use homeward::api::{DataSync, Site};
 use homeward::domain::{
@@ -469,4 +471,32 @@ pub async fn another_failover_is_refused(mut subject: Subject) {
     subject.released().await;
     subject.begin("another");
     subject.synchronized(from).await;
+}
+
+pub async fn a_look_at_some_is_as_good(mut subject: Subject) {
+    subject.protected().await;
+    let from = Site::OnPremises;
+    let names: BTreeSet<String> = [subject.bench.vm().to_owned()].into();
+    let (name, vm) = (subject.bench.vm().to_owned(), subject.look().await);
+    let seen = subject.bench.driver().observe_some(&names).await.unwrap();
+    let Fact::Known(some) = seen.vm(&name) else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(
+        (&some.stage, &some.marks, &some.claims, &some.power),
+        (&vm.stage, &vm.marks, &vm.claims, &vm.power)
+    );
+    assert!(seen.sites[Site::Azure].is_connected() && seen.sites[from].is_connected());
+    // A name that nobody has told of yet is looked for everywhere.
+    let others = ["another".to_owned()].into();
+    let seen = subject.bench.driver().observe_some(&others).await.unwrap();
+    assert!(matches!(seen.vm("another"), Fact::Absent));
+    subject.bench.disconnect(Site::Azure).await;
+    let seen = subject.bench.driver().observe_some(&names).await.unwrap();
+    assert!(!seen.sites[Site::Azure].is_connected() && seen.sites[from].is_connected());
+    assert!(seen.complete.is_err());
+    let Fact::Known(some) = seen.vm(&name) else {
+        panic!("{seen:?}")
+    };
+    assert!(matches!(some.stage, Fact::Unknown(_)), "{:?}", some.stage);
 }

@@ -32,6 +32,11 @@ macro_rules! passes {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_look_at_some_is_as_good() {
+                contract::a_look_at_some_is_as_good(subject().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn s02_stale_marks_are_refused() {
                 contract::stale_marks_are_refused(subject().await).await;
             }

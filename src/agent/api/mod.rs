@@ -1,7 +1,7 @@
 //! The control API of an agent: what goes over the wire between an agent and those who give it orders.
 //!
 //! ```text
-//!   GET  /v1/state                          -> HostState        everything of this host in one answer; `?vm=UUID`: of one VM
+//!   GET  /v1/state                          -> HostState        everything of this host in one answer; `?vms=UUID,…`: of these VMs
 //!   POST /v1/vms/{uuid}/orders   Order      -> OrderAnswer      200 ended, 202 under way, else Refusal
 //!   GET  /v1/vms/{uuid}/console?tail=BYTES  -> text
 //!   GET  /healthz                           -> "ok"

@@ -125,13 +125,32 @@ impl Scene {
     }
 
     fn publish(&mut self, look: Look) -> Vec<String> {
-        self.hub.publish(&self.vault, &self.driver, look);
+        self.hub.publish(&self.vault, &self.driver, look, None);
+        self.woken()
+    }
+
+    fn publish_some(&mut self, names: &[&str], look: Look) -> Vec<String> {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        self.hub
+            .publish(&self.vault, &self.driver, look, Some(&names));
+        self.woken()
+    }
+
+    fn woken(&mut self) -> Vec<String> {
         let mut woken = Vec::new();
         while let Ok(key) = self.woken.try_recv() {
             woken.push(key.name);
         }
         woken.sort();
         woken
+    }
+
+    /// What is pending of a VM in the look that counts for it.
+    fn figure(&self, name: &str) -> Option<u64> {
+        match self.hub.sight(&self.vault, name, Instant::now()) {
+            Sight::Seen { observation, .. } => observation.vms[name].pending_delta,
+            Sight::Nothing(why) => panic!("{why}"),
+        }
     }
 
     fn known(&self, name: &str) -> bool {
@@ -189,9 +208,9 @@ fn only_those_are_woken_for_whom_a_look_is_news() {
         ["a"]
     );
     assert_eq!(scene.publish(look(now, &[("a", vm(3))])), ["b"]);
-    assert_eq!(scene.hub.pace(&scene.vault).0, Pace::Busy);
+    assert_eq!(scene.hub.wanted(&scene.vault).pace, Pace::Busy);
     scene.hub.forget(&Key::new("ns", "a"));
-    assert_eq!(scene.hub.pace(&scene.vault).0, Pace::Steady);
+    assert_eq!(scene.hub.wanted(&scene.vault).pace, Pace::Steady);
 }
 
 #[test]
@@ -206,6 +225,38 @@ fn an_old_look_and_a_look_of_an_old_driver_tell_nothing() {
     ));
     let old = scene.driver.clone();
     scene.hub.install(&scene.vault, driver());
-    scene.hub.publish(&scene.vault, &old, look(now, &[]));
+    scene.hub.publish(&scene.vault, &old, look(now, &[]), None);
     assert!(scene.hub.last(&scene.vault).is_none());
+}
+
+#[test]
+fn s07_a_look_at_some_vms_tells_of_them_alone_until_the_next_whole_one() {
+    let mut scene = Scene::new();
+    let early = Instant::now();
+    scene.publish(look(early, &[("a", vm(1)), ("b", vm(1))]));
+    drop(scene.hub.acting(&scene.vault, "a"));
+    drop(scene.hub.acting(&scene.vault, "b"));
+    assert_eq!(
+        scene.hub.wanted(&scene.vault).hurried,
+        ["a", "b"].map(str::to_owned).into()
+    );
+    // It began after both actions and shows one of them.
+    let after = Instant::now();
+    assert_eq!(
+        scene.publish_some(&["a"], look(after, &[("a", vm(2))])),
+        ["a"]
+    );
+    assert!(scene.known("a") && !scene.known("b"));
+    assert_eq!((scene.figure("a"), scene.figure("b")), (Some(2), Some(1)));
+    // The next shows the other: what was seen of the first stays.
+    assert_eq!(
+        scene.publish_some(&["b"], look(Instant::now(), &[("b", vm(3))])),
+        ["b"]
+    );
+    assert_eq!((scene.figure("a"), scene.figure("b")), (Some(2), Some(3)));
+    assert!(scene.known("a") && scene.known("b"));
+    assert!(scene.hub.wanted(&scene.vault).hurried.is_empty());
+    // A whole look counts for all again.
+    scene.publish(look(Instant::now(), &[("a", vm(4)), ("b", vm(4))]));
+    assert_eq!((scene.figure("a"), scene.figure("b")), (Some(4), Some(4)));
 }

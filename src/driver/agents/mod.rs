@@ -16,7 +16,7 @@ mod plan;
 mod stage;
 mod stale;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -95,13 +95,24 @@ impl AgentsDriver {
         self.interval.as_secs().max(1)
     }
 
-    /// Looks at all hosts, for all VMs or for one alone.
-    async fn look(&self, only: Option<Uuid>) -> Look {
+    /// The VMs of these names, as the hosts last told of them. None: of one of them nobody has told.
+    fn ids(&self, names: &BTreeSet<String>) -> Option<Vec<Uuid>> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = heard.values().flat_map(|heard| &heard.state.vms);
+        let (found, ids): (BTreeSet<&str>, BTreeSet<Uuid>) = known
+            .filter(|vm| names.contains(&vm.name))
+            .map(|vm| (vm.name.as_str(), vm.uuid))
+            .unzip();
+        (found.len() == names.len()).then(|| ids.into_iter().collect())
+    }
+
+    /// Looks at all hosts, for all VMs or for some alone.
+    async fn look(&self, only: Option<&[Uuid]>) -> Look {
         let answers = join_all(self.hosts.iter().map(|host| async {
             let state = async {
                 match only {
                     None => host.client.state().await,
-                    Some(vm) => host.client.state_of(vm).await,
+                    Some(vms) => host.client.state_of(vms).await,
                 }
             };
             let answer = tokio::time::timeout(LOOK_DEADLINE, state).await;
@@ -117,19 +128,23 @@ impl AgentsDriver {
         }))
         .await;
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Timestamp::now();
         let hosts = self
             .hosts
             .iter()
             .zip(answers)
             .map(|(host, answer)| {
                 let answer = answer.map(Arc::new);
-                // What a host knows as a whole is only heard in a whole answer.
-                if let (Ok(state), None) = (&answer, only) {
-                    let heard_now = Heard {
-                        state: state.clone(),
-                        at: Timestamp::now(),
-                    };
-                    heard.insert(host.name.clone(), heard_now);
+                if let Ok(state) = &answer {
+                    // What a host knows as a whole is only heard in a whole answer.
+                    match (only, heard.get_mut(&host.name)) {
+                        (Some(_), Some(before)) => before.at = now,
+                        (Some(_), None) => {}
+                        (None, _) => {
+                            let state = Arc::clone(state);
+                            heard.insert(host.name.clone(), Heard { state, at: now });
+                        }
+                    }
                 }
                 let before = heard.get(&host.name);
                 HostSight {
@@ -173,9 +188,23 @@ impl ReplicationDriver for AgentsDriver {
         ))
     }
 
+    fn observes_some(&self) -> bool {
+        true
+    }
+
+    async fn observe_some(
+        &self,
+        names: &BTreeSet<String>,
+    ) -> Result<VaultObservation, DriverError> {
+        let ids = self.ids(names);
+        let look = self.look(ids.as_deref()).await;
+        Ok(mapping::vault(&look, self.interval_seconds()))
+    }
+
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
         // S7: read anew, and no more of it than the plan is about: a fleet would be read once for every order.
-        let look = self.look(vm.parse().ok()).await;
+        let only: Option<Uuid> = vm.parse().ok();
+        let look = self.look(only.as_ref().map(std::slice::from_ref)).await;
         for planned in plan::plan(&look, vm, submission, self.interval_seconds())? {
             self.give(&planned).await?;
         }
