@@ -182,7 +182,7 @@ fn cases() -> Vec<Case> {
         made(
             Vault,
             &[("/spec/agents/azure/hosts/0/url", json!("http://az1:7443"))],
-            Some("must be https with a host and no path"),
+            Some("must be https with a host and nothing else"),
         ),
         made(
             Vault,
@@ -190,12 +190,33 @@ fn cases() -> Vec<Case> {
                 "/spec/agents/azure/hosts/0/url",
                 json!("https://az1:7443/api"),
             )],
-            Some("must be https with a host and no path"),
+            Some("must be https with a host and nothing else"),
+        ),
+        made(
+            Vault,
+            &[(
+                "/spec/agents/azure/hosts/0/url",
+                json!("https://user:word@az1:7443"),
+            )],
+            Some("no user"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://az1/?a=b"))],
+            Some("no query"),
         ),
         made(
             Vault,
             &[("/spec/agents/azure/hosts/0/url", json!("https://az1/"))],
             None,
+        ),
+        made(
+            Vault,
+            &[(
+                "/spec/agents/azure/hosts",
+                json!([{"name": "a", "url": "https://a"}, {"name": "b", "url": "https://a"}]),
+            )],
+            Some("one url stands at two hosts"),
         ),
         made(
             Vault,

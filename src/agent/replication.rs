@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::api::{
-    OperationError, OperationErrorKind, PassReport, PeerAddress, Progress, ReplicationActivity,
-    ReplicationState, Role, Roots, RunningPass, StepId,
+    DiskDefinition, OperationError, OperationErrorKind, PassReport, PeerAddress, Progress,
+    ReplicationActivity, ReplicationState, Role, Roots, RunningPass, StepId,
 };
 use super::host::{Host, Vm, blocking, cancelled, error, lock};
 use super::hypervisor::{
@@ -58,6 +58,27 @@ pub(crate) struct Kept {
     pub last: Option<PassReport>,
     /// What the guest wrote between the start that waits for its commit and the last time it was switched off. None: not known.
     pub written_before: Option<u64>,
+    /// Of a guest that was off: what its disks held, and how to see that nobody has written to them since.
+    pub still: Option<Still>,
+}
+
+/// Disks that nobody writes to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Still {
+    stamps: Vec<Stamp>,
+    roots: Roots,
+}
+
+/// What changes with a write to a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Kept {
@@ -412,16 +433,35 @@ async fn pass_once(
         GuestPower::Gone | GuestPower::ShutDown => {
             let sources = Sources::files(&definition);
             let point = Timestamp::now();
-            let pass = make(
-                Candidates::All,
-                "the guest is off; its disks are compared".into(),
-                point,
-            );
+            let disks = definition.disks.clone();
+            let stamps = blocking(move || Ok(stamps(&disks))).await?;
+            let still = kept
+                .still
+                .filter(|still| Some(&still.stamps) == stamps.as_ref());
+            let (candidates, reason) = match still {
+                Some(still) => (
+                    Candidates::Ranges {
+                        base: still.roots,
+                        ranges: definition
+                            .disks
+                            .iter()
+                            .map(|disk| (disk.id.clone(), Vec::new()))
+                            .collect(),
+                    },
+                    "the guest is off, and its disks have not been written to",
+                ),
+                None => (Candidates::All, "the guest is off; its disks are compared"),
+            };
+            let pass = make(candidates, reason.into(), point);
             let report = transfer::send(host, vm, pass, sources, cancel, meter).await?;
             let last = report.clone();
             keep(host, vm, move |kept| {
                 kept.tracking = None;
                 kept.base = None;
+                kept.still = stamps.map(|stamps| Still {
+                    stamps,
+                    roots: last.roots.clone(),
+                });
                 kept.last = Some(last);
             })
             .await?;
@@ -516,6 +556,25 @@ async fn pass_once(
     sent
 }
 
+/// What shows that nobody writes to these disks. None where it would not show: devices, and files that were written to a moment ago, whose
+/// next write may leave the same time. Never more than a reason not to read a disk that has been compared: at the stop everything is read.
+fn stamps(disks: &[DiskDefinition]) -> Option<Vec<Stamp>> {
+    use std::os::unix::fs::MetadataExt;
+    let settled = Timestamp::now().as_second() - 2;
+    let stamp = |disk: &DiskDefinition| {
+        let meta = std::fs::metadata(&disk.path).ok()?;
+        let settled = meta.mtime() < settled && meta.ctime() < settled;
+        (meta.is_file() && settled).then(|| Stamp {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    };
+    disks.iter().map(stamp).collect()
+}
+
 async fn keep(
     host: &Arc<Host>,
     vm: &Arc<Vm>,
@@ -530,6 +589,7 @@ pub(crate) async fn forget(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), Operati
     keep(host, vm, |kept| {
         kept.lose();
         kept.base = None;
+        kept.still = None;
     })
     .await
 }
@@ -584,6 +644,7 @@ pub(crate) async fn mint(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<Uuid, Operati
             None
         };
         kept.lose();
+        kept.still = None;
         kept.tracking = Some(generation);
     })
     .await?;

@@ -85,6 +85,8 @@ pub fn default_replication_interval() -> Duration {
 /// The agents of one site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.hosts.all(a, self.hosts.exists_one(b, b.url == a.url))")
+    .message("hosts: one url stands at two hosts; every agent has a url of its own"))]
 pub struct SiteAgents {
     /// The hosts of this site, in the order in which a VM without a replica looks for one.
     #[schemars(length(min = 1, max = 64))]
@@ -104,8 +106,8 @@ pub struct AgentHost {
     /// Address of the agent's control API, for example `https://hv01.example.com:7443`.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new(
-        "isURL(self) && url(self).getScheme() == 'https' && size(url(self).getHostname()) > 0 && url(self).getEscapedPath() in ['', '/']")
-        .message("hosts[].url must be https with a host and no path, for example https://hv01.example.com:7443"))]
+        "isURL(self) && url(self).getScheme() == 'https' && size(url(self).getHostname()) > 0 && url(self).getEscapedPath() in ['', '/'] && !self.matches('[@?#]')")
+        .message("hosts[].url must be https with a host and nothing else (no path, no user, no query), for example https://hv01.example.com:7443"))]
     pub url: String,
 }
 

@@ -319,3 +319,59 @@ async fn what_a_rollback_would_drop_is_told_over_power_cycles() {
     az.ok(sites.order(2, power(PowerSwitch::On))).await;
     assert_eq!(told().await, None);
 }
+
+/// A VM that is off is not read again and again; what somebody writes to its disks meanwhile travels all the same, by the next pass or, where it
+/// could not be seen, at the stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_of_a_vm_that_is_off_are_read_when_they_were_written_to() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.ok(sites.order(
+        1,
+        Command::Power {
+            state: PowerSwitch::Off,
+            force: false,
+        },
+    ))
+    .await;
+    let still = async || {
+        // Files that were written to a moment ago tell nothing yet.
+        loop {
+            let pass = sites.replicate(hv, az, 1).await;
+            if pass.candidates == CandidatesUsed::Ranges {
+                return pass;
+            }
+        }
+    };
+    let pass = still().await;
+    assert_eq!(pass.bytes_changed, 0, "{}", pass.candidates_reason);
+    let path = sites.path(hv, "root");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"by hand", 300_000).unwrap();
+    let pass = sites.replicate(hv, az, 1).await;
+    assert_eq!(
+        (pass.candidates, pass.bytes_changed),
+        (CandidatesUsed::All, 65_536),
+        "{}",
+        pass.candidates_reason
+    );
+    sites.same_disks();
+    still().await;
+    // As by a tool that hides its write.
+    let times = file.metadata().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"unseen", 600_000).unwrap();
+    file.set_times(std::fs::FileTimes::new().set_modified(times.modified().unwrap()))
+        .unwrap();
+    let record = sites.stop(hv, az, 2).await;
+    assert_eq!(record.manifest, ManifestSource::Read);
+    hv.ok(sites.order(
+        2,
+        Command::Deliver {
+            peer: az.address(),
+            mode: DeliverMode::Delta,
+        },
+    ))
+    .await;
+    az.ok(sites.order(2, Command::Start { stop: record })).await;
+    sites.same_disks();
+}
