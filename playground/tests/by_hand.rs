@@ -210,6 +210,8 @@ async fn hands_on(hypervisor: HypervisorKind, vm: &VmOptions, kill: bool) -> Res
     let mut options = WorldOptions::new(hypervisor);
     options.operators = 0;
     let mut world = World::start(options).await?;
+    // Until it has come to a good end.
+    world.keep_logs(true);
     let vm = world.define(vm)?;
     let mut hands = Hands {
         world,
@@ -262,6 +264,7 @@ async fn there_and_back(mut hands: Hands) -> Result<()> {
     history.records_are_there(&report, &BTreeSet::new())?;
     let logs = Site::BOTH.map(|site| (site, world.host(site).log()));
     proofs::agents_never_two_at_once(&logs, vm.uuid)?;
+    hands.world.keep_logs(false);
     Ok(())
 }
 

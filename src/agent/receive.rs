@@ -19,8 +19,6 @@ use crate::dataplane::{self, Admission, Admitted, Hello, Peer, ServeOptions, Ser
 const MOST_CONNECTIONS: usize = 256;
 /// Of those, connections that have not been let in yet: in all, and from one address.
 const MOST_STRANGERS: (usize, usize) = (64, 16);
-/// How long a peer may be silent.
-const IDLE: Duration = Duration::from_mins(5);
 
 /// Listens until the agent ends.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -72,7 +70,6 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
 fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr, stranger: Stranger) {
     let options = ServeOptions {
         tls: Some(host.identity.configs().data),
-        idle_timeout: IDLE,
         ..ServeOptions::default()
     };
     match dataplane::serve_connection(

@@ -332,6 +332,13 @@ impl Hypervisor for Fake {
             tokio::time::sleep(deadline).await;
             return Err(HypervisorError::Deadline { deadline });
         }
+        let found = self.with(definition, |guest| self.power_of(guest));
+        if matches!(found, GuestPower::Paused { .. }) {
+            return Err(HypervisorError::WrongPower {
+                found,
+                needed: "a running guest",
+            });
+        }
         Ok(self.stop(definition))
     }
 

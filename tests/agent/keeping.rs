@@ -110,3 +110,15 @@ async fn s15_a_point_that_was_left_open_does_not_end_replication() {
     sites.hv.fake.leave_a_point(VM);
     sites.replicate(&sites.hv, &sites.az, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_left_standing_in_a_point_can_be_stopped() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.ok(sites.order(1, Command::Pause {})).await;
+    hv.fake.leave_in_a_point(VM);
+    assert_eq!(hv.vm().await.power, Power::Paused);
+    sites.cut_over(hv, az, 2).await;
+    assert!(az.fake.running(VM));
+    sites.same_disks();
+}

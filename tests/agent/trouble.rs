@@ -4,8 +4,9 @@ use std::fs::OpenOptions;
 use std::sync::atomic::Ordering;
 
 use homeward::agent::api::{
-    CandidatesUsed, Command, DeliverMode, ManifestSource, OperationErrorKind, OperationState,
-    OrderResult, Power, PowerSwitch, ProblemKind, RefusalKind, ReplicationActivity, Role,
+    CandidatesUsed, Command, ContentKind, DeliverMode, ManifestSource, OperationErrorKind,
+    OperationState, OrderResult, Power, PowerSwitch, ProblemKind, RefusalKind, ReplicationActivity,
+    Role,
 };
 
 use crate::site::{MIB, Sites, VM};
@@ -489,4 +490,46 @@ async fn what_hangs_does_not_make_the_host_silent() {
     assert_eq!(sites.hv.vm().await.power, Power::Unknown);
     sites.hv.fake.hung.store(false, Ordering::SeqCst);
     assert_eq!(sites.hv.vm().await.power, Power::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_enrolled_again_over_a_pass_that_broke_off() {
+    let mut sites = Sites::prepare();
+    sites.hv.change_config(
+        "storageDir",
+        "bandwidthLimitBytesPerSecond: 524288\nstorageDir",
+    );
+    sites.hv.start();
+    sites.az.start();
+    sites.protect().await;
+    let definition = sites.definition().await;
+    sites.hv.fake.write(VM, "root", 0, &vec![9; 4 * MIB]);
+    let replicate = Command::Replicate {
+        peer: sites.az.address(),
+        interval_seconds: 3600,
+        immediate: true,
+    };
+    sites.hv.ok(sites.order(1, replicate)).await;
+    sites
+        .hv
+        .until("the pass is under way", |vm| {
+            let pass = vm.replication.as_ref()?.pass.as_ref()?;
+            (pass.progress.bytes_done > MIB as u64).then_some(())
+        })
+        .await;
+    sites.hv.ok(sites.order(1, Command::Pause {})).await;
+    sites
+        .az
+        .until("it has broken off", |vm| {
+            (vm.content.kind == ContentKind::Partial).then_some(())
+        })
+        .await;
+    // As after the vault's address of a host was changed in the middle of a pass.
+    let enroll = Command::Enroll {
+        definition: Box::new(definition),
+        owner: sites.hv.address(),
+    };
+    sites.az.ok(sites.order(1, enroll)).await;
+    sites.replicate(&sites.hv, &sites.az, 1).await;
+    sites.same_disks();
 }

@@ -105,6 +105,43 @@ fn s12_after_a_failed_sync_the_cache_is_not_believed() {
     }
 }
 
+/// What was written behind the old end has no pre-image, and is believed no more than the rest; nor by an agent that was started again.
+#[test]
+fn s12_after_a_failed_sync_what_has_grown_is_not_believed() {
+    let old = noise(1, 40 * KIB64);
+    let new = [old.clone(), noise(2, 40 * KIB64)].concat();
+    for nth in 1..=4 {
+        for restarted in [false, true] {
+            let source = Site::new(&[("vda", &new)]);
+            let (fs, target) = sim(&old);
+            let mut syncs = 0;
+            fs.fault(move |effect, path| {
+                let hit = effect == Effect::Sync && path.ends_with("vda");
+                syncs += u32::from(hit);
+                (hit && syncs == nth).then_some(Fault::LostSync)
+            });
+            let failed = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All)).0;
+            fs.no_fault();
+            if restarted {
+                target.reopen().unwrap();
+            }
+            if failed.is_ok() {
+                continue;
+            }
+            let outcome = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+                .0
+                .unwrap();
+            target.set().seal(&outcome.roots).unwrap();
+            fs.power_cycle(&mut Dice::new(3));
+            target.reopen().unwrap();
+            assert!(
+                target.read("vda") == new,
+                "sync {nth}, restarted {restarted}"
+            );
+        }
+    }
+}
+
 #[test]
 fn s12_what_counts_as_arrived_has_survived_a_loss_of_power() {
     for mode in [Mode::NewFiles, Mode::InPlace] {

@@ -500,6 +500,9 @@ int main(int count, char **arguments) {
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	// As a plain process it may stand still for a point in time when the agent that started it dies: a process group that is orphaned with a
+	// stopped member is sent SIGHUP.
+	signal(SIGHUP, SIG_IGN);
 	if (posix_memalign((void **)&buffer, SECTOR, (size_t)BATCH * SECTOR) != 0) die("memory", NULL);
 
 	boot_id = random64();

@@ -362,6 +362,8 @@ async fn retire(work: &Work) -> Result<OrderResult, OperationError> {
             .with(move |set| manifest::adopt(set, &stop.roots))
             .await?;
         if !known {
+            // S11: what a start was once sealed on does not stand for what the guest has left.
+            volume.with(|set| Ok(set.void()?)).await?;
             tracing::warn!(vm = %work.vm.uuid, "the digests of the stopped disks are not at hand; the first pass back compares everything");
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn power(
                 pull(work, epoch).await?;
             } else {
                 let guest = host.process(vm.uuid);
-                match host.hypervisor.power(&guest).await {
+                match stop::awake(host, vm, &guest).await {
                     GuestPower::Gone => {}
                     GuestPower::Unknown { why } => {
                         return Err(error(

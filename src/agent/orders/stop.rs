@@ -1,5 +1,7 @@
 //! Stop: the fence stands; now the guest ends, and what it left is written down (S3).
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -85,7 +87,7 @@ pub(super) async fn stop(
         .register()
         .ok_or_else(|| internal("the register is gone"))?;
     let (before, guest) = host.guest(vm.uuid)?;
-    flush(&before).await;
+    let held = hold(&before).await?;
     let attached = host.hypervisor.attached(&guest).await?;
     work.phase(ProgressPhase::ShuttingDown);
     end_guest(work, &guest, force, epoch).await?;
@@ -102,7 +104,7 @@ pub(super) async fn stop(
     if let Some(other) = attached.and_then(|runs| definitions::other_disks(&guest.disks, &runs)) {
         return Err(error(OperationErrorKind::DiskWithoutTarget, other));
     }
-    let disks = shapes(&definition).await?;
+    let disks = shapes(&definition, held).await?;
     let (roots, source) = content(work, &definition, epoch).await?;
     work.place("read").await;
 
@@ -135,7 +137,7 @@ async fn end_guest(
     epoch: u64,
 ) -> Result<(), OperationError> {
     let (host, vm) = (&work.host, &work.vm);
-    match host.hypervisor.power(guest).await {
+    match awake(host, vm, guest).await {
         GuestPower::Gone => return Ok(()),
         GuestPower::Unknown { why } if !force => {
             return Err(error(
@@ -195,6 +197,16 @@ async fn end_guest(
     Ok(())
 }
 
+/// The guest's power, after it was let go on from a point in time in which it had been left standing: no pass comes any more that would.
+pub(super) async fn awake(host: &Arc<Host>, vm: &Arc<Vm>, guest: &GuestDefinition) -> GuestPower {
+    let power = host.hypervisor.power(guest).await;
+    if !matches!(power, GuestPower::Paused { .. }) {
+        return power;
+    }
+    replication::recover(host, vm, guest).await;
+    host.hypervisor.power(guest).await
+}
+
 /// What the guest changed. A hypervisor that cannot tell costs reading the disks, not the stop, as long as the guest stays off.
 async fn final_dirty(
     host: &Host,
@@ -215,18 +227,29 @@ async fn final_dirty(
     }
 }
 
-/// Most of what the host's page cache holds is written out while the guest still runs; what is left at the end costs downtime. An error
-/// comes again at the sync that counts.
-async fn flush(definition: &VmDefinition) {
+/// Opens the disks and writes out what the host's page cache holds of them while the guest still runs; what is left at the end costs downtime.
+/// An error of the host's disk is told once to each who had the file open then, and to nobody who opens it later: so these files are kept open
+/// until the sync that counts (S12).
+async fn hold(definition: &VmDefinition) -> Result<Vec<(String, File)>, OperationError> {
     let disks = definition.disks.clone();
-    let flushed = tokio::task::spawn_blocking(move || {
-        for disk in &disks {
-            if let Ok(file) = std::fs::File::open(&disk.path) {
-                let _ = file.sync_data();
-            }
-        }
-    });
-    let _ = flushed.await;
+    blocking(move || {
+        disks
+            .into_iter()
+            .map(|disk| {
+                let file = File::open(&disk.path)
+                    .map_err(|failed| unsound(&disk.id, &disk.path, &failed))?;
+                file.sync_data()
+                    .map_err(|failed| unsound(&disk.id, &disk.path, &failed))?;
+                Ok((disk.id, file))
+            })
+            .collect()
+    })
+    .await
+}
+
+fn unsound(id: &str, path: &Path, failed: &std::io::Error) -> OperationError {
+    let message = format!("disk {id}: {}: {failed}", path.display());
+    error(OperationErrorKind::SourceRead, message)
 }
 
 /// Asks the guest to shut down; takes its power away only where that was ordered or configured, and says so.
@@ -289,20 +312,26 @@ pub(super) async fn changes(host: &Arc<Host>, vm: &Arc<Vm>, epoch: u64) -> Optio
 }
 
 /// Sizes as they are now; what the guest wrote is on the disk when this returns (S3, S12).
-async fn shapes(definition: &VmDefinition) -> Result<Vec<DiskShape>, OperationError> {
+async fn shapes(
+    definition: &VmDefinition,
+    held: Vec<(String, File)>,
+) -> Result<Vec<DiskShape>, OperationError> {
     let disks = definition.disks.clone();
     blocking(move || {
-        for disk in &disks {
-            std::fs::File::open(&disk.path)
-                .and_then(|file| file.sync_all())
-                .map_err(|failed| {
-                    let message = format!("disk {}: {}: {failed}", disk.id, disk.path.display());
-                    error(OperationErrorKind::SourceRead, message)
-                })?;
+        for (id, file) in &held {
+            file.sync_all().map_err(|failed| {
+                let message =
+                    format!("disk {id}: what the guest wrote did not all reach it: {failed}");
+                error(OperationErrorKind::SourceRead, message)
+            })?;
         }
         disks
             .iter()
             .map(|disk| {
+                // A guest that was off may have got another disk meanwhile.
+                File::open(&disk.path)
+                    .and_then(|file| file.sync_all())
+                    .map_err(|failed| unsound(&disk.id, &disk.path, &failed))?;
                 definitions::size_of(disk)
                     .map(|(shape, _)| shape)
                     .map_err(|wrong| error(OperationErrorKind::SourceRead, wrong))

@@ -207,23 +207,32 @@ impl WriteStage {
                 StageError::io(&format!("writing disk {}", disk.id), error)
             };
             // S9: the session's number is checked at every write, under the lock that closing takes.
-            let entered = self
-                .session
-                .enter()
-                .map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))?;
+            let enter = || {
+                self.session
+                    .enter()
+                    .map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))
+            };
             if let Some(at) = item.at {
                 let bytes = &batch.data[at..at + usize::try_from(len).unwrap_or(0)];
+                let entered = enter()?;
                 disk.disk
                     .write_at(offset, bytes)
                     .map_err(|error| failed(&error))?;
+                drop(entered);
                 written.bytes += len;
             } else {
-                // S16: zeros are content.
-                disk.disk
-                    .zero(offset, len)
-                    .map_err(|error| failed(&error))?;
+                // S16: zeros are content. A long run of them may take a while, and whoever closes the session waits for one piece of it.
+                let mut done = 0;
+                while done < len {
+                    let piece = (len - done).min(ZEROS_AT_ONCE);
+                    let entered = enter()?;
+                    disk.disk
+                        .zero(offset + done, piece)
+                        .map_err(|error| failed(&error))?;
+                    drop(entered);
+                    done += piece;
+                }
             }
-            drop(entered);
             disk.disk.start_writeback(offset, len);
             written.blocks += blocks;
             written.runs.push(WrittenRun {
@@ -235,6 +244,9 @@ impl WriteStage {
         Ok(())
     }
 }
+
+/// Bytes of zeros that are written between two looks at whether the session still may.
+const ZEROS_AT_ONCE: u64 = 64 * 1024 * 1024;
 
 /// The stage that makes durable and proves.
 #[derive(Debug)]

@@ -53,7 +53,9 @@ impl Target {
             if disk.suspect {
                 // S12: what the cache shows after a failed sync proves nothing.
                 for (block, digest) in run.clone().zip(&mut digests) {
-                    if disk.fresh || disk.covered.contains(block) {
+                    // What lies behind the old end needs no pre-image, and may have been written all the same.
+                    let new = disk.fresh || block >= disk.before.blocks();
+                    if new || disk.covered.contains(block) {
                         *digest = Digest::UNKNOWN;
                     }
                 }

@@ -317,7 +317,7 @@ impl Disk for HostDisk {
     fn reserve(&self, len: u64) -> io::Result<()> {
         // Without KEEP_SIZE: syncs of the writes then need not record a growing size each time.
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
-            Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeros(0, len),
+            Err(rustix::io::Errno::OPNOTSUPP) => self.grow_by_hand(len),
             other => Ok(other?),
         }
     }
@@ -394,6 +394,15 @@ impl Disk for HostDisk {
 }
 
 impl HostDisk {
+    /// Where no room can be reserved without writing. What is there already stays as it is.
+    fn grow_by_hand(&self, len: u64) -> io::Result<()> {
+        let there = self.size()?;
+        if len > there {
+            self.write_zeros(there, len - there)?;
+        }
+        Ok(())
+    }
+
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
         let zeros = vec![0; 256 * 1024];
         let mut done = 0;
@@ -405,5 +414,34 @@ impl HostDisk {
             done += step as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on file systems that cannot reserve: a journal is extended over records that count.
+    #[test]
+    fn s10_growing_by_hand_leaves_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let file = HostFs.open(&path, Open::CreateNew).unwrap();
+        file.write_at(0, &vec![7; 100_000]).unwrap();
+        let disk = HostDisk {
+            file: std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap(),
+            device: false,
+        };
+        for (len, grown) in [(50_000, 100_000), (100_000, 100_000), (400_001, 400_001)] {
+            disk.grow_by_hand(len).unwrap();
+            let found = std::fs::read(&path).unwrap();
+            assert_eq!(found.len(), grown);
+            assert!(found[..100_000].iter().all(|byte| *byte == 7));
+            assert!(found[100_000..].iter().all(|byte| *byte == 0));
+        }
     }
 }

@@ -256,6 +256,13 @@ impl VolumeSet {
             }
             places.push(at);
         }
+        // What lies behind the old end has no pre-image that would tell that it was written.
+        for disk in disks.iter_mut().filter(|disk| !disk.resizing) {
+            let behind = disk.before.blocks()..disk.geometry.blocks();
+            if !disk.fresh && !behind.is_empty() {
+                disk.table.forget(&behind).context("write", &path)?;
+            }
+        }
         JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |head, _| {
             if let Some(disk) = places
                 .get(usize::from(head.disk))

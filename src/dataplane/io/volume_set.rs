@@ -153,21 +153,23 @@ impl VolumeSet {
     /// Makes the disks that are not there: sparse files, known to be new. Does nothing for those that are there.
     ///
     /// # Errors
-    /// [`SetError::Shape`] for a size that no disk has, or while a pass is open; whatever making a file brings.
+    /// [`SetError::Shape`] for a size that no disk has, or for a disk that is gone under an open pass; whatever making a file brings.
     pub fn create_missing(&mut self) -> Result<(), SetError> {
-        if matches!(
+        let open = matches!(
             self.record.content,
             Content::Partial { .. } | Content::NewFiles { .. }
-        ) {
-            return Err(SetError::Shape(
-                "a pass is open over these disks: finish or undo it first".to_owned(),
-            ));
-        }
+        );
         let mut made = false;
         for at in 0..self.record.disks.len() {
             let DiskRecord { path, size, id, .. } = self.record.disks[at].clone();
             if self.fs.exists(&path).context("look for", &path)? {
                 continue;
+            }
+            if open {
+                return Err(SetError::Shape(format!(
+                    "disk {id}: {} is gone, and a pass is open over these disks: finish or undo it first",
+                    path.display()
+                )));
             }
             if Geometry::new(size).is_none() {
                 return Err(SetError::Shape(format!(
@@ -204,7 +206,10 @@ impl VolumeSet {
     /// When it cannot be recorded.
     pub fn void(&mut self) -> Result<(), SetError> {
         match &mut self.record.content {
-            Content::Unknown | Content::Whole { .. } => self.record.content = Content::Unknown,
+            Content::Unknown | Content::Whole { .. } => {
+                self.record.content = Content::Unknown;
+                self.record.sealed = None;
+            }
             Content::Partial { base, distrust, .. } => {
                 *base = None;
                 *distrust = true;

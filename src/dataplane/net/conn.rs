@@ -11,6 +11,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use crate::dataplane::wire::{Frame, HEADER, Header, WireError};
 
 /// How often a wait looks up: for a cancel, a deadline, work of its own.
+/// How long a peer may keep a frame unfinished, or take nothing of one.
+const STALL: Duration = Duration::from_mins(5);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Bytes that are read ahead of what a frame needs.
@@ -136,6 +138,7 @@ impl<'a> Conn<'a> {
         };
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
+        keep_alive(stream)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
         let input = Input {
@@ -473,8 +476,9 @@ impl<'a> Conn<'a> {
         }
     }
 
+    /// In the middle of a frame, and where the peer takes nothing.
     fn deadline(&self) -> Instant {
-        let idle = Instant::now() + self.idle;
+        let idle = Instant::now() + self.idle.min(STALL);
         self.until.map_or(idle, |until| until.min(idle))
     }
 
@@ -502,6 +506,16 @@ impl<'a> Conn<'a> {
             _ => Err(error.into()),
         }
     }
+}
+
+/// A host that is gone is noticed within two minutes, however long its peer has nothing to say: while it reads disks of terabytes.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 6)?;
+    Ok(())
 }
 
 fn silent() -> io::Error {

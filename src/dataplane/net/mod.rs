@@ -6,6 +6,12 @@ mod control;
 mod send;
 mod serve;
 
+use std::time::Duration;
+
+/// How long a peer may say nothing between two frames: it may be reading all of a large disk, for what has arrived or for what it has to prove.
+/// A host or a network that is gone is noticed in minutes all the same, by TCP; a newer session of the VM ends an older one.
+pub const IDLE: Duration = Duration::from_hours(24);
+
 pub use control::{PassControl, PassPhase, Progress};
 pub use send::{Candidates, Endpoint, PassDisk, PassOutcome, PassSpec, send_pass};
 pub use serve::{Admission, Admitted, Peer, ServeOptions, Served, serve_connection};

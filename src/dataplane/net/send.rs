@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use uuid::Uuid;
 
+use super::IDLE;
 use super::conn::{Conn, ConnError};
 use super::control::{PassControl, Reporter};
 use crate::dataplane::blocks::{BlockSet, Geometry};
@@ -34,18 +35,18 @@ pub struct Endpoint {
     pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
     /// How long to try to connect, to each address that the name has.
     pub connect_timeout: Duration,
-    /// How long the peer may neither send nor take anything. It syncs and verifies in that time, so minutes rather than seconds.
+    /// How long the peer may say nothing between two frames. It reads whole disks in that time.
     pub idle_timeout: Duration,
 }
 
 impl Endpoint {
-    /// A plain TCP endpoint with the usual timeouts: 10 seconds to connect, 5 minutes idle.
+    /// A plain TCP endpoint with the usual timeouts: 10 seconds to connect, [`IDLE`].
     pub fn plain(address: impl Into<String>) -> Self {
         Self {
             address: address.into(),
             tls: None,
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_mins(5),
+            idle_timeout: IDLE,
         }
     }
 

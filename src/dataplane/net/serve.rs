@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
+use super::IDLE;
 use super::conn::{Conn, ConnError};
 use crate::dataplane::identity::Roots;
 use crate::dataplane::io::apply::{
@@ -55,7 +56,7 @@ pub struct ServeOptions {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How long all of it may take until the sender is let in: the TLS handshake and the first frame.
     pub greeting: Duration,
-    /// How long the sender may neither send nor take anything.
+    /// How long the sender may say nothing between two frames. It reads whole disks in that time.
     pub idle_timeout: Duration,
 }
 
@@ -64,7 +65,7 @@ impl Default for ServeOptions {
         Self {
             tls: None,
             greeting: Duration::from_secs(10),
-            idle_timeout: Duration::from_mins(5),
+            idle_timeout: IDLE,
         }
     }
 }
@@ -307,17 +308,19 @@ impl Serving<'_> {
             lines.submit();
             lines.work = None;
             lines.pool.iter().for_each(drop);
+            let mut told = Ok(());
             while let Ok(note) = lines.heard.recv() {
                 match note {
+                    // A sender that is gone is not told; what the other stages say counts all the same.
                     Note::Durable(blocks) => {
-                        if taken.is_ok() {
-                            self.event(Event::Durable(blocks)).map_err(Stopped::Conn)?;
+                        if taken.is_ok() && told.is_ok() {
+                            told = self.event(Event::Durable(blocks)).map(drop);
                         }
                     }
-                    Note::Failed(error) => lines.failed = lines.failed.or(Some(error)),
+                    Note::Failed(error) => lines.fail(error),
                 }
             }
-            match (lines.failed, taken) {
+            match (lines.failed, taken.and_then(|finish| told.map(|()| finish))) {
                 (Some(error), _) => Err(Stopped::Stage(error)),
                 (None, Ok(finish)) => Ok(finish),
                 (None, Err(error)) => Err(Stopped::Conn(error)),
@@ -332,7 +335,7 @@ impl Serving<'_> {
                 match note {
                     Note::Durable(blocks) => self.event(Event::Durable(blocks)).map(drop)?,
                     Note::Failed(error) => {
-                        lines.failed = Some(error);
+                        lines.fail(error);
                         return Ok(None);
                     }
                 }
@@ -452,6 +455,18 @@ struct Lines {
 }
 
 impl Lines {
+    /// The first failure has the words; which syncs have failed is kept of all (S12).
+    fn fail(&mut self, error: StageError) {
+        self.failed = Some(match self.failed.take() {
+            None => error,
+            Some(first) => StageError {
+                disk_sync: first.disk_sync || error.disk_sync,
+                journal_sync: first.journal_sync || error.journal_sync,
+                ..first
+            },
+        });
+    }
+
     /// A batch with room for one more run; `None` when a stage has failed.
     fn room(&mut self) -> Option<&mut Batch> {
         if self.batch.as_ref().is_some_and(Batch::is_full) {
