@@ -352,7 +352,7 @@ impl Host {
             }
             // What a killed agent still holds is let go soon.
             assert!(
-                began.elapsed() < Duration::from_secs(10),
+                began.elapsed() < Duration::from_mins(1),
                 "the agent of {} does not start",
                 self.name
             );
