@@ -83,6 +83,8 @@ pub struct Fake {
     pub hung: AtomicBool,
     /// Starts fail.
     pub broken: AtomicBool,
+    /// Somebody revives guests between their shutdown and the end of their process.
+    pub revives: AtomicBool,
 }
 
 impl Fake {
@@ -97,6 +99,7 @@ impl Fake {
             silent: AtomicBool::new(false),
             hung: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            revives: AtomicBool::new(false),
         })
     }
 
@@ -431,7 +434,11 @@ impl Hypervisor for Fake {
             }
             guest.process = false;
             guest.generations.clear();
-            Ok(QuitReport::Untouched)
+            Ok(if self.revives.load(Ordering::SeqCst) {
+                QuitReport::Written
+            } else {
+                QuitReport::Untouched
+            })
         })
     }
 

@@ -533,3 +533,61 @@ async fn a_replica_is_enrolled_again_over_a_pass_that_broke_off() {
     sites.replicate(&sites.hv, &sites.az, 1).await;
     sites.same_disks();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s13_what_a_revived_guest_was_said_to_have_changed_does_not_count() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    hv.fake.write(VM, "root", 0, b"known");
+    hv.fake.revives.store(true, Ordering::SeqCst);
+    let record = sites.stop(hv, az, 2).await;
+    assert_eq!(record.manifest, ManifestSource::Read);
+    let delivered = hv
+        .ok(sites.order(
+            2,
+            Command::Deliver {
+                peer: az.address(),
+                mode: DeliverMode::Delta,
+            },
+        ))
+        .await;
+    let OrderResult::Delivered { pass } = delivered else {
+        panic!("{delivered:?}")
+    };
+    assert_eq!(pass.candidates, CandidatesUsed::All);
+    sites.same_disks();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s17_what_was_written_after_the_stop_record_is_not_delivered() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    let off = Command::Power {
+        state: PowerSwitch::Off,
+        force: false,
+    };
+    hv.ok(sites.order(1, off)).await;
+    let record = sites.stop(hv, az, 2).await;
+    let disk = OpenOptions::new()
+        .write(true)
+        .open(sites.path(hv, "root"))
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&disk, b"by hand", 70_000).unwrap();
+    let delivered = hv
+        .give(sites.order(
+            2,
+            Command::Deliver {
+                peer: az.address(),
+                mode: DeliverMode::Delta,
+            },
+        ))
+        .await
+        .unwrap();
+    assert_eq!(delivered.state, OperationState::Failed, "{delivered:?}");
+    assert_eq!(delivered.error.unwrap().kind, OperationErrorKind::Corrupt);
+    let refused = az
+        .give(sites.order(2, Command::Start { stop: record }))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::ContentMismatch);
+}

@@ -13,6 +13,7 @@ use homeward_playground::{
     world::{HypervisorKind, LIMIT, Vm, VmOptions, World, WorldOptions, eventually, status_of},
 };
 use kube::ResourceExt;
+use serde_json::json;
 
 /// Recovery points so far apart that moves decide what is sent.
 pub const FAR_APART: Duration = Duration::from_hours(1);
@@ -51,7 +52,13 @@ impl Lane {
         let mut world = World::start(options).await?;
         // Until it has come to a good end.
         world.keep_logs(true);
-        let vm = world.add_with(vm, change).await?;
+        let vm = world
+            .add_with(vm, |spec| {
+                // What was taken back is counted from the Failovers that are left.
+                spec["failoverHistoryLimit"] = json!(1000);
+                change(spec);
+            })
+            .await?;
         Ok(Self {
             world,
             vm,
