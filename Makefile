@@ -25,8 +25,9 @@ test: setup
 	$(CARGO) test --workspace --locked
 
 .PHONY: lint
-## lint        formatting and lints
+## lint        formatting, lints, and that every mutant still applies
 lint:
+	tools/mutants/run --check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
