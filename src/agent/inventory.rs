@@ -13,7 +13,8 @@ use super::host::{Host, Vm, lock};
 use super::hypervisor::disk::DiskKind;
 use super::orders;
 use super::register;
-use super::room::Room;
+use super::room;
+use crate::dataplane::io::room::Room;
 
 /// How many VMs are asked at once.
 const AT_ONCE: usize = 128;
@@ -28,7 +29,7 @@ pub(crate) async fn read(host: &Arc<Host>, only: Option<Vec<Uuid>>) -> HostState
         .probe
         .ask(PATIENCE, move || {
             refreshed.definitions.refresh();
-            Room::of(&storage)
+            room::of(&storage)
         })
         .await
         .unwrap_or_else(|silent| {
@@ -49,7 +50,7 @@ pub(crate) async fn read(host: &Arc<Host>, only: Option<Vec<Uuid>>) -> HostState
             });
             0
         },
-        |room| room.free,
+        Room::spare,
     );
     let asked = match only {
         None => host.vms(),

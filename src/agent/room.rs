@@ -9,52 +9,33 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{OperationError, OperationErrorKind};
 use super::host::{Host, error};
+use crate::dataplane::io::fs::{Fs, HostFs};
+use crate::dataplane::io::room::Room;
 
-/// What points in time leave free, bytes. On a small storage a twentieth of it.
-const RESERVE: u64 = 1 << 30;
 /// How often it is looked at while a point in time is open, and how long a look may take.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Of one file system, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Room {
-    pub free: u64,
-    pub total: u64,
+/// Of the storage for replicas. Blocking.
+pub(crate) fn of(storage: &Path) -> Result<Room, String> {
+    HostFs
+        .room(storage)
+        .map_err(|failed| format!("storageDir {}: {failed}", storage.display()))
 }
 
-impl Room {
-    /// Of the storage. Blocking.
-    pub(crate) fn of(storage: &Path) -> Result<Self, String> {
-        let stat = rustix::fs::statvfs(storage)
-            .map_err(|failed| format!("storageDir {}: {failed}", storage.display()))?;
-        Ok(Self {
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
-        })
-    }
-
-    /// The last of the storage belongs to guests that write to their disks there, not to points in time of others.
-    pub(crate) fn is_scarce(self) -> bool {
-        self.free < RESERVE.min(self.total / 20)
-    }
-
-    fn told(self, storage: &Path) -> OperationError {
-        error(
-            OperationErrorKind::NoSpace,
-            format!(
-                "storageDir {} has {} of {} bytes free: a point in time of a running guest takes room for what the guest overwrites, and leaves the last for the disks that lie there; make room",
-                storage.display(),
-                self.free,
-                self.total
-            ),
-        )
-    }
+fn told(room: Room, storage: &Path) -> OperationError {
+    error(
+        OperationErrorKind::NoSpace,
+        format!(
+            "storageDir {}: {room}: a point in time of a running guest takes room for what the guest overwrites; make room",
+            storage.display()
+        ),
+    )
 }
 
 /// Whether a point in time may be begun.
 pub(crate) async fn check(host: &Arc<Host>) -> Result<(), OperationError> {
     match look(host).await {
-        Some(room) if room.is_scarce() => Err(room.told(&host.config.storage_dir)),
+        Some(room) if room.is_scarce() => Err(told(room, &host.config.storage_dir)),
         _ => Ok(()),
     }
 }
@@ -62,7 +43,7 @@ pub(crate) async fn check(host: &Arc<Host>) -> Result<(), OperationError> {
 /// None: the storage does not answer, which others tell of.
 async fn look(host: &Arc<Host>) -> Option<Room> {
     let storage = host.config.storage_dir.clone();
-    let room = host.probe.ask(LOOK, move || Room::of(&storage)).await;
+    let room = host.probe.ask(LOOK, move || of(&storage)).await;
     room.ok()?.ok()
 }
 
@@ -102,35 +83,11 @@ impl Watch {
                     && self.scarce.load(Ordering::SeqCst) =>
             {
                 Err(match look(host).await {
-                    Some(room) => room.told(&host.config.storage_dir),
+                    Some(room) => told(room, &host.config.storage_dir),
                     None => failed,
                 })
             }
             outcome => outcome,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_gibibyte_or_twentieth_is_left_alone() {
-        const GIB: u64 = 1 << 30;
-        for (free, total, scarce) in [
-            (GIB, 1000 * GIB, false),
-            (GIB - 1, 1000 * GIB, true),
-            (GIB / 2, 10 * GIB, false),
-            (GIB / 2 - 1, 10 * GIB, true),
-            (0, 1, false),
-            (0, 20, true),
-        ] {
-            assert_eq!(
-                Room { free, total }.is_scarce(),
-                scarce,
-                "{free} of {total}"
-            );
         }
     }
 }

@@ -249,14 +249,13 @@ pub fn recover(partial: bool, readable: bool, committed: Option<Point>) -> Recov
     }
 }
 
-/// Bytes that a journal needs at most for the first pre-images of `blocks` blocks that will come in `syncs` batches.
+/// Bytes that a journal needs at most for the first pre-images of `blocks` blocks. From a slow sender each block may come alone, and be
+/// synced alone.
 #[must_use]
-pub fn space(blocks: u64, syncs: u64) -> u64 {
-    let records = blocks.saturating_mul(BLOCK + HEAD as u64);
-    // The header, a commit record, and the pad that ends each batch.
-    records
-        .saturating_add(3 * RECORDS)
-        .saturating_add(syncs.saturating_add(1).saturating_mul(ALIGN))
+pub fn space(blocks: u64) -> u64 {
+    let alone = (BLOCK + HEAD as u64).next_multiple_of(ALIGN);
+    // The header and a commit record come on top.
+    blocks.saturating_mul(alone).saturating_add(3 * RECORDS)
 }
 
 #[cfg(test)]

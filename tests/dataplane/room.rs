@@ -420,3 +420,73 @@ fn no_space_on_a_real_small_file_system() {
     target.set().undo().unwrap();
     assert_eq!(target.read("vda"), old);
 }
+
+#[test]
+fn s10_a_journal_leaves_the_last_room_to_the_registers_beside_it() {
+    let (old, new, source, fs, target) = pair();
+    let needed = 40 * (KIB64 as u64 + 4096) + 3 * 16 * 1024;
+    let left = 1 << 20;
+    fs.set_total(20 * left);
+    for (free, why) in [
+        (needed + left - 1, WhyAll::NoJournal),
+        (needed + left, WhyAll::Asked),
+    ] {
+        fs.set_free(free);
+        let outcome = pass(&source, &target, in_place(u128::from(free)))
+            .0
+            .unwrap();
+        assert_eq!(outcome.used_candidates, UsedCandidates::All(why), "{free}");
+        assert!(whole_in_place(&target) && target.read("vda") == new);
+        target.set().void().unwrap();
+        target.write("vda", 0, &old);
+    }
+}
+
+/// It may be as large as the disks are.
+#[test]
+fn an_open_journal_is_read_once_when_its_pass_goes_on_and_once_when_it_is_undone() {
+    let journal = "/vm/state/journal";
+    for undo in [false, true] {
+        let (old, new, source, fs, target) = pair();
+        cut_pass(&source, &target, in_place(1), 30 * KIB64 as u64)
+            .0
+            .unwrap_err();
+        let size = fs.open(Path::new(journal), Open::Read).unwrap();
+        let (records, head) = (size.size().unwrap(), 2 * 16 * 1024);
+        fs.read_of(journal);
+        if undo {
+            target.set().undo().unwrap();
+            let read = fs.read_of(journal);
+            assert!(read > 0 && read <= records + head, "{read} {records}");
+            assert!(target.read("vda") == old);
+        } else {
+            cut_pass(&source, &target, in_place(1), 2 * KIB64 as u64)
+                .0
+                .unwrap_err();
+            let read = fs.read_of(journal);
+            // Once to go on, and once after the session has ended: it might have been whole.
+            assert!(read > 0 && read <= 2 * records + head, "{read} {records}");
+            pass(&source, &target, in_place(1)).0.unwrap();
+            assert!(target.read("vda") == new);
+        }
+        assert!(!fs.exists(Path::new(journal)).unwrap());
+    }
+}
+
+#[test]
+fn s11_no_space_between_the_commit_record_and_the_record_of_it_goes_forward() {
+    let (old, new, source, fs, target) = pair();
+    let mut records = 0;
+    // The first tells that a pass writes, the second that it is whole.
+    fs.fault(move |effect, path| {
+        let recorded = effect == Effect::Create && path.ends_with("set.json.next");
+        records += u32::from(recorded);
+        (recorded && records == 2).then_some(Fault::NoSpace)
+    });
+    pass(&source, &target, in_place(1)).0.unwrap_err();
+    fs.no_fault();
+    // The same process, without reading its state anew.
+    assert!(whole_in_place(&target), "{:?}", target.set().content());
+    assert_eq!(target.set().undo().unwrap(), UndoReport::NothingToDo);
+    assert!(target.read("vda") == new && new != old);
+}

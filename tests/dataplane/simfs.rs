@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use homeward::dataplane::io::fs::{Disk, Fs, Open, Stamp};
+use homeward::dataplane::io::room::Room;
 
 const SECTOR: usize = 512;
 
@@ -56,6 +57,7 @@ struct State {
     generation: u64,
     rule: Option<Rule>,
     free: u64,
+    total: u64,
     full_from: Option<u64>,
     devices: BTreeSet<PathBuf>,
     pub written: BTreeMap<PathBuf, u64>,
@@ -74,6 +76,7 @@ struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
+    read: u64,
 }
 
 #[derive(Clone)]
@@ -111,6 +114,7 @@ impl SimFs {
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             free: u64::MAX,
+            total: 0,
             ..State::default()
         })))
     }
@@ -159,8 +163,26 @@ impl SimFs {
         self.state().rule = None;
     }
 
+    /// Bytes that were read from files that were made with this name, since this was last asked.
+    pub fn read_of(&self, path: &str) -> u64 {
+        let mut state = self.state();
+        let of_that_name = state
+            .inodes
+            .values_mut()
+            .filter(|inode| inode.path == Path::new(path));
+        of_that_name
+            .map(|inode| std::mem::take(&mut inode.read))
+            .sum()
+    }
+
+    /// So much is free, and nothing of it is left alone.
     pub fn set_free(&self, bytes: u64) {
         self.state().free = bytes;
+    }
+
+    /// The size of all of it, of which a part is left alone.
+    pub fn set_total(&self, bytes: u64) {
+        self.state().total = bytes;
     }
 
     /// Loses power and starts again: of what was not synced a random part survives.
@@ -363,8 +385,12 @@ impl Fs for SimFs {
         Ok(())
     }
 
-    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(self.state().free)
+    fn room(&self, _dir: &Path) -> io::Result<Room> {
+        let state = self.state();
+        Ok(Room {
+            free: state.free,
+            total: state.total,
+        })
     }
 
     fn file_system(&self, _dir: &Path) -> io::Result<u64> {
@@ -453,6 +479,7 @@ impl Disk for SimDisk {
                 .unwrap_or(&[]);
             let len = rest.len().min(buf.len());
             buf[..len].copy_from_slice(&rest[..len]);
+            inode.read += len as u64;
             len
         })
     }

@@ -27,7 +27,7 @@ pub struct HostState {
     pub now: Timestamp,
     /// `address:port` where peers send data to.
     pub data_address: String,
-    /// Free on the storage for replicas.
+    /// Bytes that replicas may take on the storage: what is free there, less the last that is left for others.
     pub free_bytes: u64,
     /// Networks (virtual switches) that VMs here can have.
     pub networks: Vec<String>,

@@ -6,7 +6,7 @@ use super::fence;
 use crate::agent::api::{Boot, OperationError, OrderResult, Refusal, RefusalKind, VmDefinition};
 use crate::agent::definitions::{self, refusal};
 use crate::agent::host::{Host, Vm, Work, blocking};
-use crate::agent::room::Room;
+use crate::agent::room;
 
 /// Room, networks, boot profile and shape, before anything is changed.
 pub(super) async fn check(
@@ -48,18 +48,15 @@ pub(super) async fn check(
     }
     let placed = definitions::placed(arriving, known.as_ref(), &host.config.storage_dir);
     let storage = host.config.storage_dir.clone();
-    let room = tokio::task::spawn_blocking(move || (needed(&placed), Room::of(&storage))).await;
-    let (needed, available) =
-        room.map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
-    let available = available
-        .map_err(|failed| refusal(RefusalKind::Storage, failed))?
-        .free;
-    if needed > available {
-        let message =
-            format!("the disks need {needed} bytes on this host's storage, {available} are free");
+    let measured = tokio::task::spawn_blocking(move || (needed(&placed), room::of(&storage))).await;
+    let (needed, room) =
+        measured.map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
+    let room = room.map_err(|failed| refusal(RefusalKind::Storage, failed))?;
+    if needed > room.spare() {
+        let message = format!("the disks need {needed} bytes on this host's storage, where {room}");
         return Err(Refusal {
             needed: Some(needed),
-            available: Some(available),
+            available: Some(room.spare()),
             ..refusal(RefusalKind::NoSpace, message)
         });
     }

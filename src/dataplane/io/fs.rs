@@ -13,6 +13,8 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 use serde::{Deserialize, Serialize};
 
+use super::room::Room;
+
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
@@ -67,12 +69,12 @@ pub trait Fs: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `fsync(2)`.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Bytes free for this process in the file system of a folder.
+    /// The room in the file system of a folder.
     ///
     /// # Errors
     /// Those of `statvfs(2)`.
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
-    /// Which file system a folder lies in: folders with the same number share its free bytes.
+    fn room(&self, dir: &Path) -> io::Result<Room>;
+    /// Which file system a folder lies in: folders with the same number share its room.
     ///
     /// # Errors
     /// Those of `stat(2)`.
@@ -226,9 +228,12 @@ impl Fs for HostFs {
         File::open(named(path))?.sync_all()
     }
 
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+    fn room(&self, dir: &Path) -> io::Result<Room> {
         let stat = rustix::fs::statvfs(named(dir))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(Room {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
     }
 
     fn file_system(&self, dir: &Path) -> io::Result<u64> {

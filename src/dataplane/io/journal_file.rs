@@ -154,6 +154,11 @@ impl JournalFile {
         self.sync()
     }
 
+    /// What the journal is about. `None`: there is none, or its header is torn.
+    pub(crate) fn read_header(fs: &dyn Fs, path: &Path) -> io::Result<Option<Header>> {
+        Ok(open_readable(fs, path)?.map(|(_, header)| header))
+    }
+
     /// Reads the records that count, in order. `limit` bounds what may count when a sync is known to have failed. `None`: there is
     /// no journal, or its header is torn.
     pub(crate) fn scan(
@@ -162,13 +167,7 @@ impl JournalFile {
         limit: Option<u64>,
         mut each: impl FnMut(&Head, &[u8]) -> io::Result<()>,
     ) -> io::Result<Option<Scan>> {
-        if !fs.exists(path)? {
-            return Ok(None);
-        }
-        let file = fs.open(path, Open::Read)?;
-        let mut bytes = vec![0; usize::try_from(RECORDS).unwrap_or(0)];
-        let read = file.read_at(0, &mut bytes)?;
-        let Some(header) = Header::decode(&bytes[..read]) else {
+        let Some((file, header)) = open_readable(fs, path)? else {
             return Ok(None);
         };
         let codec = Codec::new(&header);
@@ -216,6 +215,16 @@ impl JournalFile {
         }
         Ok(Some(scan))
     }
+}
+
+fn open_readable(fs: &dyn Fs, path: &Path) -> io::Result<Option<(Arc<dyn Disk>, Header)>> {
+    if !fs.exists(path)? {
+        return Ok(None);
+    }
+    let file = fs.open(path, Open::Read)?;
+    let mut bytes = vec![0; usize::try_from(RECORDS).unwrap_or(0)];
+    let read = file.read_at(0, &mut bytes)?;
+    Ok(Header::decode(&bytes[..read]).map(|header| (file, header)))
 }
 
 fn read_record(

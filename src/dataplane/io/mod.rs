@@ -9,6 +9,7 @@ pub mod gate;
 mod journal_file;
 pub(crate) mod new_files;
 mod record;
+pub mod room;
 mod seal;
 pub mod source;
 pub(crate) mod table;

@@ -190,7 +190,7 @@ impl VolumeSet {
         blocks: u64,
         bytes: u64,
     ) -> Result<Room, Refusal> {
-        let needed = Self::journal_space(target, blocks, bytes);
+        let needed = Self::journal_space(target, blocks);
         let error = match self.reserve(target, blocks, bytes) {
             Ok(()) => return Ok(Room::Reserved),
             Err(error) if !error.is_no_space() => return Err(refusal(&error)),
@@ -199,12 +199,15 @@ impl VolumeSet {
         if target.mode == Mode::NewFiles {
             return Err(self.no_room_for_files(target, bytes));
         }
-        let available = self.fs.free_bytes(&self.dir).unwrap_or(0);
+        let (available, room) = match self.fs.room(&self.dir) {
+            Ok(room) => (room.spare(), room.to_string()),
+            Err(unknown) => (0, format!("its room is not known: {unknown}")),
+        };
         let journal = Shortage {
             needed,
             available,
             words: format!(
-                "the undo journal needs {needed} bytes, {available} are free in {} ({error})",
+                "the undo journal needs {needed} bytes; in {} {room} ({error})",
                 self.dir.display()
             ),
         };
@@ -222,8 +225,9 @@ impl VolumeSet {
     }
 
     fn no_room_for_files(&mut self, target: &Target, needed: u64) -> Refusal {
-        let available = self.free_for_files().unwrap_or(0);
-        let words = format!("new files need {needed} bytes, {available} are free beside the disks");
+        let available = self.spare_for_files().unwrap_or(0);
+        let words =
+            format!("new files need {needed} bytes, and {available} can be had beside the disks");
         let Some(journal) = &target.no_journal else {
             return Shortage {
                 needed,
@@ -242,7 +246,7 @@ impl VolumeSet {
     }
 
     pub(super) fn check_room(&self, bytes: u64) -> Result<(), SetError> {
-        if self.free_for_files()? < bytes {
+        if self.spare_for_files()? < bytes {
             return Err(SetError::Io {
                 what: "copy into",
                 path: self.file_dirs().into_iter().next().unwrap_or_default(),
@@ -264,15 +268,15 @@ impl VolumeSet {
         dirs
     }
 
-    fn free_for_files(&self) -> Result<u64, SetError> {
-        // Folders of one file system share what is free there.
-        let mut free = BTreeMap::new();
+    fn spare_for_files(&self) -> Result<u64, SetError> {
+        // Folders of one file system share its room.
+        let mut spare = BTreeMap::new();
         for dir in self.file_dirs() {
             let file_system = self.fs.file_system(&dir).context("measure", &dir)?;
-            let bytes = self.fs.free_bytes(&dir).context("measure", &dir)?;
-            free.insert(file_system, bytes);
+            let room = self.fs.room(&dir).context("measure", &dir)?;
+            spare.insert(file_system, room.spare());
         }
-        Ok(free.into_values().fold(0, u64::saturating_add))
+        Ok(spare.into_values().fold(0, u64::saturating_add))
     }
 
     /// Ends a pass that was turned to new files as one in place ends: they take the place of the old ones. A crash goes on with it.

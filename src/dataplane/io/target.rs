@@ -233,11 +233,12 @@ impl VolumeSet {
     /// Reads the open journal: which blocks it covers, how large the disks were. Their entries are never trusted (S12).
     fn find_covered(&self, disks: &mut [TargetDisk]) -> Result<Option<Scan>, SetError> {
         let path = self.journal_path();
-        let scan = JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |_, _| Ok(()))
-            .context("read", &path)?;
-        let Some(scan) = scan else { return Ok(None) };
+        let header = JournalFile::read_header(self.fs.as_ref(), &path).context("read", &path)?;
+        let Some(header) = header else {
+            return Ok(None);
+        };
         let mut places = Vec::new();
-        for before in &scan.header.disks {
+        for before in &header.disks {
             let at = disks.iter().position(|disk| disk.id == before.id);
             if let (Some(at), Some(geometry)) = (at, Geometry::new(before.size)) {
                 let disk = &mut disks[at];
@@ -281,8 +282,7 @@ impl VolumeSet {
             }
             Ok(())
         })
-        .context("read", &path)?;
-        Ok(Some(scan))
+        .context("read", &path)
     }
 
     fn tables_match(&self, disks: &[TargetDisk], point: Option<&Point>) -> Result<bool, SetError> {
@@ -313,8 +313,11 @@ impl VolumeSet {
         if blocks == 0 && !resizes && target.scan.is_none() {
             return Ok(());
         }
-        let space = Self::journal_space(target, blocks, bytes);
+        let space = Self::journal_space(target, blocks);
         let path = self.journal_path();
+        self.check_room_for_journal(target.scan.as_ref(), space)?;
+        // From here on there may be a commit record in it.
+        self.uncommitted = false;
         let journal = match target.scan.take() {
             Some(scan) => {
                 let journal = JournalFile::reopen(self.fs.as_ref(), &path, scan, space)
@@ -361,7 +364,7 @@ impl VolumeSet {
     }
 
     /// Bytes that the journal needs at most for a plan.
-    pub(super) fn journal_space(target: &Target, blocks: u64, bytes: u64) -> u64 {
+    pub(super) fn journal_space(target: &Target, blocks: u64) -> u64 {
         let old = |disk: &&TargetDisk| !disk.fresh;
         let cut: u64 = target
             .disks
@@ -382,11 +385,35 @@ impl VolumeSet {
             .map(|disk| disk.before.blocks())
             .sum();
         let blocks = (blocks + cut).min(there);
-        // A batch carries up to 2 MiB, or one run of zeros of any length that is journaled in windows of as much.
-        journal::space(
-            blocks,
-            (bytes + cut * BLOCK).div_ceil(BATCH) + blocks.min(4096),
-        )
+        journal::space(blocks)
+    }
+
+    /// The journal lies beside the registers of all VMs: it never takes the last room there.
+    fn check_room_for_journal(&self, scan: Option<&Scan>, space: u64) -> Result<(), SetError> {
+        let path = self.journal_path();
+        let mut needed = space;
+        if let Some(scan) = scan {
+            let there = self
+                .fs
+                .open(&path, Open::Read)
+                .and_then(|file| file.size())
+                .context("measure", &path)?;
+            needed = scan.end.saturating_add(space).saturating_sub(there);
+        }
+        if self
+            .fs
+            .room(&self.dir)
+            .context("measure", &self.dir)?
+            .spare()
+            < needed
+        {
+            return Err(SetError::Io {
+                what: "reserve",
+                path,
+                source: std::io::ErrorKind::StorageFull.into(),
+            });
+        }
+        Ok(())
     }
 
     /// After a session: what is in memory follows what is durable.

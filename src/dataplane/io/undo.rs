@@ -58,16 +58,15 @@ impl VolumeSet {
 
     fn restore(&mut self, base: Option<Point>) -> Result<UndoReport, SetError> {
         let path = self.journal_path();
-        let scan = JournalFile::scan(self.fs.as_ref(), &path, self.journal_limit, |_, _| Ok(()))
-            .context("read", &path)?;
-        let Some(scan) = scan else {
+        let header = JournalFile::read_header(self.fs.as_ref(), &path).context("read", &path)?;
+        let Some(header) = header else {
             return Err(SetError::Damaged {
                 path,
                 why: "it is not there or its header is torn".to_owned(),
             });
         };
         let mut disks = Vec::new();
-        for before in &scan.header.disks {
+        for before in &header.disks {
             disks.push(self.begin_restoring(before)?);
         }
         let mut blocks = 0;
@@ -114,7 +113,7 @@ impl VolumeSet {
             Some(base) => self.first_other(base, &disks)?,
             None => None,
         };
-        self.record_before(&scan.header.disks, base.filter(|_| other.is_none()))?;
+        self.record_before(&header.disks, base.filter(|_| other.is_none()))?;
         self.drop_journal()?;
         other.map_or(Ok(UndoReport::Restored { blocks }), |id| {
             Err(SetError::UndoMismatch(id))

@@ -39,6 +39,9 @@ pub struct VolumeSet {
     pub(super) journal_limit: Option<u64>,
     /// A sync of a disk has failed in this process (S12).
     pub(super) resend: bool,
+    /// The open journal was read to its end in this process, it has no commit record, and nobody has written to it since. A journal may be
+    /// as large as the disks are: it is not read more often than it must be.
+    pub(super) uncommitted: bool,
     _lock: Arc<dyn Disk>,
 }
 
@@ -99,6 +102,7 @@ impl VolumeSet {
             record,
             journal_limit: None,
             resend: false,
+            uncommitted: false,
             _lock: lock,
         };
         if set.record.vm != vm {
@@ -318,7 +322,12 @@ impl VolumeSet {
             self.finish_swap()?;
         }
         let journal = self.journal_path();
-        if !self.fs.exists(&journal).context("look for", &journal)? && !self.has_open_journal() {
+        let there = self.fs.exists(&journal).context("look for", &journal)?;
+        let settled = match (there, self.has_open_journal()) {
+            (false, false) => true,
+            (there, open) => there && open && self.uncommitted,
+        };
+        if settled {
             return Ok(());
         }
         let scan = JournalFile::scan(
@@ -330,7 +339,10 @@ impl VolumeSet {
         .context("read", &journal)?;
         let committed = scan.as_ref().and_then(|scan| scan.committed.clone());
         match journal::recover(self.has_open_journal(), scan.is_some(), committed) {
-            Recovery::Keep => return Ok(()),
+            Recovery::Keep => {
+                self.uncommitted = true;
+                return Ok(());
+            }
             Recovery::Drop => {}
             // The commit record was synced after everything was verified.
             Recovery::RollForward(point) => {
@@ -400,6 +412,7 @@ impl VolumeSet {
             .and_then(|()| self.fs.sync_dir(&self.dir))
             .context("remove", &path)?;
         self.journal_limit = None;
+        self.uncommitted = false;
         Ok(())
     }
 
