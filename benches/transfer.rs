@@ -126,6 +126,10 @@ impl Admission for AdmitAll {
             session,
         })
     }
+
+    fn epoch(&self, _vm: Uuid, _peer: &Peer) -> Result<Option<u64>, Refusal> {
+        Ok(None)
+    }
 }
 
 /// `state disk tls-dir`; says its port, then serves one connection. New files are sealed before it ends.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::api::{Power, PowerSwitch, Register, Role};
 use super::host::{Host, Vm, lock};
-use super::{orders, replication};
+use super::{orders, peer, replication};
 
 /// The first pause between two attempts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -76,6 +76,9 @@ async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bo
     if wants_to_run(&register) && orders::may_run(vm) {
         match host.power(vm.uuid).await {
             (Power::Off, _) => {
+                peer::check(host, vm, register.epoch)
+                    .await
+                    .map_err(|refused| refused.message)?;
                 orders::run(host, vm, register.epoch, register.step)
                     .await
                     .map_err(|failed| {

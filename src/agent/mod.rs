@@ -27,6 +27,7 @@ mod inventory;
 mod keep_running;
 mod manifest;
 mod orders;
+mod peer;
 mod probe;
 mod receive;
 mod register;

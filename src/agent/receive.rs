@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::api::{RefusalKind, StepId};
 use super::definitions;
@@ -80,6 +81,7 @@ fn one(host: &Arc<Host>, stream: TcpStream, from: SocketAddr, stranger: Stranger
         },
         &options,
     ) {
+        Served::Told => {}
         Served::Whole(_) => tracing::info!(%from, "a pass was received whole"),
         Served::Refused(refusal) => {
             tracing::info!(%from, reason = %refusal.message, "a pass was turned away");
@@ -109,8 +111,9 @@ fn refused(kind: dataplane::RefusalKind, message: impl Into<String>) -> dataplan
     }
 }
 
-impl Admission for Door {
-    fn admit(&self, hello: &Hello, peer: &Peer) -> Result<Admitted, dataplane::Refusal> {
+impl Door {
+    /// The names in the certificate of an agent that may send data here.
+    fn let_in(&self, peer: &Peer) -> Result<Vec<String>, dataplane::Refusal> {
         let names = peer
             .certificates
             .first()
@@ -132,6 +135,19 @@ impl Admission for Door {
             ));
         }
         *lock(&self.stranger) = None;
+        Ok(names)
+    }
+}
+
+impl Admission for Door {
+    fn epoch(&self, vm: Uuid, peer: &Peer) -> Result<Option<u64>, dataplane::Refusal> {
+        self.let_in(peer)?;
+        let register = self.host.known(vm).and_then(|vm| vm.register());
+        Ok(register.map(|register| register.epoch))
+    }
+
+    fn admit(&self, hello: &Hello, peer: &Peer) -> Result<Admitted, dataplane::Refusal> {
+        let names = self.let_in(peer)?;
         let Some(vm) = self.host.known(hello.vm) else {
             return Err(refused(
                 dataplane::RefusalKind::UnknownVm,

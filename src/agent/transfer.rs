@@ -173,6 +173,18 @@ impl Bandwidth {
     }
 }
 
+/// Where a peer takes data, and how it proves that it is the one.
+pub(crate) fn endpoint(host: &Host, peer: &PeerAddress) -> Result<Endpoint, OperationError> {
+    let name = ServerName::try_from(peer.host.clone()).map_err(|_| {
+        error(
+            OperationErrorKind::Protocol,
+            format!("{} is not a host's name", peer.host),
+        )
+    })?;
+    let client = host.identity.configs().client;
+    Ok(Endpoint::tls(peer.data.clone(), client, name))
+}
+
 /// Sends one pass and waits for the peer's durable acknowledgement.
 pub(crate) async fn send(
     host: &Arc<Host>,
@@ -183,13 +195,7 @@ pub(crate) async fn send(
     meter: &Arc<Meter>,
 ) -> Result<PassReport, OperationError> {
     let volume = host.volume(vm).await?;
-    let name = ServerName::try_from(pass.peer.host.clone()).map_err(|_| {
-        error(
-            OperationErrorKind::Protocol,
-            format!("{} is not a host's name", pass.peer.host),
-        )
-    })?;
-    let endpoint = Endpoint::tls(pass.peer.data.clone(), host.identity.configs().client, name);
+    let endpoint = endpoint(host, &pass.peer)?;
     let candidates = match pass.candidates {
         Candidates::All => dataplane::Candidates::All,
         Candidates::Ranges { base, ranges } => dataplane::Candidates::Ranges {

@@ -50,6 +50,6 @@ pub use io::source::{BlockSource, FileSource};
 pub use io::volume_set::{DiskSpec, Lock, VolumeSet};
 pub use net::{
     Admission, Admitted, Candidates, Endpoint, PassControl, PassDisk, PassOutcome, PassPhase,
-    PassSpec, Peer, Progress, ServeOptions, Served, send_pass, serve_connection,
+    PassSpec, Peer, Progress, ServeOptions, Served, ask_epoch, send_pass, serve_connection,
 };
 pub use wire::{Hello, Refusal, RefusalKind};

@@ -1,6 +1,7 @@
 //! The receiving side of a pass as a state machine: events in, commands out. No sockets, files or clocks.
 //!
 //! ```text
+//!  Greeting --Ask--> Telling --Told--> Over
 //!  Greeting --Hello--> Admitting --Admitted--> Ready <--> Digesting
 //!                                                |
 //!                                               Plan --> Reserving --Reserved--> Receiving --Finish--> Finishing --Whole--> Over
@@ -11,6 +12,8 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+
+use uuid::Uuid;
 
 use super::blocks::{FRAME_PAYLOAD, Geometry};
 use super::digest::Digest;
@@ -27,8 +30,10 @@ pub enum Event {
     Frame(Frame),
     /// A [`Command::Admit`] was granted, or a [`Command::Reserve`] leads to new files.
     Admitted(Welcome),
-    /// A [`Command::Admit`] or [`Command::Reserve`] was refused.
+    /// A [`Command::Admit`], [`Command::Reserve`] or [`Command::Tell`] was refused.
     Refused(Refusal),
+    /// The answer to a [`Command::Tell`].
+    Told(Option<u64>),
     /// Some of the digests of a [`Command::Digest`], in order.
     Digested {
         /// The disk.
@@ -55,6 +60,8 @@ pub enum Event {
 pub enum Command {
     /// Ask whether this sender may write now.
     Admit(Hello),
+    /// Say which epoch the register of this VM has, if whoever asks may know.
+    Tell(Uuid),
     /// Send a frame.
     Send(Frame),
     /// Answer with the digests of these blocks.
@@ -96,6 +103,7 @@ pub enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Greeting,
+    Telling,
     Admitting,
     Ready,
     Digesting,
@@ -169,7 +177,13 @@ impl Receiver {
                 self.state = State::Ready;
                 vec![Command::Send(Frame::Welcome(welcome))]
             }
-            (Event::Refused(refusal), State::Admitting | State::Reserving) => self.refuse(refusal),
+            (Event::Refused(refusal), State::Telling | State::Admitting | State::Reserving) => {
+                self.refuse(refusal)
+            }
+            (Event::Told(epoch), State::Telling) => {
+                self.state = State::Over;
+                vec![Command::Send(Frame::Told { epoch }), Command::Close]
+            }
             (
                 Event::Digested {
                     disk,
@@ -207,6 +221,10 @@ impl Receiver {
     fn frame(&mut self, frame: Frame) -> Vec<Command> {
         match (frame, self.state) {
             (Frame::Hello(hello), State::Greeting) => self.hello(hello),
+            (Frame::Ask { vm }, State::Greeting) => {
+                self.state = State::Telling;
+                vec![Command::Tell(vm)]
+            }
             (Frame::Compare { disk, spans }, State::Ready) => {
                 let Some(known) = self.disks.get(usize::from(disk)) else {
                     return self.broken("a disk that was not named");

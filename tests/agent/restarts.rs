@@ -1,10 +1,11 @@
 //! Agents that die between a sync and its effect, and hosts that reboot.
 
 use std::fs;
+use std::path::Path;
 
 use homeward::agent::api::{
-    CandidatesUsed, Command, ContentKind, DeliverMode, OperationState, Order, OrderResult,
-    PowerSwitch, Role,
+    CandidatesUsed, Command, ContentKind, DeliverMode, OperationErrorKind, OperationState, Order,
+    OrderResult, Power, PowerSwitch, ProblemKind, Role,
 };
 
 use crate::site::{Host, Sites, VM};
@@ -428,6 +429,75 @@ async fn s04_s12_after_a_reboot_only_owners_are_started_and_digests_are_void() {
     assert!(!sites.hv.fake.running(VM));
     assert_eq!(sites.hv.vm().await.register.unwrap().stop, Some(record));
     assert_eq!(sites.az.vm().await.content.kind, ContentKind::Whole);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let into = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &into);
+        } else {
+            fs::copy(entry.path(), into).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s04_a_host_from_a_backup_asks_its_peer_before_it_starts_what_has_moved_since() {
+    let mut sites = Sites::protected().await;
+    let (state, backup) = (
+        sites.hv.folder.join("state"),
+        sites.hv.folder.join("backup"),
+    );
+    copy(&state, &backup);
+    sites.cut_over(&sites.hv, &sites.az, 2).await;
+    sites.commit(&sites.hv, &sites.az, 2).await;
+    sites.hv.kill();
+    sites.hv.fake.reboot();
+    fs::remove_dir_all(&state).unwrap();
+    fs::rename(&backup, &state).unwrap();
+    fs::write(sites.hv.folder.join("boot_id"), "second").unwrap();
+    sites.hv.start();
+    let (hv, az) = (&sites.hv, &sites.az);
+    let seen = hv.vm().await;
+    assert_eq!(seen.register.unwrap().role, Role::Owner, "what it says");
+    assert!(!hv.fake.running(VM) && az.fake.running(VM));
+    let told = seen
+        .problems
+        .iter()
+        .find(|problem| problem.kind == ProblemKind::NotStarted)
+        .unwrap();
+    assert!(
+        told.message.contains("az01 has epoch 2 and the one here 1"),
+        "{}",
+        told.message
+    );
+    // Nor by hand.
+    let switch = Command::Power {
+        state: PowerSwitch::On,
+        force: false,
+    };
+    let refused = hv.give(sites.order(1, switch)).await.unwrap();
+    assert_eq!(refused.state, OperationState::Failed, "{refused:?}");
+    assert_eq!(refused.error.unwrap().kind, OperationErrorKind::PeerRefused);
+    assert!(!hv.fake.running(VM));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_cannot_ask_its_peer_starts_what_its_register_says() {
+    let mut sites = Sites::protected().await;
+    sites.az.kill();
+    sites.hv.kill();
+    sites.hv.fake.reboot();
+    fs::write(sites.hv.folder.join("boot_id"), "second").unwrap();
+    sites.hv.start();
+    sites
+        .hv
+        .until("the guest runs", |vm| {
+            (vm.power == Power::Running && vm.problems.is_empty()).then_some(())
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -385,6 +385,10 @@ fn s09_a_session_that_comes_late_to_the_disks_changes_nothing() {
             self.0.gate.close_all();
             admitted
         }
+
+        fn epoch(&self, vm: uuid::Uuid, peer: &Peer) -> Result<Option<u64>, Refusal> {
+            self.0.epoch(vm, peer)
+        }
     }
     let (_, _, source, fs, target) = pair();
     // New files that a seal could be about to swap in: a session of another pass would remove them.
@@ -613,4 +617,16 @@ fn a_source_that_cannot_be_read_fails_on_its_own_side() {
     );
     serving.join().unwrap();
     assert_eq!(target.read("vda"), old);
+}
+
+#[test]
+fn s04_a_peer_says_which_epoch_its_register_has() {
+    let site = Site::new(&[("vda", &noise(1, KIB64))]);
+    for (vm, epoch) in [(VM, Some(7)), (uuid::Uuid::from_u128(99), None)] {
+        let (address, serving) = serve_one(&site, ServeOptions::default());
+        let asked = Endpoint::plain(address.to_string());
+        let answer = ask_epoch(&asked, vm, std::time::Duration::from_secs(10));
+        assert_eq!(answer.unwrap(), epoch);
+        assert!(matches!(serving.join().unwrap(), Served::Told));
+    }
 }

@@ -140,6 +140,7 @@ impl Memory {
                             }
                             receiver::Event::DigestsDone
                         }
+                        receiver::Command::Tell(_) => unreachable!("no sender asks in a pass"),
                         receiver::Command::Reserve { .. } => receiver::Event::Reserved,
                         receiver::Command::Write {
                             blocks, digests, ..

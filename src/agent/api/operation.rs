@@ -70,7 +70,7 @@ pub enum OperationErrorKind {
     Hypervisor,
     /// The connection to the peer broke or could not be made; retry.
     Disconnected,
-    /// The peer did not let the data session in.
+    /// The peer did not let the data session in, or its register is newer than the one here (S4).
     PeerRefused,
     /// Not enough room at the target.
     NoSpace,

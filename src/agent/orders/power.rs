@@ -6,7 +6,7 @@ use crate::agent::api::{
 };
 use crate::agent::host::{Work, error, lock};
 use crate::agent::hypervisor::GuestPower;
-use crate::agent::replication;
+use crate::agent::{peer, replication};
 
 pub(super) async fn power(
     work: &Work,
@@ -17,7 +17,10 @@ pub(super) async fn power(
     match state {
         PowerSwitch::On => {
             work.phase(ProgressPhase::Starting);
-            let started = start::run(host, vm, epoch, step).await;
+            let started = match peer::check(host, vm, epoch).await {
+                Ok(()) => start::run(host, vm, epoch, step).await,
+                Err(refused) => Err(refused),
+            };
             *lock(&vm.not_started) = started.as_ref().err().map(|failed| failed.message.clone());
             started?;
         }

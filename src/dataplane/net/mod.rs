@@ -1,6 +1,7 @@
 //! A pass over the network: TCP, plain or mutual TLS, blocking. One thread a side, and three
 //! more at the target that journal, write, and prove.
 
+mod ask;
 mod conn;
 mod control;
 mod send;
@@ -12,6 +13,7 @@ use std::time::Duration;
 /// A host or a network that is gone is noticed in minutes all the same, by TCP; a newer session of the VM ends an older one.
 pub const IDLE: Duration = Duration::from_hours(24);
 
+pub use ask::ask_epoch;
 pub use control::{PassControl, PassPhase, Progress};
 pub use send::{Candidates, Endpoint, PassDisk, PassOutcome, PassSpec, send_pass};
 pub use serve::{Admission, Admitted, Peer, ServeOptions, Served, serve_connection};

@@ -279,7 +279,7 @@ fn same_shape(disks: &[PassDisk], set: &VolumeSet) -> bool {
         })
 }
 
-fn connect(endpoint: &Endpoint) -> Result<TcpStream, PassError> {
+pub(super) fn connect(endpoint: &Endpoint) -> Result<TcpStream, PassError> {
     let mut last = io::Error::new(
         io::ErrorKind::NotFound,
         format!("{} has no address", endpoint.address),
@@ -458,7 +458,7 @@ fn send_error(error: SendError) -> PassError {
     }
 }
 
-fn conn_error(error: ConnError) -> PassError {
+pub(super) fn conn_error(error: ConnError) -> PassError {
     match error {
         ConnError::Stopped => PassError::Cancelled,
         ConnError::Wire(error) => PassError::Protocol {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+use uuid::Uuid;
 
 use super::IDLE;
 use super::conn::{Conn, ConnError};
@@ -31,6 +32,12 @@ pub trait Admission: Send + Sync {
     /// # Errors
     /// A refusal, which goes to the sender as it is.
     fn admit(&self, hello: &Hello, peer: &Peer) -> Result<Admitted, Refusal>;
+
+    /// The epoch of the register of a VM, if there is one, for a peer that asks before it starts a guest (S4).
+    ///
+    /// # Errors
+    /// A refusal, which goes to whoever asks as it is.
+    fn epoch(&self, vm: Uuid, peer: &Peer) -> Result<Option<u64>, Refusal>;
 }
 
 /// Who has connected.
@@ -75,6 +82,8 @@ impl Default for ServeOptions {
 pub enum Served {
     /// The disks hold this point, verified.
     Whole(Roots),
+    /// A question was answered.
+    Told,
     /// The sender was turned away; nothing was written.
     Refused(Refusal),
     /// The pass failed here; what was written stays under the journal.
@@ -126,11 +135,20 @@ impl Serving<'_> {
         let frame = self.next()?;
         let commands = self.machine.on(Event::Frame(frame));
         for command in self.simple(commands)? {
-            let Command::Admit(hello) = command else {
-                continue;
-            };
             let peer = Peer {
                 certificates: self.conn.peer_certificates(),
+            };
+            let hello = match command {
+                Command::Admit(hello) => hello,
+                Command::Tell(vm) => {
+                    let answer = match admission.epoch(vm, &peer) {
+                        Ok(epoch) => Event::Told(epoch),
+                        Err(refusal) => Event::Refused(refusal),
+                    };
+                    self.event(answer)?;
+                    continue;
+                }
+                _ => continue,
             };
             match admission.admit(&hello, &peer) {
                 Err(refusal) => self.event(Event::Refused(refusal))?,
@@ -422,6 +440,7 @@ impl Serving<'_> {
                 Frame::Whole { roots } => self.end = Some(Served::Whole(roots.clone())),
                 Frame::Refuse(refusal) => self.end = Some(Served::Refused(refusal.clone())),
                 Frame::Failed(failure) => self.end = Some(Served::Failed(failure.clone())),
+                Frame::Told { .. } => self.end = Some(Served::Told),
                 _ => {}
             }
             self.conn.send(&frame, &[])?;

@@ -189,6 +189,11 @@ pub enum Frame {
         /// The name of the point in time.
         point: String,
     },
+    /// Instead of [`Frame::Hello`]: what does your register of this VM say (S4)?
+    Ask {
+        /// The VM.
+        vm: Uuid,
+    },
     /// Receiver: go on.
     Welcome(Welcome),
     /// Receiver: no.
@@ -216,6 +221,11 @@ pub enum Frame {
     },
     /// Receiver: the pass has failed here.
     Failed(Failure),
+    /// The answer to [`Frame::Ask`].
+    Told {
+        /// The epoch of its register, if it has one.
+        epoch: Option<u64>,
+    },
 }
 
 macro_rules! byte_enum {
@@ -256,6 +266,7 @@ impl Frame {
             Self::Data(_) => 4,
             Self::Zero { .. } => 5,
             Self::Finish { .. } => 6,
+            Self::Ask { .. } => 7,
             Self::Welcome(_) => 65,
             Self::Refuse(_) => 66,
             Self::Digests { .. } => 67,
@@ -263,6 +274,7 @@ impl Frame {
             Self::Durable { .. } => 69,
             Self::Whole { .. } => 70,
             Self::Failed(_) => 71,
+            Self::Told { .. } => 72,
         }
     }
 
@@ -276,6 +288,7 @@ impl Frame {
             Self::Data(_) => "Data",
             Self::Zero { .. } => "Zero",
             Self::Finish { .. } => "Finish",
+            Self::Ask { .. } => "Ask",
             Self::Welcome(_) => "Welcome",
             Self::Refuse(_) => "Refuse",
             Self::Digests { .. } => "Digests",
@@ -283,6 +296,7 @@ impl Frame {
             Self::Durable { .. } => "Durable",
             Self::Whole { .. } => "Whole",
             Self::Failed(_) => "Failed",
+            Self::Told { .. } => "Told",
         }
     }
 
@@ -291,7 +305,7 @@ impl Frame {
         Some(match kind {
             1 => 128 + MAX_DISKS * (2 + DiskId::MAX + 8),
             2 => 16 + MAX_SPANS * 16,
-            3 | 5 | 68 | 69 => 32,
+            3 | 5 | 7 | 68 | 69 | 72 => 32,
             4 => 32 + Digest::LEN * usize::try_from(FRAME_BLOCKS).ok()?,
             6 => ROOTS + MAX_POINT + 16,
             65 => ROOTS + MAX_DISKS * 8 + 64,
@@ -333,6 +347,10 @@ impl Frame {
                 put_roots(&mut put, roots);
                 put.text(point, MAX_POINT);
             }
+            Self::Ask { vm } => {
+                put.u16(VERSION);
+                put.bytes(vm.as_bytes());
+            }
             Self::Welcome(welcome) => {
                 put.u64(welcome.session);
                 put.u8(u8::from(welcome.partial)
@@ -367,6 +385,8 @@ impl Frame {
                 put.u8(failure.kind.byte());
                 put.text(&failure.message, MAX_TEXT);
             }
+            // No register has epoch 0.
+            Self::Told { epoch } => put.u64(epoch.unwrap_or(0)),
         }
     }
 
@@ -416,6 +436,12 @@ impl Frame {
                 roots: take_roots(&mut take)?,
                 point: take.text(MAX_POINT)?,
             },
+            7 => {
+                take_version(&mut take)?;
+                Self::Ask {
+                    vm: Uuid::from_bytes(take.array()?),
+                }
+            }
             65 => Self::Welcome(take_welcome(&mut take)?),
             66 => Self::Refuse(Refusal {
                 kind: RefusalKind::from_byte(take.u8()?)?,
@@ -439,6 +465,9 @@ impl Frame {
                 kind: FailureKind::from_byte(take.u8()?)?,
                 message: take.text(MAX_TEXT)?,
             }),
+            72 => Self::Told {
+                epoch: Some(take.u64()?).filter(|epoch| *epoch > 0),
+            },
             other => return Err(WireError::UnknownType(other)),
         };
         take.end()?;
@@ -463,12 +492,18 @@ fn put_hello(put: &mut Put<'_>, hello: &Hello) {
     }
 }
 
-fn take_hello(take: &mut Take<'_>) -> Result<Hello, WireError> {
-    // The version comes first and decides whether the rest is ours to read.
+/// It comes first and decides whether the rest is ours to read.
+fn take_version(take: &mut Take<'_>) -> Result<(), WireError> {
     let version = take.u16()?;
-    if version != VERSION {
-        return Err(WireError::Version(version));
+    if version == VERSION {
+        Ok(())
+    } else {
+        Err(WireError::Version(version))
     }
+}
+
+fn take_hello(take: &mut Take<'_>) -> Result<Hello, WireError> {
+    take_version(take)?;
     let vm = Uuid::from_bytes(take.array()?);
     let (epoch, step) = (take.u64()?, take.u64()?);
     let pass = Uuid::from_bytes(take.array()?);

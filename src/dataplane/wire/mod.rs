@@ -1,7 +1,7 @@
 //! The frames that travel between two agents: what they carry, how they are encoded, how long each may be. Pure.
 //!
 //! A frame is a header of eight bytes (type, three zero bytes, length of the body), a body, and after a [`Frame::Data`] its
-//! payload. The first frame of a connection is [`Frame::Hello`]; its body begins with the version of the protocol, and that
+//! payload. The first frame of a connection is [`Frame::Hello`], or a question; its body begins with the version of the protocol, and that
 //! beginning never changes, so that both sides can always say why they do not understand each other.
 
 mod codec;
@@ -14,7 +14,7 @@ pub use frame::{
 use super::blocks::FRAME_PAYLOAD;
 
 /// The version of the protocol that this build speaks, and the only one.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Bytes in a frame's header.
 pub const HEADER: usize = 8;

@@ -111,6 +111,10 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
                 digests
             }),
         Just(Frame::PlanOk),
+        any::<u128>().prop_map(|vm| Frame::Ask {
+            vm: Uuid::from_u128(vm)
+        }),
+        prop::option::of(1u64..).prop_map(|epoch| Frame::Told { epoch }),
         any::<u64>().prop_map(|blocks| Frame::Durable { blocks }),
         roots().prop_map(|roots| Frame::Whole { roots }),
         ".{0,80}".prop_map(|message| Frame::Failed(Failure::new(FailureKind::Corrupt, message))),
