@@ -1,7 +1,9 @@
 //! Asks storage that may never answer: a share whose server is gone hangs whoever touches it, and must not hang the agent with it.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::host::lock;
 
@@ -9,7 +11,7 @@ use super::host::lock;
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     turn: Arc<tokio::sync::Mutex<()>>,
-    since: Mutex<Option<Instant>>,
+    since: Mutex<Option<Timestamp>>,
 }
 
 impl Probe {
@@ -17,17 +19,17 @@ impl Probe {
     /// for each probe, and nothing is begun beside it.
     ///
     /// # Errors
-    /// For how long it has not answered, in words.
+    /// Since when it has not answered, in words that stay the same while it hangs.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         patience: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
-        let asked = Instant::now();
+        let asked = Timestamp::now();
         let Ok(turn) = tokio::time::timeout(patience, Arc::clone(&self.turn).lock_owned()).await
         else {
             let since = lock(&self.since).unwrap_or(asked);
-            return Err(silence(since.elapsed()));
+            return Err(silence(since));
         };
         *lock(&self.since) = Some(asked);
         let working = tokio::task::spawn_blocking(move || {
@@ -37,15 +39,15 @@ impl Probe {
         match tokio::time::timeout(patience, working).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(failed)) => Err(failed.to_string()),
-            Err(_) => Err(silence(asked.elapsed())),
+            Err(_) => Err(silence(asked)),
         }
     }
 }
 
-fn silence(waited: Duration) -> String {
+fn silence(since: Timestamp) -> String {
     format!(
-        "it has not answered for {} s: check the disk, or the server of the share, that it lies on",
-        waited.as_secs()
+        "it has not answered since {}: check the disk, or the server of the share, that it lies on",
+        since.strftime("%FT%TZ")
     )
 }
 
@@ -70,14 +72,19 @@ mod tests {
                 let _ = first.send(1);
             })
             .await;
-        assert!(hung.unwrap_err().contains("has not answered"));
+        let hung = hung.unwrap_err();
+        assert!(hung.contains("has not answered since"));
         let second = tell.clone();
         let beside = probe
             .ask(Duration::ZERO, move || {
                 let _ = second.send(2);
             })
             .await;
-        assert!(beside.unwrap_err().contains("has not answered"));
+        assert_eq!(
+            beside.unwrap_err(),
+            hung,
+            "a status that says it changes no more"
+        );
         drop(let_go);
         assert_eq!(probe.ask(LONG, || 3).await, Ok(3));
         drop(tell);

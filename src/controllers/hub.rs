@@ -184,7 +184,11 @@ impl Hub {
         };
         let age = now.saturating_duration_since(look.began);
         if age > self.stale_after {
-            return Sight::Nothing(format!("the last look at it began {} s ago", age.as_secs()));
+            // Words that stay the same are written once.
+            return Sight::Nothing(format!(
+                "the last look at it began more than {} s ago",
+                self.stale_after.as_secs()
+            ));
         }
         let observation = match &look.seen {
             Ok(observation) => observation.clone(),

@@ -153,11 +153,31 @@ fn has_room(own: &At<'_>, state: &HostState) -> Result<(), String> {
     let needed: u64 = own.vm.disks.iter().map(|disk| disk.size_bytes).sum();
     if needed > state.free_bytes {
         return Err(format!(
-            "{needed} bytes are needed and {} are free: make room",
-            state.free_bytes
+            "{} are needed and about {} can be had: make room",
+            binary(needed, needed),
+            binary(roughly(state.free_bytes), needed)
         ));
     }
     Ok(())
+}
+
+/// What is free changes with every write of a guest; what is said of it, and stands in a status, changes seldom: two figures, rounded down.
+fn roughly(bytes: u64) -> u64 {
+    let mut unit = 1;
+    while bytes / unit >= 100 {
+        unit *= 10;
+    }
+    bytes / unit * unit
+}
+
+/// In GiB or MiB where `scale` is so large, with one decimal, rounded down.
+fn binary(bytes: u64, scale: u64) -> String {
+    let (unit, name) = match scale {
+        0x4000_0000.. => (1 << 30, "GiB"),
+        0x10_0000.. => (1 << 20, "MiB"),
+        _ => return format!("{bytes} bytes"),
+    };
+    format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit)
 }
 
 fn missing_network(own: &At<'_>, networks: &[String]) -> Option<String> {

@@ -61,13 +61,33 @@ fn a_full_download_needs_files_and_room_for_both() {
     assert_eq!(full.len(), 1);
     assert!(
         full[0].starts_with("hv01: ")
-            && full[0].contains("1536 bytes are needed and 1535 are free")
+            && full[0].contains("1536 bytes are needed and about 1500 bytes can be had")
     );
     assert_eq!(protection, Vec::<String>::new(), "a delta needs none of it");
     let (full, protection) = said(&vm("Replica", 1024, &["data"]), 1536);
     assert_eq!(full.len(), 1);
     assert!(full[0].contains("disk data on hv01 is a block device"));
     assert_eq!(protection, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_said_of_room_changes_seldom() {
+    const GIB: u64 = 1 << 30;
+    let said = |free: u64, needed: u64| {
+        format!(
+            "{} {}",
+            binary(needed, needed),
+            binary(roughly(free), needed)
+        )
+    };
+    assert_eq!(said(0, 700), "700 bytes 0 bytes");
+    assert_eq!(said(40 * GIB, 64 * GIB), "64.0 GiB 39.1 GiB");
+    assert_eq!(
+        said(40 * GIB + 3_000_000, 64 * GIB),
+        said(40 * GIB, 64 * GIB)
+    );
+    assert_eq!(said(99, 3 << 19), "1.5 MiB 0.0 MiB");
+    assert_eq!(roughly(u64::MAX), 18_000_000_000_000_000_000);
 }
 
 #[test]
