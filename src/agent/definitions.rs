@@ -3,9 +3,9 @@
 //! Where both are there, the one that a person wrote counts: it lies in a folder that people watch. What it said at the last order is
 //! remembered: a guest does not vanish because its file was saved with a mistake in it, or was moved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -29,7 +29,52 @@ struct Cache {
     written: BTreeMap<Uuid, VmDefinition>,
     remembered: BTreeMap<Uuid, VmDefinition>,
     arrived: BTreeMap<Uuid, VmDefinition>,
+    /// The VMs whose definition has a disk at this path.
+    disks: BTreeMap<PathBuf, Vec<Uuid>>,
     problems: Vec<Problem>,
+}
+
+impl Cache {
+    /// The definition that counts.
+    fn get(&self, vm: Uuid) -> Option<&VmDefinition> {
+        self.written
+            .get(&vm)
+            .or_else(|| self.remembered.get(&vm))
+            .or_else(|| self.arrived.get(&vm))
+    }
+
+    fn all(&self) -> BTreeSet<Uuid> {
+        self.written
+            .keys()
+            .chain(self.remembered.keys())
+            .chain(self.arrived.keys())
+            .copied()
+            .collect()
+    }
+
+    /// What has changed is to be found.
+    fn index(&mut self) {
+        let mut disks: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for vm in self.all() {
+            for disk in self.get(vm).into_iter().flat_map(|known| &known.disks) {
+                disks.entry(straight(&disk.path)).or_default().push(vm);
+            }
+        }
+        self.disks = disks;
+    }
+}
+
+/// The path without what changes nothing about where it leads. Links are not followed: a share that hangs must not hang this.
+fn straight(path: &Path) -> PathBuf {
+    let mut straight = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            straight.pop();
+        } else {
+            straight.push(part);
+        }
+    }
+    straight
 }
 
 /// The definitions.
@@ -82,23 +127,12 @@ impl Definitions {
         }
         // Nobody who asks for a definition waits for files to be read.
         let mut written: BTreeMap<Uuid, VmDefinition> = BTreeMap::new();
+        let mut files: BTreeMap<Uuid, Vec<&Path>> = BTreeMap::new();
         for path in stamps.keys() {
             match read(path, folder) {
                 Ok(definition) => {
-                    if let Some(other) = written.get(&definition.uuid) {
-                        let message = format!(
-                            "{}: uuid {} is also that of {}",
-                            path.display(),
-                            definition.uuid,
-                            other.name
-                        );
-                        problems.push(Problem {
-                            kind: ProblemKind::Definition,
-                            message,
-                        });
-                    } else {
-                        written.insert(definition.uuid, definition);
-                    }
+                    files.entry(definition.uuid).or_default().push(path);
+                    written.insert(definition.uuid, definition);
                 }
                 Err(message) => problems.push(Problem {
                     kind: ProblemKind::Definition,
@@ -106,21 +140,46 @@ impl Definitions {
                 }),
             }
         }
+        // Which of two is meant is not guessed: a copy of a file must not take the place of the file.
+        for (vm, files) in files.iter().filter(|(_, files)| files.len() > 1) {
+            written.remove(vm);
+            let files: Vec<_> = files
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            problems.push(Problem {
+                kind: ProblemKind::Definition,
+                message: format!(
+                    "uuid {vm} stands in {}: none of them counts; give each VM a uuid of its own",
+                    files.join(" and ")
+                ),
+            });
+        }
         let mut cache = self.cache();
         cache.stamps = stamps;
         cache.written = written;
         cache.problems = problems;
+        cache.index();
+    }
+
+    /// How the disks of a VM are also those of another one here, in words. What one receives the other would lose.
+    pub(crate) fn shared(&self, definition: &VmDefinition) -> Option<String> {
+        let cache = self.cache();
+        definition.disks.iter().find_map(|disk| {
+            let users = cache.disks.get(&straight(&disk.path))?;
+            let other = users.iter().find(|vm| **vm != definition.uuid)?;
+            let name = cache.get(*other).map_or("", |other| other.name.as_str());
+            Some(format!(
+                "disk {} is {}, which is also a disk of VM {name} ({other}) on this host: give each VM files of its own",
+                disk.id,
+                disk.path.display()
+            ))
+        })
     }
 
     /// The definition of a VM.
     pub(crate) fn get(&self, vm: Uuid) -> Option<VmDefinition> {
-        let cache = self.cache();
-        cache
-            .written
-            .get(&vm)
-            .or_else(|| cache.remembered.get(&vm))
-            .or_else(|| cache.arrived.get(&vm))
-            .cloned()
+        self.cache().get(vm).cloned()
     }
 
     /// Whether the definition that counts is one whose file is gone or cannot be read.
@@ -139,14 +198,18 @@ impl Definitions {
             }
         };
         store.save(Kind::Remembered, vm, &definition)?;
-        self.cache().remembered.insert(vm, definition);
+        let mut cache = self.cache();
+        cache.remembered.insert(vm, definition);
+        cache.index();
         Ok(())
     }
 
     /// What a person wrote counts only as long as it is there. Blocking.
     pub(crate) fn forget(&self, store: &Store, vm: Uuid) -> Result<(), StoreError> {
         store.remove(Kind::Remembered, vm)?;
-        self.cache().remembered.remove(&vm);
+        let mut cache = self.cache();
+        cache.remembered.remove(&vm);
+        cache.index();
         Ok(())
     }
 
@@ -157,17 +220,7 @@ impl Definitions {
 
     /// All VMs that have one.
     pub(crate) fn all(&self) -> Vec<Uuid> {
-        let cache = self.cache();
-        let mut all: Vec<_> = cache
-            .written
-            .keys()
-            .chain(cache.remembered.keys())
-            .chain(cache.arrived.keys())
-            .copied()
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        self.cache().all().into_iter().collect()
     }
 
     /// What is wrong with the files.
@@ -179,7 +232,9 @@ impl Definitions {
     pub(crate) fn keep(&self, store: &Store, definition: VmDefinition) -> Result<(), StoreError> {
         store.save(Kind::Definition, definition.uuid, &definition)?;
         self.forget(store, definition.uuid)?;
-        self.cache().arrived.insert(definition.uuid, definition);
+        let mut cache = self.cache();
+        cache.arrived.insert(definition.uuid, definition);
+        cache.index();
         Ok(())
     }
 }
@@ -405,7 +460,6 @@ boot: { from: profile, name: demo, commandLine: 'site={site}' }
             APP.replace("cpus: 1", "cpus: 1\nbogus: 2"),
         )
         .unwrap();
-        fs::write(folder.path().join("twin.yaml"), APP).unwrap();
         let definitions = Definitions {
             folder: Some(folder.path().to_owned()),
             cache: Mutex::default(),
@@ -413,6 +467,9 @@ boot: { from: profile, name: demo, commandLine: 'site={site}' }
         definitions.refresh();
         let app = definitions.get(Uuid::from_u128(7)).unwrap();
         assert_eq!(app.disks[0].path, folder.path().join("root.raw"));
+        fs::write(folder.path().join("twin.yaml"), APP).unwrap();
+        definitions.refresh();
+        assert!(definitions.get(Uuid::from_u128(7)).is_none());
         let problems: Vec<_> = definitions
             .problems()
             .into_iter()
@@ -422,7 +479,8 @@ boot: { from: profile, name: demo, commandLine: 'site={site}' }
         assert!(
             problems[0].contains("cpus")
                 && problems[1].contains("bogus")
-                && problems[2].contains("is also that of"),
+                && problems[2].contains("app.yaml and ")
+                && problems[2].contains("twin.yaml: none of them counts"),
             "{problems:?}"
         );
         fs::remove_file(folder.path().join("app.yaml")).unwrap();
@@ -447,5 +505,31 @@ boot: { from: profile, name: demo, commandLine: 'site={site}' }
             placed.disks[1].path,
             Path::new("/storage/00000000-0000-0000-0000-000000000007/data.raw")
         );
+    }
+
+    #[test]
+    fn disks_of_two_vms_are_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let definitions = Definitions {
+            folder: Some(folder.path().to_owned()),
+            cache: Mutex::default(),
+        };
+        let put = |name: &str, uuid: &str, path: &str| {
+            let text = APP
+                .replace("0007", uuid)
+                .replace("name: app", &format!("name: {name}"))
+                .replace("root.raw", path);
+            fs::write(folder.path().join(format!("{name}.yaml")), text).unwrap();
+            definitions.refresh();
+        };
+        let shared = |vm| definitions.shared(&definitions.get(Uuid::from_u128(vm)).unwrap());
+        put("app", "0007", "root.raw");
+        put("web", "0008", "web.raw");
+        assert_eq!((shared(7), shared(8)), (None, None));
+        put("web", "0008", "./disks/../root.raw");
+        assert!(shared(7).unwrap().contains("also a disk of VM web"));
+        assert!(shared(8).unwrap().contains("also a disk of VM app"));
+        put("web", "0008", "web.raw");
+        assert_eq!((shared(7), shared(8)), (None, None));
     }
 }

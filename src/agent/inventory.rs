@@ -131,6 +131,12 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
     }
     let (mut disks, mut devices, mut hangs) = (Vec::new(), Vec::new(), false);
     if let Some(definition) = &definition {
+        if let Some(message) = host.definitions.shared(definition) {
+            problems.push(Problem {
+                kind: ProblemKind::Definition,
+                message,
+            });
+        }
         match super::definitions::guest(definition, &host.config) {
             Ok(guest) => {
                 if let Some(message) = host.other_disks(&guest).await.unwrap_or_default() {

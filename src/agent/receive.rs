@@ -154,6 +154,10 @@ impl Admission for Door {
                 "this host does not know the VM: enroll it first",
             ));
         };
+        let definition = self.host.definitions.get(hello.vm);
+        if let Some(shared) = definition.and_then(|known| self.host.definitions.shared(&known)) {
+            return Err(refused(dataplane::RefusalKind::Shape, shared));
+        }
         let volume = tokio::runtime::Handle::current()
             .block_on(self.host.volume(&vm))
             .map_err(|failed| refused(dataplane::RefusalKind::Internal, failed.message))?;

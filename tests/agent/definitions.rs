@@ -162,3 +162,55 @@ async fn disks_changed_under_a_running_guest_hold_passes_and_the_fence() {
     sites.cut_over(hv, &sites.az, 2).await;
     sites.same_disks();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_received_into_a_disk_that_another_vm_has_too() {
+    let sites = Sites::protected().await;
+    let (hv, az) = (&sites.hv, &sites.az);
+    let other = az.folder.join("definitions/other.yaml");
+    let text = format!(
+        "uuid: 00000000-0000-0000-0000-00000000beef\nname: other\ncpus: 1\nmemoryMiB: 64\n\
+         disks: [{{ id: os, path: '../storage/./{VM}/root.raw' }}]\nnetworks: []\nboot: {{ from: disk }}\n"
+    );
+    let text = text.replace("../storage", az.folder.join("storage").to_str().unwrap());
+    fs::write(&other, text).unwrap();
+    let seen = az.vm().await;
+    let told = seen
+        .problems
+        .iter()
+        .find(|problem| problem.message.contains("also a disk of VM other"));
+    assert!(told.is_some(), "{:?}", seen.problems);
+    let before = sites.disk(az, "root");
+    hv.fake.write(VM, "root", 0, b"must not arrive");
+    let order = sites.order(
+        1,
+        Command::Replicate {
+            peer: az.address(),
+            interval_seconds: 3600,
+            immediate: true,
+        },
+    );
+    hv.ok(order).await;
+    let failed = hv
+        .until("the pass fails", |vm| {
+            vm.replication.as_ref()?.last_error.clone()
+        })
+        .await;
+    assert!(
+        failed.message.contains("also a disk of VM other"),
+        "{}",
+        failed.message
+    );
+    assert!(sites.disk(az, "root") == before);
+    let definition = sites.definition().await;
+    let again = Command::Enroll {
+        definition: Box::new(definition),
+        owner: hv.address(),
+    };
+    let refused = az.give(sites.order(1, again)).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::DisksDiffer);
+    fs::remove_file(other).unwrap();
+    assert!(az.vm().await.problems.is_empty());
+    sites.replicate(hv, az, 1).await;
+    assert!(sites.disk(az, "root") != before);
+}

@@ -47,6 +47,10 @@ pub(super) async fn check(
         }
     }
     let placed = definitions::placed(arriving, known.as_ref(), &host.config.storage_dir);
+    // What arrives would be written over what another VM has.
+    if let Some(message) = host.definitions.shared(&placed) {
+        return Err(refusal(RefusalKind::DisksDiffer, message));
+    }
     let storage = host.config.storage_dir.clone();
     let measured = tokio::task::spawn_blocking(move || (needed(&placed), room::of(&storage))).await;
     let (needed, room) =
