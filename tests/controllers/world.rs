@@ -1,32 +1,17 @@
 //! The operator when the world around it fails: no definitions, bad resources, two replicas, an API server that goes away.
-#![allow(missing_docs)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::fake_driver::{FakeFactory, FakeVault};
-use common::{Bench, condition, crds, folder, until};
-use homeward::api::{Failover, FailoverPhase, ProtectedVirtualMachine, Site};
+use crate::common::fake_driver::{FakeFactory, FakeVault};
+use crate::common::{Bench, condition, crds, folder, until};
+use crate::{protected, succeeded};
+use homeward::api::{ProtectedVirtualMachine, Site};
 use homeward::domain::ActionKind;
 use homeward_playground::control_plane::ControlPlane;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use serde_json::json;
-
-fn succeeded(failover: &Failover) -> bool {
-    failover.status.as_ref().and_then(|status| status.phase) == Some(FailoverPhase::Succeeded)
-}
-
-async fn protected(bench: &Bench, name: &str) {
-    bench
-        .vm_is(name, "protected", |vm| {
-            condition(vm, "Ready") == "True/AsDeclared"
-                && condition(vm, "Protected") == "True/Replicating"
-        })
-        .await;
-}
 
 /// Definitions that take any placement, as those of a later version might.
 fn loose_definitions(into: &std::path::Path) {

@@ -1,13 +1,11 @@
 //! What a person reads with `kubectl describe` and `kubectl get events`: of a whole move, and of what was refused.
-#![allow(missing_docs, dead_code)]
-
-mod common;
 
 use std::collections::BTreeSet;
 
-use common::fake_driver::{FakeFactory, FakeVault};
-use common::{Bench, condition, until};
-use homeward::api::{Failover, FailoverPhase, Site};
+use crate::common::fake_driver::{FakeFactory, FakeVault};
+use crate::common::{Bench, condition, until};
+use crate::succeeded;
+use homeward::api::Site;
 use homeward::domain::{ActionKind, ErrorClass};
 use homeward::driver::DriverError;
 use k8s_openapi::api::events::v1::Event;
@@ -48,10 +46,6 @@ fn reasons(told: &[Told], about: &str) -> BTreeSet<String> {
         .filter(|(whom, _, _)| whom == about)
         .map(|(_, reason, _)| reason.clone())
         .collect()
-}
-
-fn succeeded(failover: &Failover) -> bool {
-    failover.status.as_ref().and_then(|status| status.phase) == Some(FailoverPhase::Succeeded)
 }
 
 #[tokio::test(flavor = "multi_thread")]

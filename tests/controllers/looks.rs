@@ -1,0 +1,269 @@
+//! Vaults: how they are looked at, what a look counts for (S7), and what a driver refuses.
+
+use homeward::api::{FailoverPhase, ProtectedVirtualMachine, RecoveryVault, Site};
+use homeward::domain::{ActionKind, ErrorClass};
+use homeward::driver::DriverError;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::ListParams;
+use serde_json::json;
+
+use crate::common::fake_driver::{FakeFactory, FakeVault};
+use crate::common::{Bench, condition, until};
+use crate::{phase, protected};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_whose_driver_cannot_be_made_says_why() {
+    let bench = Bench::new("bad-vault").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    let factory = FakeFactory::of("vault", &vault);
+    let running = bench.run(factory.clone());
+    bench.vault("other").await;
+    bench
+        .resource_is::<RecoveryVault>("other", "stalled", |vault| {
+            condition(vault, "Stalled") == "True/InvalidSpec"
+        })
+        .await;
+    bench.delete::<Secret>("ca").await;
+    bench.vault_without_secrets("vault").await;
+    let stalled = bench
+        .resource_is::<RecoveryVault>("vault", "without its Secret", |vault| {
+            condition(vault, "Stalled") == "True/CredentialsInvalid"
+        })
+        .await;
+    let text = serde_json::to_string(&stalled.status).unwrap();
+    assert!(
+        text.contains("caSecretRef") && text.contains("does not exist"),
+        "{text}"
+    );
+    bench.secret("ca", b"one").await;
+    bench
+        .resource_is::<RecoveryVault>("vault", "connected", |vault| {
+            condition(vault, "Ready") == "True/Connected"
+                && condition(vault, "OnPremisesConnected") == "True/Connected"
+                && vault.status.as_ref().unwrap().virtual_machines == Some(1)
+        })
+        .await;
+    // A Secret that changes gives a new driver; what it holds is handed over as bytes.
+    let inputs = || {
+        factory
+            .inputs
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|input| input.name == "vault")
+            .count()
+    };
+    let before = inputs();
+    bench.secret("ca", b"two").await;
+    until("the driver is made anew", || async {
+        (inputs() > before).then_some(())
+    })
+    .await;
+    let newest = factory
+        .inputs
+        .lock()
+        .unwrap()
+        .iter()
+        .rfind(|input| input.name == "vault")
+        .unwrap()
+        .clone();
+    assert_eq!(newest.secrets.get("ca", "tls.key"), Some(b"two".as_slice()));
+    vault.state.lock().unwrap().disconnected = Some((Site::Azure, "az1 does not answer".into()));
+    let lost = bench
+        .resource_is::<RecoveryVault>("vault", "disconnected", |vault| {
+            condition(vault, "AzureConnected") == "False/SiteDisconnected"
+        })
+        .await;
+    assert_eq!(condition(&lost, "OnPremisesConnected"), "True/Connected");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_moves_is_looked_at_alone() {
+    let bench = Bench::new("alone").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    vault.add("other", "id-other", Site::OnPremises);
+    let mut settings = bench.settings();
+    settings.paces.steady = std::time::Duration::from_hours(1);
+    let running = bench.run_with(FakeFactory::of("vault", &vault), settings);
+    bench.vault("vault").await;
+    for name in ["web", "other"] {
+        bench.vm(name, Site::OnPremises, json!({})).await;
+        protected(&bench, name).await;
+    }
+    let looks = || {
+        let state = vault.state.lock().unwrap();
+        (state.looks, state.narrow_looks)
+    };
+    let before = looks();
+    bench.place("web", Site::Azure).await;
+    bench
+        .failover_is("web-1", "succeeded", |failover| {
+            phase(failover) == Some(FailoverPhase::Succeeded)
+        })
+        .await;
+    protected(&bench, "web").await;
+    let after = looks();
+    assert_eq!(after.0, before.0, "the others rest");
+    assert!(after.1 > before.1 + 3, "{before:?} {after:?}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_fleet_writes_nothing() {
+    let bench = Bench::new("idle").await;
+    let vault = FakeVault::new();
+    for number in 0..10 {
+        vault.add(
+            &format!("vm{number}"),
+            &format!("id-{number}"),
+            Site::OnPremises,
+        );
+    }
+    let mut settings = bench.settings();
+    settings.secrets_every = std::time::Duration::from_millis(100);
+    let running = bench.run_with(FakeFactory::of("vault", &vault), settings);
+    bench.vault("vault").await;
+    for number in 0..10 {
+        bench
+            .vm(&format!("vm{number}"), Site::OnPremises, json!({}))
+            .await;
+    }
+    for number in 0..10 {
+        protected(&bench, &format!("vm{number}")).await;
+    }
+    bench
+        .resource_is::<RecoveryVault>("vault", "connected", |vault| {
+            condition(vault, "Ready") == "True/Connected"
+        })
+        .await;
+    let versions = || async {
+        let vms = bench
+            .api::<ProtectedVirtualMachine>()
+            .list(&ListParams::default())
+            .await
+            .unwrap();
+        let vaults = bench
+            .api::<RecoveryVault>()
+            .list(&ListParams::default())
+            .await
+            .unwrap();
+        let vms = vms.items.into_iter().map(|vm| vm.metadata.resource_version);
+        vms.chain(
+            vaults
+                .items
+                .into_iter()
+                .map(|vault| vault.metadata.resource_version),
+        )
+        .collect::<Vec<_>>()
+    };
+    let before = versions().await;
+    // New recovery points come in all the time, and nobody is told by a write.
+    let looks = vault.state.lock().unwrap().looks;
+    until("thirty more looks", || async {
+        let mut state = vault.state.lock().unwrap();
+        for vm in state.vms.values_mut() {
+            if let Some(whole) = vm.protection.as_mut().and_then(|p| p.last_whole.as_mut()) {
+                whole.point = jiff::Timestamp::now();
+                whole.bytes_on_wire += 1;
+            }
+        }
+        (state.looks >= looks + 30).then_some(())
+    })
+    .await;
+    assert_eq!(versions().await, before);
+    let text = running.metrics.text().unwrap();
+    assert!(
+        text.contains("homeward_vm_standing{reason=\"AsDeclared\"} 10"),
+        "{text}"
+    );
+    assert!(text.contains("homeward_vm_recovery_point_age_seconds{namespace=\"idle\",vm=\"vm3\"}"));
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s07_facts_from_before_the_last_action_do_not_count() {
+    let bench = Bench::new("fresh").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench.vault("vault").await;
+    bench.vm("web", Site::OnPremises, json!({})).await;
+    protected(&bench, "web").await;
+    // Many VMs nudge the loop while each submit hangs for a moment; every action is taken once all the same.
+    bench.place("web", Site::Azure).await;
+    bench
+        .failover_is("web-1", "succeeded", |failover| {
+            phase(failover) == Some(FailoverPhase::Succeeded)
+        })
+        .await;
+    let taken = vault.state.lock().unwrap().taken.clone();
+    let mut marks: Vec<_> = taken
+        .iter()
+        .map(|(_, submission)| submission.mark)
+        .collect();
+    let all = marks.len();
+    marks.dedup();
+    assert_eq!(marks.len(), all, "no mark was used twice");
+    assert!(marks.is_sorted());
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_driver_refuses_is_said_and_tried_again() {
+    let bench = Bench::new("refused").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    {
+        let mut state = vault.state.lock().unwrap();
+        for _ in 0..2 {
+            state.refusals.push_back((
+                ActionKind::Adopt,
+                DriverError::refused(ErrorClass::Denied, "the agent does not know this operator"),
+            ));
+        }
+    }
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench.vault("vault").await;
+    bench.vm("web", Site::OnPremises, json!({})).await;
+    let refused = bench
+        .vm_is("web", "says so", |vm| {
+            condition(vm, "Stalled") == "True/ActionFailed"
+        })
+        .await;
+    assert!(
+        serde_json::to_string(&refused.status)
+            .unwrap()
+            .contains("does not know this operator")
+    );
+    protected(&bench, "web").await;
+
+    vault.state.lock().unwrap().refusals.push_back((
+        ActionKind::StopSource,
+        DriverError::ambiguous("the connection broke"),
+    ));
+    vault.state.lock().unwrap().refusals.push_back((
+        ActionKind::FinalSync,
+        DriverError::refused(ErrorClass::Transient, "busy"),
+    ));
+    bench.place("web", Site::Azure).await;
+    bench
+        .failover_is("web-1", "succeeded", |failover| {
+            phase(failover) == Some(FailoverPhase::Succeeded)
+        })
+        .await;
+    let kinds = vault.kinds("web");
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == ActionKind::StopSource)
+            .count(),
+        1
+    );
+    let text = running.metrics.text().unwrap();
+    for line in [
+        "homeward_driver_calls_total{action=\"Adopt\",outcome=\"Denied\"} 2",
+        "homeward_driver_calls_total{action=\"StopSource\",outcome=\"ambiguous\"} 1",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    running.end().await;
+}
