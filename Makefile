@@ -22,7 +22,7 @@ setup:
 .PHONY: test
 ## test        everything that is tested: units, properties, controllers on a real API server, guests end to end (FULL=1, SEED=n)
 test: setup
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 .PHONY: lint
 ## lint        formatting, lints, and that every mutant still applies

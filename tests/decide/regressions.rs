@@ -2,7 +2,9 @@
 
 use homeward::api::Approval;
 use homeward::api::Site::{Azure, OnPremises};
+use homeward::domain::ErrorClass;
 use homeward::driver::simulated::Fate;
+use jiff::SignedDuration;
 
 use super::operator::Disturbance;
 use super::scenario::{Kind, Prelude, Start, Step, run};
@@ -312,4 +314,38 @@ fn a_job_of_a_holder_that_is_gone_is_seen_to_its_end_before_letting_go() {
         Step::DeletePvm,
         run_of(0, 2, 0),
     ]);
+}
+
+/// A fence came late to a host that had taken the place of the one it was meant for, and broke off. The register there took no other order, and the
+/// last move was never over.
+#[test]
+fn a_late_fence_that_breaks_off_on_another_host_is_brought_to_its_end() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::Nothing,
+    };
+    let steps = [
+        Step::FailNext(OnPremises, ErrorClass::Transient),
+        run_of(0, 1, 0),
+        Step::Fate(Fate::LostBefore),
+        Step::Place(Azure),
+        run_of(0, 1, 0),
+        run_of(0, 1, 0),
+        Step::Advance { beats: 5 },
+        run_of(0, 3, 2),
+        Step::Fate(Fate::Late(SignedDuration::from_millis(1200))),
+        Step::Place(OnPremises),
+        run_of(0, 3, 3),
+        Step::FailNext(Azure, ErrorClass::Transient),
+        run_of(0, 1, 0),
+        Step::Place(OnPremises),
+        Step::LoseReplica(Azure),
+        run_of(0, 1, 0),
+        run_of(0, 1, 3),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
 }

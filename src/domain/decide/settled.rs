@@ -1,6 +1,6 @@
 //! A VM with no move under way: taken on where it is, protected, and moved when it is not where it should be.
 
-use super::super::action::{Action, Mark};
+use super::super::action::{Action, ActionKind, Mark};
 use super::super::conditions::Reason;
 use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
 use super::super::fact::Fact;
@@ -288,6 +288,9 @@ fn settled(
         // S6: an operation of a holder that is gone still runs, and would leave the VM half way: it is taken over and seen to its end.
         return adopt(world, view, vm, site);
     }
+    if let Some(outcome) = unfinished_fence(world, vm, site.other()) {
+        return outcome;
+    }
     if intent.deleting {
         let held = |site: Site| vm.claims[site].known() == Some(&world.claim);
         if !Site::BOTH.into_iter().any(held) {
@@ -330,6 +333,38 @@ fn settled(
         return begin(world, status, site, intent.placement);
     }
     protect(world, view, vm, site)
+}
+
+/// A fence of the passive side that broke off, though the VM is at rest at the other one: a message that came late, on a host that had taken
+/// the place of the one it was meant for. The register there takes no other order before the fence has ended.
+fn unfinished_fence(world: &World<'_>, vm: &VmObservation, at: Site) -> Option<Outcome> {
+    if vm.claims[at].known() != Some(&world.claim) {
+        return None;
+    }
+    let fence = vm.operations.iter().find(|operation| {
+        operation.site == at
+            && operation.kind == ActionKind::FenceTarget
+            && operation.state != OperationState::Succeeded
+    })?;
+    if fence.state == OperationState::Running {
+        return Some(Outcome::new(
+            VirtualMachinePhase::Pending,
+            Reason::FailingOver,
+            Some(Waiting::Operation),
+            format!("waits for a fence in {at} to end"),
+        ));
+    }
+    Some(Outcome::doing(
+        VirtualMachinePhase::Pending,
+        Reason::FailingOver,
+        submission(
+            world,
+            Action::FenceTarget { to: at },
+            next_mark(world, vm),
+            vm.failover.as_deref(),
+        ),
+        format!("a fence in {at} that broke off is brought to its end"),
+    ))
 }
 
 fn begin(

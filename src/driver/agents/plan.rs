@@ -136,10 +136,11 @@ impl<'a> Planner<'a> {
             }
             Action::FenceTarget { to } => {
                 let source = self.at(to.other())?;
-                let host = source
-                    .register()
-                    .and_then(|own| own.moving_to.clone())
-                    .ok_or_else(|| conflict("the source is not fenced for a move"))?;
+                let host = match source.register().and_then(|own| own.moving_to.clone()) {
+                    Some(host) => host,
+                    // A fence that broke off is brought to its end where it stands, also when the source is at rest.
+                    None => self.replica(*to)?.host,
+                };
                 self.order(&host, self.submission.mark, Command::Fence {});
                 Ok(())
             }
@@ -363,3 +364,7 @@ fn travelling(own: &At<'_>) -> Result<VmDefinition, DriverError> {
     }
     Ok(definition)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
