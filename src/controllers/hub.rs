@@ -59,6 +59,8 @@ pub struct Wanted {
 
 /// What can be known of a vault now.
 pub enum Sight {
+    /// Nothing yet: the first look, of a new leader or of a new driver, has not ended. What was said last stands until then.
+    NotYet,
     /// Nothing, and why.
     Nothing(String),
     /// A look that is new enough.
@@ -81,9 +83,10 @@ enum Barrier {
     After(Instant),
 }
 
-#[derive(Default)]
 struct Slot {
     driver: Option<Arc<dyn ReplicationDriver>>,
+    /// Since when somebody is to look.
+    since: Instant,
     /// The last look at the whole vault.
     last: Option<Look>,
     /// Looks since then that showed only some VMs, by the VM's name; one look a VM, its newest.
@@ -93,6 +96,21 @@ struct Slot {
     /// VMs whose last sight was unknown because of a barrier.
     asked: HashSet<String>,
     nudge: Arc<Notify>,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            driver: None,
+            since: Instant::now(),
+            last: None,
+            narrow: HashMap::new(),
+            wishes: HashMap::new(),
+            barriers: HashMap::new(),
+            asked: HashSet::new(),
+            nudge: Arc::default(),
+        }
+    }
 }
 
 impl Slot {
@@ -141,6 +159,7 @@ impl Hub {
         let mut vaults = self.lock();
         let slot = vaults.entry(vault.clone()).or_default();
         slot.driver = Some(driver);
+        slot.since = Instant::now();
         slot.last = None;
         slot.narrow.clear();
     }
@@ -180,7 +199,13 @@ impl Hub {
         let mut vaults = self.lock();
         let slot = vaults.entry(vault.clone()).or_default();
         let Some(look) = slot.newest(vm_name) else {
-            return Sight::Nothing("it has not been looked at yet".into());
+            if now.saturating_duration_since(slot.since) <= self.stale_after {
+                return Sight::NotYet;
+            }
+            return Sight::Nothing(format!(
+                "no look at it has ended within {} s",
+                self.stale_after.as_secs()
+            ));
         };
         let age = now.saturating_duration_since(look.began);
         if age > self.stale_after {

@@ -54,6 +54,8 @@ pub struct FakeVault {
     capabilities: Arc<Capabilities>,
     /// Submits wait here when a test has taken the permits.
     pub gate: Arc<Semaphore>,
+    /// Looks at the whole vault wait here while a test holds the permit.
+    pub looking: Arc<Semaphore>,
 }
 
 impl FakeVault {
@@ -79,6 +81,7 @@ impl FakeVault {
                 },
             }),
             gate: Arc::new(Semaphore::new(1000)),
+            looking: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -324,6 +327,7 @@ impl ReplicationDriver for FakeVault {
     }
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
+        let _permit = self.looking.acquire().await.unwrap();
         let mut state = self.state.lock().unwrap();
         state.looks += 1;
         seen(&state)

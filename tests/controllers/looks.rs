@@ -1,5 +1,7 @@
 //! Vaults: how they are looked at, what a look counts for (S7), and what a driver refuses.
 
+use std::collections::BTreeMap;
+
 use homeward::api::{FailoverPhase, ProtectedVirtualMachine, RecoveryVault, Site};
 use homeward::domain::{ActionKind, ErrorClass};
 use homeward::driver::DriverError;
@@ -109,6 +111,18 @@ async fn a_vm_that_moves_is_looked_at_alone() {
     running.end().await;
 }
 
+/// Of everything whose status could have been written.
+async fn versions(bench: &Bench) -> BTreeMap<String, Option<String>> {
+    let all = ListParams::default();
+    let vms = bench.api::<ProtectedVirtualMachine>().list(&all).await;
+    let vaults = bench.api::<RecoveryVault>().list(&all).await;
+    let vms = vms.unwrap().items.into_iter().map(|vm| vm.metadata);
+    let vaults = vaults.unwrap().items.into_iter();
+    vms.chain(vaults.map(|vault| vault.metadata))
+        .map(|metadata| (metadata.name.unwrap_or_default(), metadata.resource_version))
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_fleet_writes_nothing() {
     let bench = Bench::new("idle").await;
@@ -137,27 +151,7 @@ async fn an_idle_fleet_writes_nothing() {
             condition(vault, "Ready") == "True/Connected"
         })
         .await;
-    let versions = || async {
-        let vms = bench
-            .api::<ProtectedVirtualMachine>()
-            .list(&ListParams::default())
-            .await
-            .unwrap();
-        let vaults = bench
-            .api::<RecoveryVault>()
-            .list(&ListParams::default())
-            .await
-            .unwrap();
-        let vms = vms.items.into_iter().map(|vm| vm.metadata.resource_version);
-        vms.chain(
-            vaults
-                .items
-                .into_iter()
-                .map(|vault| vault.metadata.resource_version),
-        )
-        .collect::<Vec<_>>()
-    };
-    let before = versions().await;
+    let before = versions(&bench).await;
     // New recovery points come in all the time, and nobody is told by a write.
     let looks = vault.state.lock().unwrap().looks;
     until("thirty more looks", || async {
@@ -171,13 +165,55 @@ async fn an_idle_fleet_writes_nothing() {
         (state.looks >= looks + 30).then_some(())
     })
     .await;
-    assert_eq!(versions().await, before);
+    assert_eq!(versions(&bench).await, before);
     let text = running.metrics.text().unwrap();
     assert!(
         text.contains("homeward_vm_standing{reason=\"AsDeclared\"} 10"),
         "{text}"
     );
     assert!(text.contains("homeward_vm_recovery_point_age_seconds{namespace=\"idle\",vm=\"vm3\"}"));
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_that_finds_everything_as_it_was_writes_nothing() {
+    let bench = Bench::new("heir").await;
+    let vault = FakeVault::new();
+    for name in ["web", "db", "late"] {
+        vault.add(name, &format!("id-{name}"), Site::OnPremises);
+    }
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench.vault("vault").await;
+    for name in ["web", "db"] {
+        bench.vm(name, Site::OnPremises, json!({})).await;
+        protected(&bench, name).await;
+    }
+    bench
+        .resource_is::<RecoveryVault>("vault", "connected", |vault| {
+            condition(vault, "Ready") == "True/Connected"
+        })
+        .await;
+    running.end().await;
+    let before = versions(&bench).await;
+    // Its first look does not end before it has been at every VM: the newest of them says so.
+    let looking = vault.looking.acquire().await.unwrap();
+    bench.vm("late", Site::OnPremises, json!({})).await;
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench
+        .vm_is("late", "waiting for the first look", |vm| {
+            condition(vm, "Ready") == "False/VaultNotObserved"
+        })
+        .await;
+    drop(looking);
+    let looks = vault.state.lock().unwrap().looks;
+    until("ten more looks", || async {
+        (vault.state.lock().unwrap().looks >= looks + 10).then_some(())
+    })
+    .await;
+    protected(&bench, "late").await;
+    let mut after = versions(&bench).await;
+    after.remove("late");
+    assert_eq!(after, before);
     running.end().await;
 }
 

@@ -149,6 +149,7 @@ impl Scene {
     fn figure(&self, name: &str) -> Option<u64> {
         match self.hub.sight(&self.vault, name, Instant::now()) {
             Sight::Seen { observation, .. } => observation.vms[name].pending_delta,
+            Sight::NotYet => panic!("no look yet"),
             Sight::Nothing(why) => panic!("{why}"),
         }
     }
@@ -156,6 +157,7 @@ impl Scene {
     fn known(&self, name: &str) -> bool {
         match self.hub.sight(&self.vault, name, Instant::now()) {
             Sight::Seen { vm_unknown, .. } => vm_unknown.is_none(),
+            Sight::NotYet => panic!("no look yet"),
             Sight::Nothing(why) => panic!("{why}"),
         }
     }
@@ -227,6 +229,13 @@ fn an_old_look_and_a_look_of_an_old_driver_tell_nothing() {
     scene.hub.install(&scene.vault, driver());
     scene.hub.publish(&scene.vault, &old, look(now, &[]), None);
     assert!(scene.hub.last(&scene.vault).is_none());
+    // What was said last stands until the new one has looked, and not for ever.
+    let sight = |at| scene.hub.sight(&scene.vault, "a", at);
+    assert!(matches!(sight(Instant::now()), Sight::NotYet));
+    assert!(matches!(
+        sight(Instant::now() + Duration::from_secs(61)),
+        Sight::Nothing(_)
+    ));
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub fn status(
     users: &[String],
     now: Timestamp,
 ) -> RecoveryVaultStatus {
+    if look.is_none() && users.is_empty() && !before.conditions.is_empty() {
+        // A new leader has seen nothing yet, and nothing has changed by that.
+        return before.clone();
+    }
     let mut said = standing(look, users);
     for (site, kind) in [
         (Site::OnPremises, ConditionType::OnPremisesConnected),
@@ -267,6 +271,17 @@ mod tests {
                 assert_eq!(reason(&status, kind).is_empty(), kind != extra, "{kind}");
             }
         }
+    }
+
+    #[test]
+    fn a_leader_that_has_not_looked_yet_changes_nothing() {
+        let now = Timestamp::from_second(100).unwrap();
+        let look = Ok(seen(Connection::Connected, 5));
+        let empty = RecoveryVaultStatus::default();
+        let before = status(&empty, Some(1), Some(&look), &[], now);
+        assert_eq!(status(&before, Some(2), None, &[], now), before);
+        let deleting = status(&before, Some(2), None, &["web".to_owned()], now);
+        assert_eq!(reason(&deleting, "Ready"), "False/Detaching");
     }
 
     #[test]

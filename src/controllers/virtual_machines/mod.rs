@@ -95,6 +95,10 @@ pub async fn pass(
         .interest(&fetched.vault, &key, &fetched.intent.vm_name);
     let observed = observe::observe(&context, &fetched).await?;
     let status = fetched.vm.status.clone().unwrap_or_default();
+    if fetched.vault_exists && observed.is_not_yet() && !status.conditions.is_empty() {
+        // A new leader has seen nothing yet, and nothing has changed by that: what was said last stands, and nobody is told otherwise.
+        return Ok(Action::requeue(context.settings.stale_after()));
+    }
     let world = World {
         intent: &fetched.intent,
         generation: fetched.vm.metadata.generation,

@@ -38,12 +38,18 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Whether the first look at the vault has not ended yet.
+    pub fn is_not_yet(&self) -> bool {
+        matches!(self.sight, Sight::NotYet)
+    }
+
     /// The vault, as decisions see it.
     pub fn vault<'a>(&'a self, fetched: &Fetched) -> Fact<VaultView<'a>> {
         if !fetched.vault_exists {
             return Fact::Absent;
         }
         match &self.sight {
+            Sight::NotYet => Fact::Unknown("it has not been looked at yet".into()),
             Sight::Nothing(why) => Fact::Unknown(why.clone()),
             Sight::Seen {
                 observation,
@@ -76,7 +82,7 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
             Fact::Known(vm) => (Some(vm.id.clone()), vm.claimed_by_other(&claim).cloned()),
             Fact::Absent | Fact::Unknown(_) => (None, None),
         },
-        Sight::Nothing(_) => (None, None),
+        Sight::NotYet | Sight::Nothing(_) => (None, None),
     };
     let claim_holder_gone = match holder {
         Some(holder) if holder.cluster == claim.cluster => is_gone(context, &holder.vm_uid).await?,
