@@ -349,3 +349,28 @@ fn a_late_fence_that_breaks_off_on_another_host_is_brought_to_its_end() {
         panic!("{why}");
     }
 }
+
+/// The same, when the cluster was rebuilt since: the claim has to move first, and the register took it in the name of that move alone.
+#[test]
+fn a_late_fence_that_breaks_off_does_not_keep_a_rebuilt_cluster_out() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::AtGate(1),
+    };
+    let steps = [
+        Step::Fate(Fate::Late(SignedDuration::from_millis(1700))),
+        Step::Place(OnPremises),
+        run_of(0, 5, 2),
+        Step::LoseReplica(Azure),
+        Step::FailNext(Azure, ErrorClass::Transient),
+        Step::DeletePvm,
+        run_of(0, 1, 0),
+        Step::Advance { beats: 7 },
+        Step::Rebuild(OnPremises),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
+}

@@ -267,10 +267,11 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
             world,
             Action::Adopt { at: site, takeover },
             next_mark(world, vm),
-            // S1: in the middle of a move the registers take orders in its name alone.
-            vm.failover
-                .as_deref()
-                .filter(|_| vm.stage.known().is_some_and(Stage::is_midway)),
+            // S1: in the middle of a move, or of a fence that broke off, the registers take orders in its name alone.
+            vm.failover.as_deref().filter(|_| {
+                vm.stage.known().is_some_and(Stage::is_midway)
+                    || broken_fence(vm, site.other()).is_some()
+            }),
         ),
         format!("the VM is taken on in {site}, where it is"),
     )
@@ -335,17 +336,21 @@ fn settled(
     protect(world, view, vm, site)
 }
 
+fn broken_fence(vm: &VmObservation, at: Site) -> Option<&Operation> {
+    vm.operations.iter().find(|operation| {
+        operation.site == at
+            && operation.kind == ActionKind::FenceTarget
+            && operation.state != OperationState::Succeeded
+    })
+}
+
 /// A fence of the passive side that broke off, though the VM is at rest at the other one: a message that came late, on a host that had taken
 /// the place of the one it was meant for. The register there takes no other order before the fence has ended.
 fn unfinished_fence(world: &World<'_>, vm: &VmObservation, at: Site) -> Option<Outcome> {
     if vm.claims[at].known() != Some(&world.claim) {
         return None;
     }
-    let fence = vm.operations.iter().find(|operation| {
-        operation.site == at
-            && operation.kind == ActionKind::FenceTarget
-            && operation.state != OperationState::Succeeded
-    })?;
+    let fence = broken_fence(vm, at)?;
     if fence.state == OperationState::Running {
         return Some(Outcome::new(
             VirtualMachinePhase::Pending,

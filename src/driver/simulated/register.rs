@@ -224,6 +224,8 @@ fn transition(
             same_epoch(register)?;
             Ok(Register {
                 claim: Some(message.claim.clone()),
+                // A fence that broke off where nothing had been started leaves nothing to be ended.
+                fencing: register.fencing && register.start.is_some(),
                 ..register.clone()
             })
         }
