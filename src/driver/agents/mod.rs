@@ -9,6 +9,8 @@
 //! `stage` and `plan` are pure.
 
 mod answers;
+#[cfg(test)]
+mod fixture;
 mod look;
 mod mapping;
 mod obstacles;

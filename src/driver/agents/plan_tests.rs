@@ -1,43 +1,26 @@
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::*;
-use crate::agent::api::HostState;
+use crate::driver::agents::fixture::{VM, host};
 use crate::driver::agents::look::HostSight;
 
-const VM: Uuid = Uuid::from_u128(1);
-
-fn host(name: &str, site: Site, role: &str, moving_to: Option<&str>) -> HostSight {
-    let state: HostState = serde_json::from_value(json!({
-        "host": name, "site": site, "version": "0", "bootId": "b", "startedAt": "1970-01-01T00:00:00Z", "now": "1970-01-01T00:00:00Z",
-        "dataAddress": "d", "freeBytes": 0, "networks": [], "found": {"rebooted": false, "running": [], "started": [], "interrupted": [], "openJournals": []},
-        "vms": [{
-            "uuid": VM, "name": "app", "power": "Off", "content": {"kind": "Whole"}, "disks": [],
-            "register": {
-                "vm": VM, "name": "app", "epoch": 2, "step": 1, "role": role, "desiredPower": "On", "bootId": "b",
-                "movingTo": moving_to, "updatedAt": "1970-01-01T00:00:00Z",
-            },
-        }],
-    }))
-    .unwrap();
-    let state = Arc::new(state);
-    HostSight {
-        name: name.into(),
-        site,
-        control: "c".into(),
-        last_heartbeat: None,
-        before: Some(Arc::clone(&state)),
-        state: Ok(state),
-    }
+fn at(name: &str, site: Site, role: &str, moving_to: Option<&str>) -> HostSight {
+    let vm = json!({
+        "uuid": VM, "name": "app", "power": "Off", "content": {"kind": "Whole"}, "disks": [],
+        "register": {
+            "vm": VM, "name": "app", "epoch": 2, "step": 1, "role": role, "desiredPower": "On", "bootId": "b",
+            "movingTo": moving_to, "updatedAt": "1970-01-01T00:00:00Z",
+        },
+    });
+    host(name, site, 0, &vm)
 }
 
 /// Who gets the fence, when the source is like this.
 fn fenced(role: &str, moving_to: Option<&str>) -> String {
     let look = Look {
         hosts: vec![
-            host("hv01", Site::OnPremises, role, moving_to),
-            host("az01", Site::Azure, "Replica", None),
+            at("hv01", Site::OnPremises, role, moving_to),
+            at("az01", Site::Azure, "Replica", None),
         ],
     };
     let submission = Submission {
