@@ -183,20 +183,16 @@ impl VmObservation {
             .max()
     }
 
-    /// Whether a look that shows this much may be as new as what was written down (safety rule S7): registers only grow. A passive side
-    /// whose register is gone takes its steps with it; the epoch, which decides who may run the VM, stands at the active side.
+    /// Whether a look that shows this much may be as new as what was written down (safety rule S7): registers only grow. A passive host
+    /// that is lost, or replaced, takes its steps with it; at rest the epoch alone decides who may run the VM, and it stands at the active
+    /// side.
     #[must_use]
     pub fn reaches(&self, written: Mark) -> bool {
         let Some(newest) = self.newest_mark() else {
             return true;
         };
-        let lost = match self.stage {
-            Fact::Known(Stage::Settled { site }) => {
-                matches!(self.marks[site.other()], Fact::Absent)
-            }
-            _ => false,
-        };
-        newest >= written || (lost && newest.epoch == written.epoch)
+        let rests = matches!(self.stage, Fact::Known(Stage::Settled { .. }));
+        newest >= written || (rests && newest.epoch == written.epoch)
     }
 
     /// Whether every side that knows the VM holds this claim; at least one does.

@@ -374,3 +374,35 @@ fn a_late_fence_that_breaks_off_does_not_keep_a_rebuilt_cluster_out() {
         panic!("{why}");
     }
 }
+
+/// The host of the replica was replaced, and what came late gave the new one a register that was behind what the lost one had shown: nothing was
+/// ever believed again.
+#[test]
+fn steps_that_went_with_a_lost_replica_are_not_waited_for() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let steps = [
+        run_of(0, 5, 3),
+        Step::Rebuild(Azure),
+        run_of(0, 9, 1),
+        run_of(0, 8, 1),
+        Step::LoseFailover,
+        Step::Fate(Fate::Late(SignedDuration::from_millis(1900))),
+        run_of(0, 7, 1),
+        run_of(0, 1, 0),
+        Step::Fate(Fate::Arrives),
+        Step::Fate(Fate::LostBefore),
+        Step::Fate(Fate::LostBefore),
+        run_of(0, 3, 1),
+        Step::Connect(OnPremises, false),
+        Step::LoseReplica(Azure),
+        run_of(0, 4, 3),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
+}
