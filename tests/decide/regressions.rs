@@ -341,7 +341,7 @@ fn a_late_fence_that_breaks_off_on_another_host_is_brought_to_its_end() {
         Step::FailNext(Azure, ErrorClass::Transient),
         run_of(0, 1, 0),
         Step::Place(OnPremises),
-        Step::LoseReplica(Azure),
+        Step::LoseReplicaUnderway(Azure),
         run_of(0, 1, 0),
         run_of(0, 1, 3),
     ];
@@ -363,7 +363,7 @@ fn a_late_fence_that_breaks_off_does_not_keep_a_rebuilt_cluster_out() {
         Step::Fate(Fate::Late(SignedDuration::from_millis(1700))),
         Step::Place(OnPremises),
         run_of(0, 5, 2),
-        Step::LoseReplica(Azure),
+        Step::LoseReplicaUnderway(Azure),
         Step::FailNext(Azure, ErrorClass::Transient),
         Step::DeletePvm,
         run_of(0, 1, 0),
@@ -399,7 +399,7 @@ fn steps_that_went_with_a_lost_replica_are_not_waited_for() {
         Step::Fate(Fate::LostBefore),
         run_of(0, 3, 1),
         Step::Connect(OnPremises, false),
-        Step::LoseReplica(Azure),
+        Step::LoseReplicaUnderway(Azure),
         run_of(0, 4, 3),
     ];
     if let Err(why) = run(&start, &steps) {

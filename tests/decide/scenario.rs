@@ -57,7 +57,10 @@ pub enum Step {
     Reboot(Site),
     Switch(Site, bool),
     Obstruct(bool),
+    /// With what was on its way to it.
     LoseReplica(Site),
+    /// What is on its way reaches the host that takes its place: whoever sent it had stood still before it connected.
+    LoseReplicaUnderway(Site),
 }
 
 #[derive(Clone, Debug)]
@@ -197,10 +200,13 @@ impl World {
             Step::Switch(site, on) => {
                 self.simulation.switch(VM, *site, *on);
             }
-            Step::LoseReplica(site) => {
+            Step::LoseReplica(site) | Step::LoseReplicaUnderway(site) => {
                 if self.simulation.lose_replica(VM, *site) {
                     // Another host in its place: it has taken nothing.
                     self.taken.retain(|(at, _, _)| at != site);
+                    if matches!(step, Step::LoseReplica(_)) {
+                        self.simulation.lose_what_is_on_its_way(VM, *site);
+                    }
                 }
             }
             Step::Obstruct(on) => {

@@ -277,6 +277,12 @@ impl Simulation {
         true
     }
 
+    /// What is on its way to a side goes with its host: a connection ends where it was made to.
+    pub fn lose_what_is_on_its_way(&mut self, name: &str, site: Site) {
+        self.in_flight
+            .retain(|message| message.site != site || message.vm != name);
+    }
+
     /// What stands at one side.
     #[must_use]
     pub fn guest(&self, vm: &str, site: Site) -> Guest {
