@@ -270,7 +270,12 @@ impl Simulation {
                 .as_ref()
                 .is_some_and(|own| own.role == register::Role::Replica && !own.fencing)
         };
-        if !owned(&vm.sides[site.other()]) || !rests(&vm.sides[site]) {
+        // A service's job is a move under way, whatever the sides say before it has come to them.
+        let job = matches!(
+            vm.sides[site.other()].running_order(),
+            Some(orders::Order::Complete { .. })
+        );
+        if job || !owned(&vm.sides[site.other()]) || !rests(&vm.sides[site]) {
             return false;
         }
         vm.sides[site] = Side::default();
