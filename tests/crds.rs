@@ -175,6 +175,49 @@ fn cases() -> Vec<Case> {
             None,
         ),
         made(
+            Vm,
+            &[("/spec/vaultRef/name", json!(""))],
+            Some("spec.vaultRef.name"),
+        ),
+        made(
+            Vm,
+            &[("/spec/virtualMachineName", json!(""))],
+            Some("spec.virtualMachineName"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/name", json!(""))],
+            Some("spec.agents.azure.hosts[0].name"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!(""))],
+            Some("spec.agents.azure.hosts[0].url"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/tls/caSecretRef/name", json!(""))],
+            Some("spec.agents.tls.caSecretRef.name"),
+        ),
+        made(
+            Vault,
+            &[(
+                "/spec/agents/tls/clientCertificateSecretRef/name",
+                json!(""),
+            )],
+            Some("spec.agents.tls.clientCertificateSecretRef.name"),
+        ),
+        made(
+            Failover,
+            &[("/spec/virtualMachine/name", json!(""))],
+            Some("spec.virtualMachine.name"),
+        ),
+        made(
+            Failover,
+            &[("/spec/virtualMachine/uid", json!(""))],
+            Some("spec.virtualMachine.uid"),
+        ),
+        made(
             Vault,
             &[("/spec/agents/azure/hosts/0/name", json!("Upper"))],
             Some("must be lower case letters"),

@@ -335,6 +335,33 @@ pub fn agents_never_two_at_once(logs: &[(Site, String)], vm: uuid::Uuid) -> Resu
     Ok(starts)
 }
 
+/// Proves from the agents' logs that no order had its effect twice: of one VM, no host brings two orders of one epoch and step to an end. Returns how
+/// many orders there were.
+///
+/// # Errors
+///
+/// The lines that tell of the same order.
+pub fn no_order_twice(logs: &[(Site, String)], vm: uuid::Uuid) -> Result<usize> {
+    let mark = format!("vm={vm}");
+    let mut ended: BTreeMap<(Site, &str, &str), &str> = BTreeMap::new();
+    for (site, log) in logs {
+        for line in log.lines().filter(|line| line.contains(&mark)) {
+            if !line.contains(": order succeeded ") {
+                continue;
+            }
+            let word = |name: &str| {
+                line.split_ascii_whitespace()
+                    .find_map(|word| word.strip_prefix(name))
+                    .with_context(|| format!("a log line without {name}: {line}"))
+            };
+            if let Some(before) = ended.insert((*site, word("epoch=")?, word("step=")?), line) {
+                bail!("one order, twice:\n{before}\n{line}");
+            }
+        }
+    }
+    Ok(ended.len())
+}
+
 /// Proves that what was sent is what had changed: all of it, and next to nothing else.
 ///
 /// # Errors

@@ -127,6 +127,27 @@ fn agents_logs_tell_of_two_at_once() {
 }
 
 #[test]
+fn agents_logs_tell_of_an_order_that_was_carried_out_twice() {
+    let vm = uuid::Uuid::new_v4();
+    let ended = |epoch: u32, step: u32| {
+        format!(
+            "2026-01-01T00:00:00.000001Z  INFO homeward::agent::orders: order succeeded vm={vm} epoch={epoch} step={step} kind=Stop\n"
+        )
+    };
+    let logs = |here: &[(u32, u32)], there: &[(u32, u32)]| {
+        [(Site::OnPremises, here), (Site::Azure, there)].map(|(site, orders)| {
+            let lines = orders.iter().map(|(epoch, step)| ended(*epoch, *step));
+            (site, lines.collect::<String>())
+        })
+    };
+    // One action may be an order for each side.
+    let good = logs(&[(1, 1), (1, 2), (2, 1)], &[(1, 2)]);
+    assert_eq!(no_order_twice(&good, vm).unwrap(), 4);
+    assert_eq!(no_order_twice(&good, uuid::Uuid::new_v4()).unwrap(), 0);
+    assert!(no_order_twice(&logs(&[(1, 1), (2, 1), (1, 1)], &[]), vm).is_err());
+}
+
+#[test]
 fn what_a_run_did_not_find_was_lost_or_taken_back() {
     let here =
         run("OnPremises", 1, 0, &[(1, 10), (2, 20)], "") + &run("OnPremises", 3, 2, &[(3, 50)], "");

@@ -63,5 +63,5 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
         .await?;
     lane.until_settled(to).await?;
     lane.until_writing(to).await?;
-    lane.check(0).await
+    lane.check(0)
 }

@@ -124,7 +124,7 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
         lane.until_settled(to).await?;
         lane.until_writing(to).await?;
     }
-    lane.check(0).await
+    lane.check(0)
 }
 
 /// Waits until a pass has sent so much, or has ended.

@@ -57,7 +57,6 @@ async fn rounds(
         let rolled_back = lane.count(FailoverOutcome::RolledBack).await?;
         lane.until_writing(last).await?;
         lane.check(rolled_back)
-            .await
             .with_context(|| format!("{name}: round {round}: {events:?}"))?;
         println!(
             "{name}: round {round} took {:.1} s, {} processes killed so far, {rolled_back} moves rolled back so far",

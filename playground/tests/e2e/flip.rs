@@ -78,5 +78,4 @@ async fn one(lane: &Lane, case: &Case) -> Result<()> {
     lane.until_settled(from).await?;
     lane.until_writing(from).await?;
     lane.check(lane.count(FailoverOutcome::RolledBack).await?)
-        .await
 }

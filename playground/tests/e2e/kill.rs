@@ -82,7 +82,7 @@ async fn one(lane: &mut Lane, case: &Case, victim: Victim) -> Result<()> {
         .await?;
     lane.until_settled(to).await?;
     lane.until_writing(to).await?;
-    lane.check(0).await
+    lane.check(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]

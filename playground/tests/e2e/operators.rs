@@ -56,7 +56,7 @@ async fn one(lane: &mut Lane, step: &str, freeze: bool) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     lane.until_settled(to).await?;
     lane.until_writing(to).await?;
-    lane.check(0).await
+    lane.check(0)
 }
 
 /// The one that holds the lease.

@@ -89,7 +89,7 @@ async fn killed(lane: &mut Lane, victim: Victim, step: &str, to: Site) -> Result
         .with_context(|| format!("{victim:?} killed at {step}"))?;
     lane.until_settled(to).await?;
     lane.until_writing(to).await?;
-    lane.check(0).await
+    lane.check(0)
 }
 
 /// With intact bitmaps the last delta is what the guest wrote since, and not more than it wrote in all.
