@@ -562,60 +562,88 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
     }
 }
 
+/// A condition as a status has it; its message tells of which one it is.
+fn said(kind: &str) -> Value {
+    json!({
+        "type": kind, "status": format!("{kind}?"), "reason": "Because", "message": format!("what {kind} says"),
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    })
+}
+
+/// Every cell of a resource whose every field is told from the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_answer_what_a_person_asks() {
     let bench = Bench::new("columns").await;
-    for (plural, expected) in [
+    let conditions = |kinds: &[&str]| kinds.iter().map(|kind| said(kind)).collect::<Vec<_>>();
+    let of_vault = conditions(&["Ready", "OnPremisesConnected", "AzureConnected"]);
+    let of_vm = conditions(&["Placed", "Protected", "Ready", "TargetConsistent"]);
+    for (kind, plural, status, expected) in [
         (
+            Kind::Vault,
             "recoveryvaults",
+            json!({"virtualMachines": 7, "conditions": of_vault}),
             vec![
-                "Name",
-                "Ready",
-                "On-Premises",
-                "Azure",
-                "VMs",
-                "Message",
-                "Age",
+                ("Name", json!("thing")),
+                ("Ready", json!("Ready?")),
+                ("On-Premises", json!("OnPremisesConnected?")),
+                ("Azure", json!("AzureConnected?")),
+                ("VMs", json!(7)),
+                ("Message", json!("what Ready says")),
             ],
         ),
         (
+            Kind::Vm,
             "protectedvirtualmachines",
+            json!({
+                "activeSite": "Azure", "phase": "Protected", "conditions": of_vm,
+                "currentFailover": {"name": "thing-3", "uid": "u"},
+            }),
             vec![
-                "Name",
-                "Placement",
-                "Active",
-                "Phase",
-                "Protected",
-                "Failover",
-                "Ready",
-                "Message",
-                "Age",
+                ("Name", json!("thing")),
+                ("Placement", json!("OnPremises")),
+                ("Active", json!("Azure")),
+                ("Phase", json!("Protected")),
+                ("Protected", json!("Protected?")),
+                ("Failover", json!("thing-3")),
+                ("Ready", json!("Ready?")),
+                ("Message", json!("what Ready says")),
             ],
         ),
         (
+            Kind::Failover,
             "failovers",
+            json!({
+                "phase": "Synchronizing", "waitingFor": "a word",
+                "progress": {"summary": "5% of 9 MiB", "bytesDone": 1, "observedTime": "2026-01-01T00:00:00Z"},
+            }),
             vec![
-                "Name",
-                "VM",
-                "From",
-                "To",
-                "Phase",
-                "Progress",
-                "Waiting For",
-                "Age",
+                ("Name", json!("thing")),
+                ("VM", json!("web")),
+                ("From", json!("OnPremises")),
+                ("To", json!("Azure")),
+                ("Phase", json!("Synchronizing")),
+                ("Progress", json!("5% of 9 MiB")),
+                ("Waiting For", json!("a word")),
             ],
         ),
     ] {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(bench.client.clone(), &bench.namespace, &kind.resource());
+        let made = serde_json::from_value(named(kind.good(), "thing")).unwrap();
+        api.create(&PostParams::default(), &made).await.unwrap();
+        self::status(&api, "thing", &status).await;
         let path = format!("/apis/homeward.dev/v1alpha1/namespaces/columns/{plural}");
-        let request = http_table(&path);
-        let table: Value = bench.client.request(request).await.unwrap();
-        let names: Vec<_> = table["columnDefinitions"]
-            .as_array()
-            .unwrap()
-            .iter()
+        let table: Value = bench.client.request(http_table(&path)).await.unwrap();
+        let names = table["columnDefinitions"].as_array().unwrap().iter();
+        let cells = table["rows"][0]["cells"].as_array().unwrap().iter();
+        let mut shown: Vec<_> = names
             .map(|column| column["name"].as_str().unwrap())
+            .zip(cells.cloned())
             .collect();
-        assert_eq!(names, expected, "{plural}");
+        // How old it is: some time.
+        let (age, since) = shown.pop().unwrap();
+        assert!(age == "Age" && since.is_string(), "{age}: {since}");
+        assert_eq!(shown, expected, "{plural}");
     }
 }
 
