@@ -1,4 +1,4 @@
-//! Agents that are told to end while data travels: they do, and what had arrived is not sent again.
+//! Agents that are told to end while data travels do so within a minute, and say that all went well.
 
 use anyhow::{Context as _, Result, ensure};
 use homeward::{agent::api::VmState, api::Site};
