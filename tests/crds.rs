@@ -404,7 +404,6 @@ fn cases() -> Vec<Case> {
         "AwaitingCutover",
         "CuttingOver",
         "Cancelling",
-        "Cancelled",
     ] {
         cases.push(answered(phase, commit.clone(), early));
         cases.push(answered(phase, json!({"cancel": true}), None));
@@ -421,6 +420,21 @@ fn cases() -> Vec<Case> {
             json!({"cancel": true}),
             Some("spec.cancel comes too late"),
         ));
+        let late = (phase != "AwaitingCommit").then_some("spec.commit: Rollback comes too late");
+        cases.push(answered(phase, json!({"commit": "Rollback"}), late));
+    }
+    for phase in ["Succeeded", "Cancelled", "RolledBack", "Failed"] {
+        for answer in [
+            json!({"commit": "Approved"}),
+            json!({"commit": "Rollback"}),
+            json!({"start": "Approved"}),
+            json!({"cutover": "Approved"}),
+            json!({"reverseReplicate": "Approved"}),
+            json!({"cancel": true}),
+        ] {
+            let ended = Some("the move has ended and takes no answer any more");
+            cases.push(answered(phase, answer, ended));
+        }
     }
     cases
 }
@@ -513,6 +527,9 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
     }
     for (number, (first, then, second, refused)) in [
         ("Rollback", "AwaitingCommit", json!("Approved"), None),
+        // An answer given does not hold up what the move goes through after it.
+        ("Approved", "CuttingOver", json!("Approved"), None),
+        ("Rollback", "Cancelling", json!("Rollback"), None),
         (
             "Rollback",
             "RollingBack",

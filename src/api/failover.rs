@@ -21,11 +21,23 @@ use super::protected_virtual_machine::DataSyncRequest;
     status = "FailoverStatus",
     derive = "PartialEq",
     doc = "Failover is one move of one virtual machine from one site to the other. Homeward makes it; people answer in it.",
-    validation = Rule::new(
-        "!has(self.spec.commit) || (has(self.status) && has(self.status.phase) && self.status.phase in \
-         ['AwaitingCommit', 'Committing', 'AwaitingReverseReplication', 'ReverseReplicating', 'Succeeded', 'RollingBack', 'RolledBack', 'Failed'])")
+    validation = Rule::new("!has(self.spec.commit) || (has(self.status) && has(self.status.phase))")
         .message("spec.commit can be answered only once status.phase is AwaitingCommit: wait until the VM has been started at the target and look at it first")
         .field_path(".spec.commit"),
+    validation = Rule::new(
+        "has(oldSelf.spec.commit) || !has(self.spec.commit) || !has(self.status) || !has(self.status.phase) || \
+         !(self.status.phase in ['AwaitingStart', 'Preparing', 'Synchronizing', 'AwaitingCutover', 'CuttingOver', 'Cancelling'])")
+        .message("spec.commit can be answered only once status.phase is AwaitingCommit: wait until the VM has been started at the target and look at it first")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
+        "has(oldSelf.spec.commit) || !has(self.spec.commit) || self.spec.commit != 'Rollback' || !has(self.status) || !has(self.status.phase) || \
+         !(self.status.phase in ['Committing', 'AwaitingReverseReplication', 'ReverseReplicating'])")
+        .message("spec.commit: Rollback comes too late: the move is committed; change spec.placement of the ProtectedVirtualMachine back, and the VM comes back by a move of its own")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
+        "!has(self.status) || !has(self.status.phase) || !(self.status.phase in ['Succeeded', 'Cancelled', 'RolledBack', 'Failed']) || self.spec == oldSelf.spec")
+        .message("the move has ended and takes no answer any more: to move the VM, change spec.placement of the ProtectedVirtualMachine")
+        .field_path(".spec"),
     validation = Rule::new(
         "!has(oldSelf.spec.commit) || (has(self.spec.commit) && self.spec.commit == oldSelf.spec.commit) || \
          (has(self.status) && has(self.status.phase) && self.status.phase == 'AwaitingCommit')")

@@ -28,7 +28,7 @@ pub struct Arguments {
     /// How many resources of a kind are worked on at once.
     #[arg(long, env = "HOMEWARD_WORKERS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     workers: u16,
-    /// Name of the Lease that decides which replica acts.
+    /// Name of the Lease that decides which replica acts. Operators that are confined to different namespaces need a Lease each.
     #[arg(long, env = "HOMEWARD_LEASE_NAME", default_value = "homeward")]
     lease_name: String,
     /// Namespace of the Lease; that of the pod, or `default`, when absent.
@@ -89,7 +89,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Arguments {
     fn settings(&self, own_namespace: &str, host: &str) -> Settings {
         Settings {
-            namespaces: self.namespaces.clone(),
+            // An empty variable of the environment names no namespace.
+            namespaces: self
+                .namespaces
+                .iter()
+                .map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
+                .collect(),
             workers: self.workers,
             paces: Paces {
                 steady: self.poll_steady,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::channel::mpsc::UnboundedSender;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client};
 
@@ -41,7 +42,7 @@ where
     /// What was written and the watch has not told of yet.
     pub recent: Arc<Recent<K>>,
     /// Failures in a row.
-    pub backoff: Backoff,
+    pub backoff: Arc<Backoff>,
 }
 
 /// What every pass may use.
@@ -68,6 +69,8 @@ pub struct Context {
     pub vm_groups: Arc<Groups<VmGroup>>,
     /// Failovers by the UID of their VM.
     pub failover_groups: Arc<Groups<String>>,
+    /// Where passes over Failovers are asked for.
+    pub wake_failover: UnboundedSender<Key>,
     /// Events.
     pub announcer: Announcer,
     /// Resources that cannot be read.

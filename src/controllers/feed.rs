@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::key::Key;
 
+/// How long one watch lasts before it is taken up where it was: one that nothing comes through any more is not noticed earlier.
+const WATCH_SECONDS: u32 = 60;
+
 /// A resource that could be read, or what is known of one that could not.
 pub type Guarded<K> = DeserializeGuard<K>;
 
@@ -69,7 +72,7 @@ pub fn feed<K: Watched>(
             .collect()
     };
     let events = apis.into_iter().enumerate().map(|(source, api)| {
-        watch(api, watcher::Config::default())
+        watch(api, watcher::Config::default().timeout(WATCH_SECONDS))
             .default_backoff()
             .modify(|resource| resource.meta_mut().managed_fields = None)
             .map(move |event| (source, event))

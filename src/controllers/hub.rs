@@ -63,6 +63,8 @@ pub enum Sight {
     NotYet,
     /// Nothing, and why.
     Nothing(String),
+    /// Nothing: nobody can look before somebody mends this.
+    Nobody(String),
     /// A look that is new enough.
     Seen {
         /// What it showed.
@@ -198,6 +200,9 @@ impl Hub {
     pub fn sight(&self, vault: &Key, vm_name: &str, now: Instant) -> Sight {
         let mut vaults = self.lock();
         let slot = vaults.entry(vault.clone()).or_default();
+        if let (None, Some(Look { seen: Err(why), .. })) = (&slot.driver, &slot.last) {
+            return Sight::Nobody(why.message.clone());
+        }
         let Some(look) = slot.newest(vm_name) else {
             if now.saturating_duration_since(slot.since) <= self.stale_after {
                 return Sight::NotYet;

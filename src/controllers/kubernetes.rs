@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,6 +56,11 @@ impl ApiError {
     pub fn is_not_found(&self) -> bool {
         // By code: the answer for a kind that is not served is a line of text without a reason.
         matches!(self, Self::Refused { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
+    }
+
+    /// Whether the API server said that it did not do it; anything else may have taken effect.
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if (400..500).contains(&status.code)))
     }
 
     /// Whether the name is taken.
@@ -143,9 +148,12 @@ pub fn post_parameters() -> PostParams {
 
 /// Whether the resource carries the operator's finalizer.
 pub fn is_held(resource: &impl Resource) -> bool {
-    resource
-        .meta()
-        .finalizers
+    is_held_by(resource.meta())
+}
+
+/// Whether these metadata carry the operator's finalizer.
+pub fn is_held_by(meta: &ObjectMeta) -> bool {
+    meta.finalizers
         .iter()
         .flatten()
         .any(|finalizer| finalizer == crate::api::FINALIZER)

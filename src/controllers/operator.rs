@@ -39,8 +39,6 @@ use crate::telemetry::{Health, Metrics};
 const PART: &str = "resources";
 /// How often the definitions are looked for while they are missing.
 const LOOK_FOR_DEFINITIONS: Duration = Duration::from_secs(2);
-/// How long effects under way get to end when the operator stops.
-const GRACE: Duration = Duration::from_secs(40);
 
 /// Why the operator could not run.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +46,9 @@ pub enum OperatorError {
     /// The lease cannot be kept with these settings.
     #[error("lease settings: {0}")]
     Lease(String),
+    /// What keeps the lease broke off; the log says where.
+    #[error("the lease was not kept to the end; start the operator again, and report its log")]
+    LeaseNotKept,
     /// No client could be made from the configuration.
     #[error("cannot make a client of the API server: {0}")]
     Client(Box<kube::Error>),
@@ -116,8 +117,10 @@ impl Operator {
                     }
                 } => {
                     term_over.cancel();
-                    if tokio::time::timeout(GRACE, term).await.is_err() {
-                        tracing::warn!("some work did not end within {} s and is left behind", GRACE.as_secs());
+                    let grace = self.settings.grace();
+                    tracing::info!("takes up nothing new; work under way gets up to {} s to end", grace.as_secs());
+                    if tokio::time::timeout(grace, term).await.is_err() {
+                        tracing::warn!("some work did not end within {} s and is left behind", grace.as_secs());
                     }
                 }
             }
@@ -128,10 +131,7 @@ impl Operator {
             }
         }
         release.cancel();
-        if keeping.await.is_err() {
-            tracing::error!("the lease was not kept to the end");
-        }
-        Ok(())
+        keeping.await.map_err(|_| OperatorError::LeaseNotKept)
     }
 
     /// Waits for the definitions of the kinds, then finds out the identity of the cluster.
@@ -281,7 +281,7 @@ impl Operator {
     ) -> Context {
         let vm_groups: Arc<Groups<VmGroup>> = Arc::default();
         let failover_groups: Arc<Groups<String>> = Arc::default();
-        let vaults = self.vaults(client, wakes, lookers, feeding);
+        let vaults = self.vaults(client, wakes, &hub, lookers, feeding);
         let failovers = self.failovers(client, wakes, &failover_groups, feeding);
         let vms = self.vms(client, wakes, &hub, &vm_groups, feeding);
         Context {
@@ -296,6 +296,7 @@ impl Operator {
             failovers,
             vm_groups,
             failover_groups,
+            wake_failover: wakes.failovers.clone(),
             announcer: Announcer::new(client.clone(), &self.settings.lease.identity),
             unreadable: Unreadable::default(),
             metrics: self.metrics.clone(),
@@ -306,11 +307,14 @@ impl Operator {
         &self,
         client: &Client,
         wakes: &Wakes,
+        hub: &Arc<Hub>,
         lookers: &Arc<vaults::Lookers>,
         feeding: &CancellationToken,
     ) -> Resources<RecoveryVault> {
         let recent: Arc<Recent<RecoveryVault>> = Arc::default();
-        let (forget, wakes, lookers) = (recent.clone(), wakes.clone(), lookers.clone());
+        let backoff: Arc<Backoff> = Arc::default();
+        let (forget, passed) = (recent.clone(), backoff.clone());
+        let (wakes, hub, lookers) = (wakes.clone(), hub.clone(), lookers.clone());
         let store = feed(
             client,
             &self.settings.namespaces,
@@ -319,14 +323,17 @@ impl Operator {
                 Touch::Changed(key, _) => wakes.vault(key),
                 Touch::Gone(key) => {
                     forget.forget(key);
+                    passed.clear(key);
                     lookers.end(key);
+                    // Its VMs are told, also when somebody took its finalizer off.
+                    hub.withdraw(key, None);
                 }
             },
         );
         Resources {
             store,
             recent,
-            backoff: Backoff::default(),
+            backoff,
         }
     }
 
@@ -339,7 +346,9 @@ impl Operator {
         feeding: &CancellationToken,
     ) -> Resources<ProtectedVirtualMachine> {
         let recent: Arc<Recent<ProtectedVirtualMachine>> = Arc::default();
-        let (forget, wakes, hub) = (recent.clone(), wakes.clone(), hub.clone());
+        let backoff: Arc<Backoff> = Arc::default();
+        let (forget, passed) = (recent.clone(), backoff.clone());
+        let (wakes, hub) = (wakes.clone(), hub.clone());
         let (groups, metrics) = (groups.clone(), self.metrics.clone());
         let store = feed(
             client,
@@ -354,6 +363,7 @@ impl Operator {
                 }
                 Touch::Gone(key) => {
                     forget.forget(key);
+                    passed.clear(key);
                     hub.forget(key);
                     metrics.fleet.forget(&key.namespace, &key.name);
                     // Who waited for this one to be gone: another claimant, or the vault.
@@ -369,7 +379,7 @@ impl Operator {
         Resources {
             store,
             recent,
-            backoff: Backoff::default(),
+            backoff,
         }
     }
 
@@ -381,7 +391,9 @@ impl Operator {
         feeding: &CancellationToken,
     ) -> Resources<Failover> {
         let recent: Arc<Recent<Failover>> = Arc::default();
-        let (forget, wakes, groups) = (recent.clone(), wakes.clone(), groups.clone());
+        let backoff: Arc<Backoff> = Arc::default();
+        let (forget, passed) = (recent.clone(), backoff.clone());
+        let (wakes, groups) = (wakes.clone(), groups.clone());
         let store = feed(
             client,
             &self.settings.namespaces,
@@ -392,11 +404,15 @@ impl Operator {
                         let vm = &failover.spec.virtual_machine;
                         groups.set(key, vec![vm.uid.clone()]);
                         wakes.vm(&Key::new(&key.namespace, &vm.name));
+                    } else if let Some((vm, _)) = key.name.rsplit_once('-') {
+                        // What it holds cannot be read; a VM whose move it is says so.
+                        wakes.vm(&Key::new(&key.namespace, vm));
                     }
                     wakes.failover(key);
                 }
                 Touch::Gone(key) => {
                     forget.forget(key);
+                    passed.clear(key);
                     groups.remove(key);
                     if let Some((vm, _)) = key.name.rsplit_once('-') {
                         wakes.vm(&Key::new(&key.namespace, vm));
@@ -407,7 +423,7 @@ impl Operator {
         Resources {
             store,
             recent,
-            backoff: Backoff::default(),
+            backoff,
         }
     }
 }

@@ -85,6 +85,12 @@ impl Settings {
         }
     }
 
+    /// How long work under way gets to end when the operator stops or has lost the lease: an action being asked for, and what is written of it.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.timeouts.submit + self.timeouts.api * 3
+    }
+
     /// How old a look may be before nothing is known any more.
     #[must_use]
     pub fn stale_after(&self) -> Duration {

@@ -13,14 +13,36 @@ use serde_json::json;
 use super::FIELD_MANAGER;
 use super::announce::Announcer;
 use super::key::Key;
-use super::kubernetes::{ApiError, Within};
+use super::kubernetes::{ApiError, Within, is_held_by};
+use super::lease::{LeadershipEnded, LeadershipProof};
 use crate::api::Condition;
-use crate::domain::{ConditionType, Reason, Said, Truth, merge_conditions};
+use crate::domain::{ConditionType, ErrorClass, Reason, Said, Truth, merge_conditions};
 
 /// Which resources were told of, at which version.
 #[derive(Debug, Default)]
 pub struct Unreadable {
     told: Mutex<HashMap<(String, Key), Option<String>>>,
+}
+
+/// Why it could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum UntoldError {
+    /// The API server did not answer, or refused.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// This replica may not act any more.
+    #[error(transparent)]
+    Leadership(#[from] LeadershipEnded),
+}
+
+impl UntoldError {
+    /// What follows from it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Api(error) => error.class(),
+            Self::Leadership(_) => ErrorClass::Conflict,
+        }
+    }
 }
 
 impl Unreadable {
@@ -30,8 +52,9 @@ impl Unreadable {
         client: &Client,
         within: Within,
         announcer: &Announcer,
+        proof: &LeadershipProof,
         invalid: &InvalidObject,
-    ) -> Result<(), ApiError>
+    ) -> Result<(), UntoldError>
     where
         K: Resource<DynamicType = ()> + Debug,
     {
@@ -43,14 +66,26 @@ impl Unreadable {
             return Ok(());
         }
         tracing::warn!(%kind, resource = %key, error = %invalid.error, "a resource cannot be read and is left alone");
+        let held = if invalid.metadata.deletion_timestamp.is_some() && is_held_by(&invalid.metadata)
+        {
+            format!(
+                ". It is being deleted and is held, since a move of it may be under way; where none is, take the finalizer {} off by hand",
+                crate::api::FINALIZER
+            )
+        } else {
+            String::new()
+        };
         let message = format!(
-            "the resource cannot be read: {}; apply it again with the definitions of this version of Homeward",
+            "the resource cannot be read: {}; apply it again with the definitions of this version of Homeward{held}",
             invalid.error
         );
         let resource = ApiResource::erase::<K>(&());
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), &key.namespace, &resource);
-        let now = within.call("read a resource", api.get(&key.name)).await?;
+        let now = match within.call("read a resource", api.get(&key.name)).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            now => now?,
+        };
         let before: Vec<Condition> = now
             .data
             .pointer("/status/conditions")
@@ -67,6 +102,7 @@ impl Unreadable {
             Timestamp::now(),
         );
         if conditions != before {
+            proof.check()?;
             let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
             let parameters = PatchParams {
                 field_manager: Some(FIELD_MANAGER.into()),

@@ -83,7 +83,9 @@ impl Intent {
             ));
         }
         let failback = spec.failback.clone().unwrap_or_default();
-        let full_download_after = match failback.full_download_after {
+        let deleting = vm.metadata.deletion_timestamp.is_some();
+        // To let go, no time is needed: a wrong one does not hold the resource.
+        let full_download_after = match failback.full_download_after.filter(|_| !deleting) {
             None => DEFAULT_FULL_DOWNLOAD_AFTER,
             Some(after) if after.is_negative() => {
                 return Err(invalid(
@@ -124,7 +126,7 @@ impl Intent {
             reverse_replication: spec.reverse_replication.unwrap_or_default(),
             suspend: spec.suspend.unwrap_or(false),
             history_limit: spec.failover_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT),
-            deleting: vm.metadata.deletion_timestamp.is_some(),
+            deleting,
             takeover: vm
                 .metadata
                 .annotations

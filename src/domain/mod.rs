@@ -26,7 +26,7 @@ mod world;
 pub use action::{Action, ActionKind, Mark, Submission};
 pub use capabilities::{Capabilities, DirectionCapabilities};
 pub use conditions::{ConditionType, Reason, Said, Truth, merge as merge_conditions};
-pub use decide::{decide, record_refusal, record_vm_refusal};
+pub use decide::{decide, record_refusal, record_vm_refusal, still_refused};
 pub use decision::{Decision, Effect, Event, NewFailover, Pace};
 pub use fact::Fact;
 pub use failure::ErrorClass;

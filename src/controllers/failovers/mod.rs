@@ -15,6 +15,7 @@ use super::feed::Guarded;
 use super::key::Key;
 use super::kubernetes::{ApiError, is_held, let_go};
 use super::lease::LeadershipEnded;
+use super::unreadable::UntoldError;
 use crate::api::{Failover, FailoverPhase, ProtectedVirtualMachine};
 use crate::domain::{ConditionType, ErrorClass, Event, Reason, Said, Truth, merge_conditions};
 
@@ -30,6 +31,9 @@ pub enum PassError {
     /// This replica may not act any more.
     #[error(transparent)]
     Leadership(#[from] LeadershipEnded),
+    /// What cannot be read could not be told of.
+    #[error(transparent)]
+    Unreadable(#[from] UntoldError),
 }
 
 impl PassError {
@@ -38,6 +42,7 @@ impl PassError {
         match self {
             Self::Api(error) => error.class(),
             Self::Leadership(_) => ErrorClass::Conflict,
+            Self::Unreadable(error) => error.class(),
         }
     }
 }
@@ -61,7 +66,7 @@ pub async fn pass(
     if let Err(invalid) = &guarded.0 {
         context
             .unreadable
-            .tell::<Failover>(&context.client, context.within, &context.announcer, invalid)
+            .tell::<Failover>(&context.client, context.within, &context.announcer, &context.proof, invalid)
             .await?;
         return Ok(Action::await_change());
     }

@@ -150,7 +150,7 @@ impl Scene {
         match self.hub.sight(&self.vault, name, Instant::now()) {
             Sight::Seen { observation, .. } => observation.vms[name].pending_delta,
             Sight::NotYet => panic!("no look yet"),
-            Sight::Nothing(why) => panic!("{why}"),
+            Sight::Nothing(why) | Sight::Nobody(why) => panic!("{why}"),
         }
     }
 
@@ -158,7 +158,7 @@ impl Scene {
         match self.hub.sight(&self.vault, name, Instant::now()) {
             Sight::Seen { vm_unknown, .. } => vm_unknown.is_none(),
             Sight::NotYet => panic!("no look yet"),
-            Sight::Nothing(why) => panic!("{why}"),
+            Sight::Nothing(why) | Sight::Nobody(why) => panic!("{why}"),
         }
     }
 }

@@ -1,32 +1,35 @@
 //! RecoveryVault: one driver and one loop of looks a vault, and what both say of it.
 //!
 //! ```text
-//!   fetch     the resource and its Secrets            ──▶ driver, by the factory, made anew when either changes
+//!   fetch     the resource and its Secrets
+//!   lookers   the driver, by the factory, made anew when either changes; what cannot be used any more takes no working driver away
 //!   look      one loop a vault, for all of its VMs    ──▶ hub
 //!   standing  what the last look says, pure           ──▶ status, written when it changes
 //! ```
 
 mod fetch;
 mod look;
+mod lookers;
 mod standing;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
-use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, VmGroup};
-use super::factory::{DriverFactory, DriverInput};
+use super::factory::DriverInput;
 use super::feed::Guarded;
 use super::hub::Blind;
 use super::key::Key;
-use super::kubernetes::{ApiError, held, is_held, let_go};
+use super::kubernetes::{ApiError, held, is_held, is_held_by, let_go};
 use super::lease::LeadershipEnded;
+use super::unreadable::UntoldError;
 use crate::api::RecoveryVault;
 use crate::domain::{ErrorClass, Event};
+
+pub use lookers::Lookers;
 
 /// Why a pass ended before it was through.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,9 @@ pub enum PassError {
     /// This replica may not act any more.
     #[error(transparent)]
     Leadership(#[from] LeadershipEnded),
+    /// What cannot be read could not be told of.
+    #[error(transparent)]
+    Unreadable(#[from] UntoldError),
 }
 
 impl PassError {
@@ -45,81 +51,8 @@ impl PassError {
         match self {
             Self::Api(error) => error.class(),
             Self::Leadership(_) => ErrorClass::Conflict,
+            Self::Unreadable(error) => error.class(),
         }
-    }
-}
-
-/// The drivers that look at vaults now, and what each was made from.
-pub struct Lookers {
-    factory: Arc<dyn DriverFactory>,
-    running: Mutex<HashMap<Key, Looker>>,
-    stop: CancellationToken,
-}
-
-struct Looker {
-    uid: Option<String>,
-    input: DriverInput,
-    stop: CancellationToken,
-}
-
-impl Lookers {
-    /// None yet; all end with `stop`.
-    pub fn new(factory: Arc<dyn DriverFactory>, stop: CancellationToken) -> Self {
-        Self {
-            factory,
-            running: Mutex::default(),
-            stop,
-        }
-    }
-
-    /// Ends the loop of a vault, if there is one.
-    pub fn end(&self, vault: &Key) {
-        if let Some(looker) = self.lock().remove(vault) {
-            looker.stop.cancel();
-        }
-    }
-
-    /// Begins a loop for a vault, unless one runs that was made from the same.
-    fn ensure(&self, context: &Arc<Context>, vault: &Key, uid: Option<String>, input: DriverInput) {
-        {
-            let running = self.lock();
-            if running.get(vault).is_some_and(|looker| {
-                looker.uid == uid
-                    && looker.input.spec == input.spec
-                    && looker.input.secrets == input.secrets
-            }) {
-                return;
-            }
-        }
-        self.end(vault);
-        match self.factory.build(&input) {
-            Ok(driver) => {
-                tracing::info!(%vault, "a driver was made");
-                context.hub.install(vault, driver.clone());
-                let stop = self.stop.child_token();
-                tokio::spawn(look::look_again_and_again(
-                    context.clone(),
-                    vault.clone(),
-                    driver,
-                    stop.clone(),
-                ));
-                self.lock()
-                    .insert(vault.clone(), Looker { uid, input, stop });
-            }
-            Err(error) => {
-                let blind = Blind {
-                    class: error.class,
-                    message: error.message.clone(),
-                };
-                if context.hub.withdraw(vault, Some(blind)) {
-                    tracing::warn!(%vault, %error, "no driver could be made");
-                }
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Looker>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,7 +65,7 @@ pub async fn pass(
     if let Err(invalid) = &guarded.0 {
         context
             .unreadable
-            .tell::<RecoveryVault>(&context.client, context.within, &context.announcer, invalid)
+            .tell::<RecoveryVault>(&context.client, context.within, &context.announcer, &context.proof, invalid)
             .await?;
         return Ok(Action::await_change());
     }
@@ -178,7 +111,8 @@ pub async fn pass(
             return Ok(Action::await_change());
         }
     }
-    match fetch::secrets(&context, &key.namespace, &vault.spec).await? {
+    let uid = vault.metadata.uid.as_deref();
+    let wrong = match fetch::secrets(&context, &key.namespace, &vault.spec).await? {
         Ok(secrets) => {
             let input = DriverInput {
                 namespace: key.namespace.clone(),
@@ -186,14 +120,14 @@ pub async fn pass(
                 spec: vault.spec.clone(),
                 secrets,
             };
-            lookers.ensure(&context, &key, vault.metadata.uid.clone(), input);
+            lookers.ensure(&context, &key, uid, input).err()
         }
-        Err(blind) => {
-            lookers.end(&key);
-            context.hub.withdraw(&key, Some(blind));
-        }
+        Err(blind) => Some(blind),
+    };
+    if let Some(blind) = &wrong {
+        lookers.go_on_without(&context, &key, uid, blind);
     }
-    publish(&context, &key, &vault, &users).await?;
+    publish(&context, &key, &vault, &users, wrong.as_ref()).await?;
     Ok(Action::requeue(context.settings.secrets_every))
 }
 
@@ -202,6 +136,7 @@ async fn publish(
     key: &Key,
     vault: &Arc<RecoveryVault>,
     users: &[String],
+    wrong: Option<&Blind>,
 ) -> Result<(), PassError> {
     let before = vault.status.clone().unwrap_or_default();
     let look = context.hub.last(key);
@@ -210,6 +145,7 @@ async fn publish(
         vault.metadata.generation,
         look.as_ref().map(|look| &look.seen),
         users,
+        wrong,
         Timestamp::now(),
     );
     if vault.status.as_ref() == Some(&status) {
@@ -269,11 +205,14 @@ async fn users_of(context: &Context, vault: &Key) -> Result<Vec<String>, ApiErro
         .within
         .call("list VMs", api.list(&ListParams::default()))
         .await?;
-    Ok(listed
-        .items
-        .iter()
-        .filter_map(|vm| vm.0.as_ref().ok())
-        .filter(|vm| vm.spec.vault_ref.name == vault.name)
-        .filter_map(|vm| vm.metadata.name.clone())
-        .collect())
+    let names = listed.items.iter().filter_map(|vm| match &vm.0 {
+        Ok(vm) if vm.spec.vault_ref.name == vault.name => vm.metadata.name.clone(),
+        Ok(_) => None,
+        // Which vault it names cannot be read; as long as it is held, it may be this one.
+        Err(unreadable) => {
+            let held = is_held_by(&unreadable.metadata);
+            held.then(|| unreadable.metadata.name.clone()).flatten()
+        }
+    });
+    Ok(names.collect())
 }

@@ -11,19 +11,21 @@ use crate::domain::{
     ConditionType, Connection, ErrorClass, Reason, Said, Truth, VaultObservation, merge_conditions,
 };
 
-/// The status of a vault: what the last look says, and who still uses it while it is being deleted.
+/// The status of a vault: what the last look says, who still uses it while it is being deleted, and why no driver can be made of what it says
+/// now.
 pub fn status(
     before: &RecoveryVaultStatus,
     generation: Option<i64>,
     look: Option<&Result<Arc<VaultObservation>, Blind>>,
     users: &[String],
+    wrong: Option<&Blind>,
     now: Timestamp,
 ) -> RecoveryVaultStatus {
-    if look.is_none() && users.is_empty() && !before.conditions.is_empty() {
+    if look.is_none() && users.is_empty() && wrong.is_none() && !before.conditions.is_empty() {
         // A new leader has seen nothing yet, and nothing has changed by that.
         return before.clone();
     }
-    let mut said = standing(look, users);
+    let mut said = standing(look, users, wrong);
     for (site, kind) in [
         (Site::OnPremises, ConditionType::OnPremisesConnected),
         (Site::Azure, ConditionType::AzureConnected),
@@ -44,7 +46,11 @@ pub fn status(
 }
 
 /// `Ready`, and `Reconciling` or `Stalled` with it.
-fn standing(look: Option<&Result<Arc<VaultObservation>, Blind>>, users: &[String]) -> Vec<Said> {
+fn standing(
+    look: Option<&Result<Arc<VaultObservation>, Blind>>,
+    users: &[String],
+    wrong: Option<&Blind>,
+) -> Vec<Said> {
     let ready = |truth, reason, message: String, extra: Option<ConditionType>| {
         let mut said = vec![Said::new(
             ConditionType::Ready,
@@ -69,6 +75,19 @@ fn standing(look: Option<&Result<Arc<VaultObservation>, Blind>>, users: &[String
             Some(ConditionType::Reconciling),
         );
     }
+    let works = matches!(look, None | Some(Ok(_)));
+    if let Some(wrong) = wrong.filter(|_| works) {
+        let (reason, extra) = blinded(wrong.class);
+        return ready(
+            Truth::False,
+            reason,
+            format!(
+                "{}; until then the vault is looked at with what was valid before",
+                wrong.message
+            ),
+            Some(extra),
+        );
+    }
     match look {
         None => ready(
             Truth::False,
@@ -77,17 +96,7 @@ fn standing(look: Option<&Result<Arc<VaultObservation>, Blind>>, users: &[String
             Some(ConditionType::Reconciling),
         ),
         Some(Err(blind)) => {
-            let (reason, extra) = match blind.class {
-                ErrorClass::Denied => (Reason::CredentialsInvalid, ConditionType::Stalled),
-                ErrorClass::Invalid => (Reason::InvalidSpec, ConditionType::Stalled),
-                ErrorClass::Transient
-                | ErrorClass::Throttled
-                | ErrorClass::Conflict
-                | ErrorClass::Capacity
-                | ErrorClass::Unresponsive => {
-                    (Reason::SiteDisconnected, ConditionType::Reconciling)
-                }
-            };
+            let (reason, extra) = blinded(blind.class);
             ready(Truth::False, reason, blind.message.clone(), Some(extra))
         }
         Some(Ok(seen)) => {
@@ -114,6 +123,19 @@ fn standing(look: Option<&Result<Arc<VaultObservation>, Blind>>, users: &[String
                 )
             }
         }
+    }
+}
+
+/// What it means that nothing can be seen.
+fn blinded(class: ErrorClass) -> (Reason, ConditionType) {
+    match class {
+        ErrorClass::Denied => (Reason::CredentialsInvalid, ConditionType::Stalled),
+        ErrorClass::Invalid => (Reason::InvalidSpec, ConditionType::Stalled),
+        ErrorClass::Transient
+        | ErrorClass::Throttled
+        | ErrorClass::Conflict
+        | ErrorClass::Capacity
+        | ErrorClass::Unresponsive => (Reason::SiteDisconnected, ConditionType::Reconciling),
     }
 }
 
@@ -265,7 +287,7 @@ mod tests {
                 "Reconciling",
             ),
         ] {
-            let status = status(&empty, Some(1), look.as_ref(), &users, now);
+            let status = status(&empty, Some(1), look.as_ref(), &users, None, now);
             assert_eq!(reason(&status, "Ready"), ready);
             for kind in ["Reconciling", "Stalled"] {
                 assert_eq!(reason(&status, kind).is_empty(), kind != extra, "{kind}");
@@ -274,13 +296,30 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_used_is_said_while_what_worked_before_goes_on() {
+        let now = Timestamp::from_second(100).unwrap();
+        let empty = RecoveryVaultStatus::default();
+        let missing = Blind {
+            class: ErrorClass::Denied,
+            message: "Secret ns/tls does not exist; apply it".into(),
+        };
+        let look = Ok(seen(Connection::Connected, 5));
+        let status = status(&empty, Some(1), Some(&look), &[], Some(&missing), now);
+        assert_eq!(reason(&status, "Ready"), "False/CredentialsInvalid");
+        assert_eq!(reason(&status, "Stalled"), "True/CredentialsInvalid");
+        assert_eq!(reason(&status, "OnPremisesConnected"), "True/Connected");
+        let said = serde_json::to_string(&status.conditions).unwrap();
+        assert!(said.contains("looked at with what was valid before"), "{said}");
+    }
+
+    #[test]
     fn a_leader_that_has_not_looked_yet_changes_nothing() {
         let now = Timestamp::from_second(100).unwrap();
         let look = Ok(seen(Connection::Connected, 5));
         let empty = RecoveryVaultStatus::default();
-        let before = status(&empty, Some(1), Some(&look), &[], now);
-        assert_eq!(status(&before, Some(2), None, &[], now), before);
-        let deleting = status(&before, Some(2), None, &["web".to_owned()], now);
+        let before = status(&empty, Some(1), Some(&look), &[], None, now);
+        assert_eq!(status(&before, Some(2), None, &[], None, now), before);
+        let deleting = status(&before, Some(2), None, &["web".to_owned()], None, now);
         assert_eq!(reason(&deleting, "Ready"), "False/Detaching");
     }
 
@@ -293,6 +332,7 @@ mod tests {
             Some(1),
             Some(&Ok(seen(Connection::Connected, 5))),
             &[],
+            None,
             now,
         );
         let second = status(
@@ -300,11 +340,12 @@ mod tests {
             Some(1),
             Some(&Ok(seen(Connection::Connected, 9))),
             &[],
+            None,
             later,
         );
         assert_eq!(first, second);
         let lost = Connection::Disconnected("gone".into());
-        let third = status(&second, Some(1), Some(&Ok(seen(lost, 9))), &[], later);
+        let third = status(&second, Some(1), Some(&Ok(seen(lost, 9))), &[], None, later);
         assert_eq!(
             third.hosts[0].last_heartbeat_time,
             Timestamp::from_second(9).ok().map(Time)

@@ -18,6 +18,7 @@ use crate::api::{
     ProtectedVirtualMachineStatus, VM_LABEL, VirtualMachineReference,
 };
 use crate::controllers::context::Context;
+use crate::controllers::feed::Guarded;
 use crate::controllers::hub::Sight;
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::{ApiError, is_held, let_go, post_parameters};
@@ -43,8 +44,8 @@ pub enum ActError {
     /// The resource has changed since it was read.
     #[error("{0} has changed since it was read; decided anew")]
     Changed(Key),
-    /// No name is left for a Failover.
-    #[error("the next {NAMES} names of Failovers of {0} are taken")]
+    /// No name was free for a Failover.
+    #[error("{NAMES} names for the next Failover of {0} were taken, one after the other")]
     NamesTaken(Key),
     /// The driver refused, or did not answer.
     #[error(transparent)]
@@ -58,7 +59,7 @@ impl ActError {
             Self::Api(error) => error.class(),
             Self::Leadership(_) | Self::Changed(_) => ErrorClass::Conflict,
             Self::Publish(error) => error.class(),
-            Self::NamesTaken(_) => ErrorClass::Invalid,
+            Self::NamesTaken(_) => ErrorClass::Transient,
             Self::Refused(error) => error.class,
         }
     }
@@ -151,10 +152,13 @@ async fn submit(
             *resource = publish::failover(context, resource.clone(), status).await?;
         }
         (None, Some((resource, status))) => {
-            if resource.status.as_ref() == Some(status) {
+            let before = resource.status.clone().unwrap_or_default();
+            let refused = domain::still_refused(&before, status);
+            let stored = refused.as_ref().unwrap_or(status);
+            if before == *stored {
                 unchanged(context, fetched).await?;
             }
-            *resource = publish::vm(context, resource.clone(), status).await?;
+            *resource = publish::vm(context, resource.clone(), stored).await?;
         }
         (None, None) => {}
     }
@@ -182,14 +186,7 @@ async fn submit(
     let Err(error) = answer else { return Ok(()) };
     tracing::warn!(vm = %fetched.key, action = %kind, mark = %submission.mark, class = error.class.as_str(), ambiguous = error.ambiguous, %error, "the driver did not accept it");
     let now = Timestamp::now();
-    // Somebody was first, a person's switch for example: the next look decides anew, and there is nothing to be done about it.
-    if error.ambiguous || error.class != ErrorClass::Conflict {
-        acted.events.push(Event {
-            warning: true,
-            reason: "ActionRefused",
-            message: format!("{kind}: {error}"),
-        });
-    }
+    let mut news = true;
     match &mut acted.failover {
         Some((_, status)) => {
             *status =
@@ -197,17 +194,30 @@ async fn submit(
         }
         None => {
             if let Some((resource, status)) = &mut acted.vm {
+                let before = resource.status.clone().unwrap_or_default();
                 *status = domain::record_vm_refusal(
-                    &resource.status.clone().unwrap_or_default(),
+                    &before,
                     status,
                     error.class,
                     &format!("{kind}: {}", error.message),
                     resource.metadata.generation,
                     now,
                 );
+                // Refused again in the same words: that was told.
+                news = *status != before;
             }
-            acted.refused = Some(error);
         }
+    }
+    // Somebody was first, a person's switch for example: the next look decides anew, and there is nothing to be done about it.
+    if news && (error.ambiguous || error.class != ErrorClass::Conflict) {
+        acted.events.push(Event {
+            warning: true,
+            reason: "ActionRefused",
+            message: format!("{kind}: {error}"),
+        });
+    }
+    if acted.failover.is_none() {
+        acted.refused = Some(error);
     }
     Ok(())
 }
@@ -258,7 +268,8 @@ async fn create(
         reverse_replicate: None,
         cancel: None,
     };
-    for number in number..number.saturating_add(NAMES) {
+    let mut number = number;
+    for _ in 0..NAMES {
         context.proof.check()?;
         let failover = new_failover(&fetched.vm, &fetched.key, number, spec.clone());
         let made = context
@@ -268,7 +279,10 @@ async fn create(
         let made = match made {
             Ok(made) => made,
             // S6: whatever has this name is not this move; nothing of it is inherited.
-            Err(error) if error.is_already_exists() => continue,
+            Err(error) if error.is_already_exists() => {
+                number = highest_number(context, &fetched.key).max(number) + 1;
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         tracing::info!(vm = %fetched.key, failover = %made.name_any(), %from, %to, "a move is begun");
@@ -284,6 +298,18 @@ async fn create(
         return Ok(());
     }
     Err(ActError::NamesTaken(fetched.key.clone()))
+}
+
+/// The highest number that a Failover of this name has, whosever it is; 0 when there is none.
+fn highest_number(context: &Context, vm: &Key) -> i64 {
+    let of_this = |failover: &Arc<Guarded<Failover>>| {
+        let meta = failover.meta();
+        let (name, number) = meta.name.as_deref()?.rsplit_once('-')?;
+        let here = meta.namespace.as_deref() == Some(&vm.namespace) && name == vm.name;
+        here.then(|| number.parse().ok()).flatten()
+    };
+    let all = context.failovers.store.state();
+    all.iter().filter_map(of_this).max().unwrap_or(0)
 }
 
 fn new_failover(

@@ -12,7 +12,7 @@ use crate::controllers::key::Key;
 use crate::controllers::kubernetes::{ApiError, held, is_held};
 use crate::controllers::lease::LeadershipEnded;
 use crate::domain::{
-    CurrentFailover, ErrorClass, FailoverView, FinishedFailover, Intent, InvalidIntent,
+    CurrentFailover, ErrorClass, FailoverView, FinishedFailover, Intent,
 };
 
 /// Why the resources could not be read.
@@ -24,14 +24,6 @@ pub enum FetchError {
     /// This replica may not act any more.
     #[error(transparent)]
     Leadership(#[from] LeadershipEnded),
-    /// The Failover under way cannot be read.
-    #[error("Failover {name} cannot be read: {error}")]
-    UnreadableFailover {
-        /// Its name.
-        name: String,
-        /// Why.
-        error: String,
-    },
 }
 
 impl FetchError {
@@ -40,7 +32,6 @@ impl FetchError {
         match self {
             Self::Api(error) => error.class(),
             Self::Leadership(_) => ErrorClass::Conflict,
-            Self::UnreadableFailover { .. } => ErrorClass::Invalid,
         }
     }
 }
@@ -53,8 +44,8 @@ pub enum Found {
     Invalid {
         /// The resource.
         vm: Arc<ProtectedVirtualMachine>,
-        /// What is wrong with it.
-        problem: InvalidIntent,
+        /// What is wrong with it, and what to do.
+        problem: String,
     },
     /// A resource.
     Resource(Box<Fetched>),
@@ -82,6 +73,17 @@ pub struct FailoverParts {
     pub start_held_because: Option<String>,
 }
 
+/// Whether the vault that a VM names exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VaultStanding {
+    /// It does not.
+    Absent,
+    /// It is being deleted.
+    Leaving,
+    /// It does.
+    Stands,
+}
+
 /// All that the resources say.
 pub struct Fetched {
     /// Namespace and name.
@@ -97,7 +99,7 @@ pub struct Fetched {
     /// The vault that it names.
     pub vault: Key,
     /// Whether that exists.
-    pub vault_exists: bool,
+    pub vault_standing: VaultStanding,
 }
 
 impl Fetched {
@@ -139,31 +141,41 @@ pub async fn fetch(context: &Context, key: &Key) -> Result<Found, FetchError> {
     }
     let intent = match Intent::parse(&vm) {
         Ok(intent) => intent,
+        Err(problem) => {
+            return Ok(Found::Invalid {
+                vm,
+                problem: problem.to_string(),
+            });
+        }
+    };
+    let failover = match current(context, key, &vm).await? {
+        Ok(failover) => failover,
         Err(problem) => return Ok(Found::Invalid { vm, problem }),
     };
     let vault = Key::new(&key.namespace, &intent.vault);
     Ok(Found::Resource(Box::new(Fetched {
         key: key.clone(),
-        failover: current(context, key, &vm).await?,
+        failover,
         history: history(context, &vm),
-        vault_exists: vault_exists(context, &vault).await?,
+        vault_standing: vault_standing(context, &vault).await?,
         vault,
         intent,
         vm,
     })))
 }
 
+/// The Failover that the status names; inside, why its move cannot be led.
 async fn current(
     context: &Context,
     key: &Key,
     vm: &ProtectedVirtualMachine,
-) -> Result<Current, FetchError> {
+) -> Result<Result<Current, String>, FetchError> {
     let Some(named) = vm
         .status
         .as_ref()
         .and_then(|status| status.current_failover.as_ref())
     else {
-        return Ok(Current::None);
+        return Ok(Ok(Current::None));
     };
     let known = |failover: Arc<Failover>| {
         let parts = FailoverParts {
@@ -177,7 +189,7 @@ async fn current(
     let fo_key = Key::new(&key.namespace, &named.name);
     if let Some(failover) = context.failovers.newest(&fo_key) {
         if failover.metadata.uid.as_deref() == Some(named.uid.as_str()) {
-            return Ok(known(failover));
+            return Ok(Ok(known(failover)));
         }
     }
     // The store may be behind: only the API server can say that it is gone (safety rule S6).
@@ -190,17 +202,17 @@ async fn current(
         Some(DeserializeGuard(Ok(failover)))
             if failover.metadata.uid.as_deref() == Some(named.uid.as_str()) =>
         {
-            Ok(known(Arc::new(failover)))
+            Ok(Ok(known(Arc::new(failover))))
         }
         Some(DeserializeGuard(Err(invalid)))
             if invalid.metadata.uid.as_deref() == Some(named.uid.as_str()) =>
         {
-            Err(FetchError::UnreadableFailover {
-                name: named.name.clone(),
-                error: invalid.error,
-            })
+            Ok(Err(format!(
+                "Failover {} of this VM cannot be read, and its move stands still: {}; mend it, or run the version of Homeward that made it",
+                named.name, invalid.error
+            )))
         }
-        Some(_) | None => Ok(Current::Missing),
+        Some(_) | None => Ok(Ok(Current::Missing)),
     }
 }
 
@@ -250,9 +262,13 @@ fn history(context: &Context, vm: &ProtectedVirtualMachine) -> Vec<FinishedFailo
         .collect()
 }
 
-async fn vault_exists(context: &Context, vault: &Key) -> Result<bool, FetchError> {
-    if feed::find(&context.vaults.store, vault).is_some() {
-        return Ok(true);
+async fn vault_standing(context: &Context, vault: &Key) -> Result<VaultStanding, FetchError> {
+    let standing = |meta: &kube::api::ObjectMeta| match meta.deletion_timestamp {
+        Some(_) => VaultStanding::Leaving,
+        None => VaultStanding::Stands,
+    };
+    if let Some(found) = feed::find(&context.vaults.store, vault) {
+        return Ok(standing(kube::Resource::meta(found.as_ref())));
     }
     // Letting a VM go can follow from this: the store may be behind.
     let api = context.vault_api(&vault.namespace);
@@ -260,5 +276,5 @@ async fn vault_exists(context: &Context, vault: &Key) -> Result<bool, FetchError
         .within
         .call("read a RecoveryVault", api.get_metadata_opt(&vault.name))
         .await?;
-    Ok(live.is_some())
+    Ok(live.map_or(VaultStanding::Absent, |live| standing(&live.metadata)))
 }

@@ -23,11 +23,11 @@ use super::context::Context;
 use super::feed::Guarded;
 use super::hub::Wish;
 use super::key::Key;
-use super::kubernetes::ApiError;
+use super::unreadable::UntoldError;
 use crate::api::ProtectedVirtualMachine;
 use crate::domain::{self, ErrorClass, World};
 use act::ActError;
-use fetch::{FetchError, Found};
+use fetch::{FetchError, Found, VaultStanding};
 use observe::ObserveError;
 use publish::PublishError;
 
@@ -48,7 +48,7 @@ pub enum PassError {
     Publish(#[from] PublishError),
     /// What cannot be read could not be told of.
     #[error(transparent)]
-    Unreadable(ApiError),
+    Unreadable(#[from] UntoldError),
 }
 
 impl PassError {
@@ -56,7 +56,8 @@ impl PassError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Fetch(error) => error.class(),
-            Self::Observe(ObserveError::Api(error)) | Self::Unreadable(error) => error.class(),
+            Self::Observe(ObserveError::Api(error)) => error.class(),
+            Self::Unreadable(error) => error.class(),
             Self::Act(error) => error.class(),
             Self::Publish(error) => error.class(),
         }
@@ -75,10 +76,10 @@ pub async fn pass(
                 &context.client,
                 context.within,
                 &context.announcer,
+                &context.proof,
                 invalid,
             )
-            .await
-            .map_err(PassError::Unreadable)?;
+            .await?;
         return Ok(Action::await_change());
     }
     let key = Key::of(kube::Resource::meta(guarded.as_ref()));
@@ -95,7 +96,9 @@ pub async fn pass(
         .interest(&fetched.vault, &key, &fetched.intent.vm_name);
     let observed = observe::observe(&context, &fetched).await?;
     let status = fetched.vm.status.clone().unwrap_or_default();
-    if fetched.vault_exists && observed.is_not_yet() && !status.conditions.is_empty() {
+    if fetched.vault_standing != VaultStanding::Absent
+        && observed.is_not_yet()
+        && !status.conditions.is_empty() {
         // A new leader has seen nothing yet, and nothing has changed by that: what was said last stands, and nobody is told otherwise.
         return Ok(Action::requeue(context.settings.stale_after()));
     }

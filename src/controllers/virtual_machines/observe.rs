@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::fetch::Fetched;
+use super::fetch::{Current, Fetched, VaultStanding};
 use crate::api::ProtectedVirtualMachine;
 use crate::controllers::context::{Context, VmGroup};
 use crate::controllers::hub::Sight;
@@ -45,12 +45,23 @@ impl Observed {
 
     /// The vault, as decisions see it.
     pub fn vault<'a>(&'a self, fetched: &Fetched) -> Fact<VaultView<'a>> {
-        if !fetched.vault_exists {
+        if fetched.vault_standing == VaultStanding::Absent {
             return Fact::Absent;
         }
         match &self.sight {
             Sight::NotYet => Fact::Unknown("it has not been looked at yet".into()),
             Sight::Nothing(why) => Fact::Unknown(why.clone()),
+            Sight::Nobody(why) => {
+                let both_leave =
+                    fetched.intent.deleting && fetched.vault_standing == VaultStanding::Leaving;
+                match fetched.failover {
+                    // Nobody will look again: no driver was made before the Secrets were deleted, as with a whole namespace.
+                    Current::None if both_leave => Fact::Absent,
+                    Current::None | Current::Known(..) | Current::Missing => {
+                        Fact::Unknown(why.clone())
+                    }
+                }
+            }
             Sight::Seen {
                 observation,
                 driver,
@@ -82,7 +93,7 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
             Fact::Known(vm) => (Some(vm.id.clone()), vm.claimed_by_other(&claim).cloned()),
             Fact::Absent | Fact::Unknown(_) => (None, None),
         },
-        Sight::NotYet | Sight::Nothing(_) => (None, None),
+        Sight::NotYet | Sight::Nothing(_) | Sight::Nobody(_) => (None, None),
     };
     let claim_holder_gone = match holder {
         Some(holder) if holder.cluster == claim.cluster => is_gone(context, &holder.vm_uid).await?,

@@ -12,10 +12,11 @@ use crate::api::{
     VirtualMachinePhase,
 };
 use crate::controllers::context::Context;
+use crate::controllers::key::Key;
 use crate::controllers::kubernetes::ApiError;
 use crate::controllers::lease::LeadershipEnded;
 use crate::domain::{
-    ConditionType, ErrorClass, Event, InvalidIntent, Reason, Said, Truth, merge_conditions,
+    ConditionType, ErrorClass, Event, Reason, Said, Truth, merge_conditions,
 };
 use crate::driver::DriverError;
 
@@ -36,6 +37,14 @@ impl PublishError {
         match self {
             Self::Api(error) => error.class(),
             Self::Leadership(_) => ErrorClass::Conflict,
+        }
+    }
+
+    /// Whether it is known that nothing was written.
+    pub fn is_definite(&self) -> bool {
+        match self {
+            Self::Api(error) => error.is_definite(),
+            Self::Leadership(_) => true,
         }
     }
 }
@@ -63,7 +72,7 @@ pub async fn publish(
         match (vm(context, read, &status).await, &made) {
             (Ok(written), _) => resource = written,
             (Err(error), Some(made)) => {
-                if error.class() == ErrorClass::Conflict {
+                if error.is_definite() {
                     act::unmake(context, made).await;
                 }
                 return Err(error);
@@ -166,17 +175,24 @@ pub async fn vm(
         .write_status("write the status of a VM", &api, &next)
         .await?;
     context.metrics.status_write("ProtectedVirtualMachine");
-    Ok(context.vms.recent.wrote(written))
+    let named = |vm: &ProtectedVirtualMachine| vm.status.as_ref()?.current_failover.clone();
+    let (before, written) = (named(&resource), context.vms.recent.wrote(written));
+    if let Some(before) = before.filter(|before| named(&written).as_ref() != Some(before)) {
+        // Deleted by a person, it waits to be no longer the move under way. The receiver is gone only while a term ends.
+        let ended = Key::new(&resource.namespace().unwrap_or_default(), &before.name);
+        let _ = context.wake_failover.unbounded_send(ended);
+    }
+    Ok(written)
 }
 
 /// Says that a resource cannot be understood, with the offending field and the remedy.
 pub async fn invalid(
     context: &Context,
     resource: &Arc<ProtectedVirtualMachine>,
-    problem: &InvalidIntent,
+    problem: &str,
 ) -> Result<(), PublishError> {
     let before = resource.status.clone().unwrap_or_default();
-    let said = |kind, truth| Said::new(kind, truth, Reason::InvalidSpec, problem.to_string());
+    let said = |kind, truth| Said::new(kind, truth, Reason::InvalidSpec, problem.to_owned());
     let status = ProtectedVirtualMachineStatus {
         observed_generation: resource.metadata.generation,
         phase: Some(VirtualMachinePhase::Stalled),
@@ -196,7 +212,7 @@ pub async fn invalid(
         let event = Event {
             warning: true,
             reason: Reason::InvalidSpec.as_str(),
-            message: problem.to_string(),
+            message: problem.to_owned(),
         };
         context
             .announcer

@@ -34,10 +34,29 @@ use wait::{Wait, Waiting};
 /// Decides. Total and deterministic: the same world gives the same decision.
 #[must_use]
 pub fn decide(world: &World<'_>) -> Decision {
+    if let Some(absent) = without_another_vm(world) {
+        return decide_on(&absent);
+    }
     if let Some(unseen) = without_old_look(world) {
         return decide_on(&unseen);
     }
     decide_on(world)
+}
+
+/// A VM made anew under the name is not the VM that was taken on: its disks must not replace the replica of that one.
+fn without_another_vm<'a>(world: &World<'a>) -> Option<World<'a>> {
+    let known = world.status.virtual_machine_id.as_deref()?;
+    let seen = report::seen(world)?;
+    let Fact::Known(view) = &world.vault else {
+        return None;
+    };
+    (seen.id != known).then(|| World {
+        vault: Fact::Known(VaultView {
+            vm: Fact::Absent,
+            ..view.clone()
+        }),
+        ..world.clone()
+    })
 }
 
 /// S7: registers only grow, so that one that shows less than was written down was read before that. Nothing is known from such a look.
@@ -99,6 +118,48 @@ pub fn record_refusal(
     status
 }
 
+/// What is stored before an action is asked for that belongs to no move: what was decided, and what was said of its last refusal until it is
+/// accepted. None when nothing was refused.
+#[must_use]
+pub fn still_refused(
+    before: &ProtectedVirtualMachineStatus,
+    decided: &ProtectedVirtualMachineStatus,
+) -> Option<ProtectedVirtualMachineStatus> {
+    let refused = |condition: &&crate::api::Condition| {
+        condition.type_ == ConditionType::Ready.as_str()
+            && condition.reason == super::conditions::Reason::ActionFailed.as_str()
+    };
+    before.conditions.iter().find(refused)?;
+    let mut status = decided.clone();
+    status.phase = before.phase;
+    status.conditions = with_standing_of(before.conditions.clone(), &decided.conditions);
+    Some(status)
+}
+
+/// `Ready`, `Reconciling` and `Stalled` as they are in `standing`, and all the others as in `decided`.
+fn with_standing_of(
+    standing: Vec<crate::api::Condition>,
+    decided: &[crate::api::Condition],
+) -> Vec<crate::api::Condition> {
+    let of_standing = |condition: &crate::api::Condition| {
+        [
+            ConditionType::Ready,
+            ConditionType::Reconciling,
+            ConditionType::Stalled,
+        ]
+        .iter()
+        .any(|kind| kind.as_str() == condition.type_)
+    };
+    let mut all: Vec<_> = standing.into_iter().filter(of_standing).collect();
+    all.extend(
+        decided
+            .iter()
+            .filter(|other| !of_standing(other))
+            .cloned(),
+    );
+    all
+}
+
 /// What an answer that is not an acceptance does to the record of a VM, for an action that belongs to no move: it is said, and tried
 /// again after a while.
 #[must_use]
@@ -124,7 +185,7 @@ pub fn record_vm_refusal(
     } else {
         ConditionType::Reconciling
     };
-    let mut conditions = super::conditions::merge(
+    let conditions = super::conditions::merge(
         &before.conditions,
         vec![
             said(ConditionType::Ready, super::conditions::Truth::False),
@@ -133,19 +194,10 @@ pub fn record_vm_refusal(
         generation,
         now,
     );
-    let standing = [
-        ConditionType::Ready,
-        ConditionType::Reconciling,
-        ConditionType::Stalled,
-    ];
-    conditions.extend(
-        decided
-            .conditions
-            .iter()
-            .filter(|other| !standing.iter().any(|kind| kind.as_str() == other.type_))
-            .cloned(),
-    );
-    status.conditions = conditions;
+    status.conditions = with_standing_of(conditions, &decided.conditions);
+    if class.needs_person() {
+        status.phase = Some(crate::api::VirtualMachinePhase::Stalled);
+    }
     status
 }
 

@@ -28,7 +28,7 @@ impl Outcome {
         waiting: Option<Waiting>,
         message: impl Into<String>,
     ) -> Self {
-        let moving = matches!(waiting, Some(Waiting::Operation | Waiting::Outside));
+        let moving = waiting == Some(Waiting::Operation);
         Self {
             effect: None,
             phase,
@@ -139,6 +139,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
                 ),
             );
         }
+        Fact::Unknown(why) if intent.deleting => return let_go_unseen(world, why),
         Fact::Unknown(why) => {
             return Outcome::outside(
                 Reason::VaultNotObserved,
@@ -165,20 +166,19 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         Fact::Absent => {
             return Outcome::stalled(
                 Reason::VirtualMachineNotFound,
-                format!(
-                    "spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host",
-                    intent.vm_name
-                ),
+                match &world.status.virtual_machine_id {
+                    None => format!(
+                        "spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host",
+                        intent.vm_name
+                    ),
+                    Some(id) => format!(
+                        "no host of the vault knows the VM that this resource took on, {} of UUID {id}, and another VM of its name does not count; bring it back, or delete this resource and apply it again, so that the VM that has the name now is taken on",
+                        intent.vm_name
+                    ),
+                },
             );
         }
-        Fact::Unknown(why) if intent.deleting => {
-            return Outcome::new(
-                VirtualMachinePhase::Detaching,
-                Reason::Detaching,
-                Some(Waiting::Outside),
-                format!("waits to let go of the VM: {why}"),
-            );
-        }
+        Fact::Unknown(why) if intent.deleting => return let_go_unseen(world, why),
         Fact::Unknown(why) => {
             return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}"));
         }
@@ -232,6 +232,25 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             recover(world, status, view, vm, to.other(), *to)
         }
     }
+}
+
+/// The resource is being deleted, and nothing is known of the VM. What was never seen was never asked for anything (safety rule S2: the status is
+/// stored first).
+fn let_go_unseen(world: &World<'_>, why: &str) -> Outcome {
+    let status = world.status;
+    let seen = status.virtual_machine_id.is_some() || status.epoch.is_some();
+    if !seen && matches!(world.failover, CurrentFailover::None) {
+        return release("the VM was never taken on");
+    }
+    Outcome::new(
+        VirtualMachinePhase::Detaching,
+        Reason::Detaching,
+        Some(Waiting::Outside),
+        format!(
+            "waits to let go of the VM until it can be looked at: {why}; if it never can be again, take the finalizer {} off by hand: its hosts keep the claim of this resource",
+            crate::api::FINALIZER
+        ),
+    )
 }
 
 fn release(why: &str) -> Outcome {

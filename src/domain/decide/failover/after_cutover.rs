@@ -8,7 +8,7 @@ use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next};
+use super::{Move, Next, REGISTERS_GONE};
 
 impl Move<'_> {
     pub(super) fn awaiting_commit(
@@ -32,7 +32,7 @@ impl Move<'_> {
                 return Next::Enter(FailoverPhase::CuttingOver);
             }
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                return Next::Wait(Wait::mend("the registers of the VM are gone"));
+                return Next::Wait(Wait::mend(REGISTERS_GONE));
             }
         };
         self.saw_started(vm);

@@ -8,7 +8,7 @@ use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
 use crate::domain::observation::{Stage, VmObservation};
 
-use super::{Move, Next, doing, running};
+use super::{Move, Next, REGISTERS_GONE, doing, running};
 
 impl Move<'_> {
     pub(super) fn cutting_over(
@@ -28,7 +28,7 @@ impl Move<'_> {
                 return self.turn_back("the target was barred".into(), FailoverOutcome::Cancelled);
             }
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                return Next::Wait(Wait::mend("the registers of the VM are gone"));
+                return Next::Wait(Wait::mend(REGISTERS_GONE));
             }
             Stage::Settled { .. }
             | Stage::SourceFenced { .. }

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 
 use crate::api::{DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Site};
 use crate::domain::action::{Action, ActionKind, Mark};
-use crate::domain::decide::submission;
+use crate::domain::decide::{event, submission};
 use crate::domain::decide::wait::Wait;
 use crate::domain::decision::{Decision, Effect, Event};
 use crate::domain::fact::Fact;
@@ -45,6 +45,9 @@ enum Next {
     Wait(Wait),
     Finish(FailoverOutcome),
 }
+
+/// What a move waits for that finds the VM claimed by nobody.
+const REGISTERS_GONE: &str = "the registers of the VM: no host has one any more; see the runbook on contradicting registers, or delete this ProtectedVirtualMachine, which touches no VM";
 
 struct Move<'a> {
     world: &'a World<'a>,
@@ -148,7 +151,7 @@ impl Move<'_> {
             Fact::Known(view) => view,
             Fact::Absent => {
                 if world.intent.deleting {
-                    return Next::Finish(FailoverOutcome::Failed);
+                    return self.abandon("the vault is gone");
                 }
                 return Next::Wait(Wait::mend(format!(
                     "RecoveryVault {} does not exist: apply it again so that the move can go on",
@@ -161,10 +164,15 @@ impl Move<'_> {
         };
         let vm = match &view.vm {
             Fact::Known(vm) => *vm,
+            Fact::Absent if world.intent.deleting => {
+                return self.abandon("no host of the vault knows the VM any more");
+            }
             Fact::Absent => {
+                let id = world.status.virtual_machine_id.as_deref();
                 return Next::Wait(Wait::mend(format!(
-                    "VM {} is not known to the vault any more: bring it back, or delete this ProtectedVirtualMachine",
-                    world.intent.vm_name
+                    "VM {} of UUID {} to be known to the vault again (another VM of its name does not count): bring it back, or delete this ProtectedVirtualMachine",
+                    world.intent.vm_name,
+                    id.unwrap_or("unknown"),
                 )));
             }
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
@@ -182,6 +190,10 @@ impl Move<'_> {
                 return Next::Wait(Wait::mend(format!(
                     "the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"
                 )));
+            }
+            // Nothing is left of the move on any host, and nobody wants it to go on.
+            Fact::Known(Stage::Unclaimed { .. }) if world.intent.deleting => {
+                return self.abandon("no host has a register of the VM any more");
             }
             Fact::Known(stage) => stage,
             // S7: start, stop, commit, undo, resume, cancel and reverse replication all wait for this fact.
@@ -210,6 +222,17 @@ impl Move<'_> {
             | FailoverPhase::RolledBack
             | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
         }
+    }
+
+    /// The resource is being deleted and there is nothing left that could be brought to a safe end.
+    fn abandon(&mut self, why: &str) -> Next {
+        self.events.push(event(
+            true,
+            "Abandoned",
+            format!("{why}: the move ends where it stands, and nothing is touched"),
+        ));
+        self.status.turned_back_because = Some(why.into());
+        Next::Finish(FailoverOutcome::Failed)
     }
 
     /// The registers name this move and its claim before anything else is asked of them; a late order may have brought others back.

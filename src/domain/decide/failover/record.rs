@@ -128,8 +128,9 @@ impl Move<'_> {
                 && now.duration_since(before.observed_time.0).as_secs()
                     < UNCOMMITTED_INTERVAL_SECONDS
         });
-        if !fresh {
-            let bytes = vm.written_since_start.known().map(|bytes| to_i64(*bytes));
+        let bytes = vm.written_since_start.known().map(|bytes| to_i64(*bytes));
+        let same = |before: &UncommittedStatus| before.bytes == bytes && before.since == since;
+        if !fresh && !self.status.uncommitted.as_ref().is_some_and(same) {
             self.status.uncommitted = Some(UncommittedStatus {
                 bytes,
                 since,

@@ -8,7 +8,7 @@ use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, doing, running};
+use super::{Move, Next, REGISTERS_GONE, doing, running};
 
 impl Move<'_> {
     /// Why the move should go back, if it should.
@@ -98,7 +98,7 @@ impl Move<'_> {
             }
             Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                Next::Wait(Wait::mend("the registers of the VM are gone"))
+                Next::Wait(Wait::mend(REGISTERS_GONE))
             }
         }
     }
@@ -119,7 +119,7 @@ impl Move<'_> {
             Stage::Committed { .. } => Next::Enter(FailoverPhase::Committing),
             Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                Next::Wait(Wait::mend("the registers of the VM are gone"))
+                Next::Wait(Wait::mend(REGISTERS_GONE))
             }
         }
     }
