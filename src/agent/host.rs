@@ -63,6 +63,8 @@ pub(crate) struct Vm {
     pub not_started: Mutex<Option<String>>,
     /// What follows from the host's last boot is not done yet (S12).
     pub boot_unsettled: std::sync::atomic::AtomicBool,
+    /// A guest that should run is being tried to be started.
+    pub bringing_up: std::sync::atomic::AtomicBool,
     pub volume: tokio::sync::Mutex<Option<Arc<Volume>>>,
     /// Asks the disks for their sizes.
     pub probe: Probe,
@@ -118,6 +120,7 @@ impl Vm {
             running: Mutex::default(),
             not_started: Mutex::default(),
             boot_unsettled: std::sync::atomic::AtomicBool::default(),
+            bringing_up: std::sync::atomic::AtomicBool::default(),
             volume: tokio::sync::Mutex::default(),
             probe: Probe::default(),
             replication: Replication::default(),

@@ -1,4 +1,5 @@
-//! Guests that should run and do not: after the host was started again, and after a shutdown that came later than anybody waited for.
+//! Guests that should run and do not: after the host was started again, after an order that broke off before it had brought the guest up, and
+//! after a shutdown that came later than anybody waited for.
 //!
 //! A guest that its user shut down from inside is left alone and told of; nothing here starts a guest that nobody was promised.
 
@@ -72,32 +73,7 @@ async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bo
         void(host, vm).await?;
         *voided = true;
     }
-    let mut started = false;
-    if wants_to_run(&register) && orders::may_run(vm) {
-        match host.power(vm.uuid).await {
-            (Power::Off, _) => {
-                peer::check(host, vm, register.epoch)
-                    .await
-                    .map_err(|refused| refused.message)?;
-                orders::run(host, vm, register.epoch, register.step)
-                    .await
-                    .map_err(|failed| {
-                        format!(
-                            "the guest was on before the host was started again: {}",
-                            failed.message
-                        )
-                    })?;
-                started = true;
-            }
-            (Power::Unknown, why) => {
-                return Err(format!(
-                    "whether the guest runs is not known: {}",
-                    why.unwrap_or_default()
-                ));
-            }
-            (Power::Running | Power::Paused | Power::ShutDown, _) => {}
-        }
-    }
+    let started = bring_up(host, vm).await?;
     let boot_id = host.boot_id.clone();
     host.change(vm, move |register| {
         let next = register.map(|register| Register {
@@ -111,6 +87,68 @@ async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bo
     .map_err(|refusal| refusal.message)?;
     *lock(&vm.not_started) = None;
     Ok(started)
+}
+
+/// Starts the guest of an owner that is to run and is off. Whether it was started.
+async fn bring_up(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<bool, String> {
+    let Some(register) = vm.register() else {
+        return Ok(false);
+    };
+    if !(wants_to_run(&register) && orders::may_run(vm)) {
+        return Ok(false);
+    }
+    match host.power(vm.uuid).await {
+        (Power::Off, _) => {
+            peer::check(host, vm, register.epoch)
+                .await
+                .map_err(|refused| refused.message)?;
+            orders::run(host, vm, register.epoch, register.step)
+                .await
+                .map_err(|failed| format!("the guest should run here: {}", failed.message))?;
+            Ok(true)
+        }
+        (Power::Unknown, why) => Err(format!(
+            "whether the guest runs is not known: {}",
+            why.unwrap_or_default()
+        )),
+        (Power::Running | Power::Paused | Power::ShutDown, _) => Ok(false),
+    }
+}
+
+/// An order that gave this host the right to run was to bring the guest up, and broke off before it had: whoever gave it may be gone, so it is
+/// tried until the guest runs, or the right is somewhere else.
+pub(super) fn until_it_runs(host: &Arc<Host>, vm: &Arc<Vm>, why: &str) {
+    *lock(&vm.not_started) = Some(why.to_owned());
+    if vm.bringing_up.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let (host, vm) = (Arc::clone(host), Arc::clone(vm));
+    tokio::spawn(async move {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = host.shutdown.cancelled() => return,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            // No order is admitted meanwhile: one that takes the right to run away must not cross a start.
+            let _turn = vm.turn.lock().await;
+            if lock(&vm.running).is_some() {
+                continue;
+            }
+            match bring_up(&host, &vm).await {
+                Ok(_) => {
+                    *lock(&vm.not_started) = None;
+                    vm.bringing_up.store(false, Ordering::SeqCst);
+                    return;
+                }
+                Err(why) => {
+                    tracing::error!(vm = %vm.uuid, error = %why, "a guest that should run could not be started yet; it is tried again");
+                    *lock(&vm.not_started) = Some(why);
+                }
+            }
+        }
+    });
 }
 
 /// S12: digests of a source are void after a reboot: what the cache held may never have reached the disk.

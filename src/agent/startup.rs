@@ -190,6 +190,14 @@ async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>) {
     if rebooted && defined && keep_running::after_reboot(host, vm).await {
         lock(found).started.push(vm.uuid);
     }
+    let off = matches!(power, Power::Off | Power::Unknown);
+    if !rebooted && defined && off && orders::start_broke_off(vm) && orders::may_run(vm) {
+        keep_running::until_it_runs(
+            host,
+            vm,
+            "the agent ended before the guest that it was starting had come up; it is tried again",
+        );
+    }
 }
 
 /// Lets go: passes and orders are cut short, and say so in the registers.

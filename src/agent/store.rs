@@ -8,6 +8,7 @@
 //!     remembered/<vm>.json      what a person's definition said at the last order, should its file break or go
 //!     replication/<vm>.json     what the replication loop was told and knows
 //!     changes/<vm>.json         what a stopped guest had changed, until its stop is a record
+//!     attached/<vm>.json        the disks that a guest ran on when it was last fenced
 //!     volumes/<vm>/             the data plane's
 //!     hypervisor/               the hypervisor's
 //! ```
@@ -43,15 +44,18 @@ pub(crate) enum Kind {
     Replication,
     /// What a stopped guest had changed.
     Changes,
+    /// The disks that a stopped guest ran on.
+    Attached,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Register,
         Self::Definition,
         Self::Remembered,
         Self::Replication,
         Self::Changes,
+        Self::Attached,
     ];
 
     const fn folder(self) -> &'static str {
@@ -61,6 +65,7 @@ impl Kind {
             Self::Remembered => "remembered",
             Self::Replication => "replication",
             Self::Changes => "changes",
+            Self::Attached => "attached",
         }
     }
 }

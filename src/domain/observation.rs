@@ -191,6 +191,13 @@ impl VmObservation {
         let Some(newest) = self.newest_mark() else {
             return true;
         };
+        // The side that has taken more may be the one that is silent; nothing follows from such a look anyhow.
+        let silent = Site::BOTH
+            .into_iter()
+            .any(|site| self.marks[site].why_unknown().is_some());
+        if silent && self.stage.why_unknown().is_some() {
+            return true;
+        }
         let rests = matches!(self.stage, Fact::Known(Stage::Settled { .. }));
         newest >= written || (rests && newest.epoch == written.epoch)
     }
@@ -369,6 +376,8 @@ pub struct Operation {
     pub kind: ActionKind,
     /// How it stands.
     pub state: OperationState,
+    /// When it ended, where that is known.
+    pub ended: Option<Timestamp>,
     /// How far it is.
     pub progress: Option<Progress>,
     /// Bytes on the wire, once it is done.

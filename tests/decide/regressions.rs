@@ -406,3 +406,24 @@ fn steps_that_went_with_a_lost_replica_are_not_waited_for() {
         panic!("{why}");
     }
 }
+
+/// The right came back under a Failover that took a lost move up; the guest did not come up with it, and nobody asked again.
+#[test]
+fn a_resume_that_failed_is_given_again_whoever_turned_back() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: true,
+        placement: OnPremises,
+        prelude: Prelude::AtGate(1),
+    };
+    let steps = [
+        Step::Rebuild(OnPremises),
+        run_of(0, 1, 0),
+        Step::FailNext(OnPremises, ErrorClass::Transient),
+        run_of(0, 4, 0),
+        run_of(0, 2, 1),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
+}

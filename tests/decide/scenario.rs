@@ -529,8 +529,13 @@ impl World {
         placed && protected && !pvm.deleting
     }
 
-    /// An idle VM is left alone: no effect, no write.
+    /// An idle VM is left alone: no effect, no write. It runs, if it should.
     fn stays(&mut self, _wake: Option<SignedDuration>) -> Checked {
+        for site in Site::BOTH {
+            if self.simulation.is_left_down(VM, site) {
+                return Err(format!("invariant 6: the VM is left down in {site}"));
+            }
+        }
         let writes = self.store.writes;
         let running = Site::BOTH.map(|site| self.simulation.guest(VM, site).running);
         for round in 0..6 {

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub mod disk;
@@ -60,7 +61,7 @@ pub struct GuestDefinition {
 }
 
 /// One raw disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestDisk {
     /// Stable id, unique in the VM; also the origin of the serial number that the guest sees.
     pub id: DiskId,

@@ -370,7 +370,20 @@ async fn retire(work: &Work) -> Result<OrderResult, OperationError> {
     Ok(OrderResult::Retired {})
 }
 
-/// Orders that had not ended when the agent did. Nothing is begun again by itself.
+/// Whether the last order was to bring the guest up, and did not come to its end.
+pub(crate) fn start_broke_off(vm: &Vm) -> bool {
+    vm.register()
+        .and_then(|register| register.last)
+        .is_some_and(|last| {
+            matches!(last.operation.kind, OrderKind::Start | OrderKind::Resume)
+                && matches!(
+                    last.operation.state,
+                    OperationState::Failed | OperationState::Interrupted
+                )
+        })
+}
+
+/// Orders that had not ended when the agent did. None is begun again by itself; a guest that one of them was to bring up is another matter.
 pub(crate) async fn interrupt(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
     let Some(operation) = vm
         .register()

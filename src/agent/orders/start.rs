@@ -104,8 +104,10 @@ async fn run_if_wanted(work: &Work) -> Result<bool, OperationError> {
     }
     work.phase(ProgressPhase::Starting);
     let started = run(host, vm, register.epoch, register.step).await;
-    *crate::agent::host::lock(&vm.not_started) =
-        started.as_ref().err().map(|failed| failed.message.clone());
+    match &started {
+        Ok(()) => *crate::agent::host::lock(&vm.not_started) = None,
+        Err(failed) => keep_running::until_it_runs(host, vm, &failed.message),
+    }
     started.map(|()| true)
 }
 

@@ -16,8 +16,8 @@ use crate::agent::config::OnShutdownDeadline;
 use crate::agent::definitions::{self, refusal};
 use crate::agent::host::{Host, Vm, Work, blocking, cancelled, error, internal};
 use crate::agent::hypervisor::{
-    Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, LostGeneration, QuitReport,
-    Stopped,
+    Dirty, ErrorCategory, GuestDefinition, GuestDisk, GuestPower, HypervisorError, LostGeneration,
+    QuitReport, Stopped,
 };
 use crate::agent::manifest::{self, Changed, Plan};
 use crate::agent::replication;
@@ -35,6 +35,14 @@ pub(super) struct Changes {
     pub last_word: bool,
     /// Bytes of each disk.
     pub ranges: Changed,
+}
+
+/// The disks that a guest ran on when the stop of this epoch fenced it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RanOn {
+    epoch: u64,
+    disks: Vec<GuestDisk>,
 }
 
 /// S14: a disk that the last pass did not bring to the target is seen before the fence.
@@ -88,7 +96,7 @@ pub(super) async fn stop(
         .ok_or_else(|| internal("the register is gone"))?;
     let (before, guest) = host.guest(vm.uuid)?;
     let held = hold(&before).await?;
-    let attached = host.hypervisor.attached(&guest).await?;
+    let attached = ran_on(host, vm, &guest, epoch).await?;
     work.phase(ProgressPhase::ShuttingDown);
     end_guest(work, &guest, force, epoch).await?;
     work.place("ended").await;
@@ -127,6 +135,32 @@ pub(super) async fn stop(
     };
     tracing::info!(vm = %vm.uuid, epoch, manifest = ?source, was_running, "the stop is proven");
     Ok(OrderResult::Stopped { record })
+}
+
+/// S14: the disks that the guest ran on when it was fenced. They are kept for as often as this stop is ordered: once the process is gone nobody
+/// else can tell, and what it wrote there must not be taken for the content of other files.
+async fn ran_on(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    guest: &GuestDefinition,
+    epoch: u64,
+) -> Result<Option<Vec<GuestDisk>>, OperationError> {
+    let now = host.hypervisor.attached(guest).await?;
+    let (host, uuid) = (Arc::clone(host), vm.uuid);
+    blocking(move || match now {
+        Some(disks) => {
+            let kept = RanOn { epoch, disks };
+            host.store.save(Kind::Attached, uuid, &kept)?;
+            Ok(Some(kept.disks))
+        }
+        None => {
+            let kept = host.store.load::<RanOn>(Kind::Attached, uuid)?;
+            Ok(kept
+                .filter(|kept| kept.epoch == epoch)
+                .map(|kept| kept.disks))
+        }
+    })
+    .await
 }
 
 /// Ends the guest and its process; keeps what it changed. Silence is never taken for an end (S3).

@@ -105,6 +105,9 @@ pub(crate) struct SessionRequest<'a> {
     pub names: &'a [String],
 }
 
+/// How many epochs an owner may be ahead of the replica that it sends to.
+const EPOCHS_AHEAD: u64 = 16;
+
 /// S9: whether a data session may write now. The register is to be synced first when one is returned.
 pub(crate) fn admit_session(
     register: Option<&Register>,
@@ -141,11 +144,11 @@ pub(crate) fn admit_session(
         );
         return Err(refuse(RefusalKind::NotAllowed, message, Some(register)));
     }
-    // The owner's stop is one epoch ahead; a start, a fence or an enroll at a higher one would stand in the register. What was let in
-    // from beyond would bar all that is real.
-    if session.id.epoch > register.epoch.saturating_add(1) {
+    // The owner's stop is an epoch ahead, and orders that never came here may have taken it further. What was let in from far beyond would bar
+    // all that is real.
+    if session.id.epoch > register.epoch.saturating_add(EPOCHS_AHEAD) {
         let message = format!(
-            "data of {} is more than one epoch ahead of the register here, which is at epoch {}: enroll the VM again at its owner's epoch",
+            "data of {} is more than {EPOCHS_AHEAD} epochs ahead of the register here, which is at epoch {}: turn the move back, so that the VM is enrolled again at its owner's epoch",
             session.id, register.epoch
         );
         return Err(refuse(RefusalKind::WrongEpoch, message, Some(register)));

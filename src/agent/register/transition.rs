@@ -280,6 +280,12 @@ fn stop(
                     "a new epoch, the highest of both sites plus one",
                 ));
             }
+            // It would be moved as one that is meant to be off, and be left off.
+            let should = register.desired_power == PowerSwitch::On;
+            if should && !force && matches!(facts.power, Power::Off | Power::ShutDown) {
+                let message = "the guest should run on this host and does not: start it with `homeward vm start`, or switch it off with `homeward vm stop` so that it is moved as it is";
+                return Err(refuse(RefusalKind::NotRunning, message, Some(register)));
+            }
             // Whether it ran is kept now: when the order is given again the guest may already be off.
             let desired_power = match facts.power {
                 Power::Running | Power::Paused => PowerSwitch::On,

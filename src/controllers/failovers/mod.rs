@@ -66,7 +66,13 @@ pub async fn pass(
     if let Err(invalid) = &guarded.0 {
         context
             .unreadable
-            .tell::<Failover>(&context.client, context.within, &context.announcer, &context.proof, invalid)
+            .tell::<Failover>(
+                &context.client,
+                context.within,
+                &context.announcer,
+                &context.proof,
+                invalid,
+            )
             .await?;
         return Ok(Action::await_change());
     }

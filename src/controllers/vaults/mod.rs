@@ -65,7 +65,13 @@ pub async fn pass(
     if let Err(invalid) = &guarded.0 {
         context
             .unreadable
-            .tell::<RecoveryVault>(&context.client, context.within, &context.announcer, &context.proof, invalid)
+            .tell::<RecoveryVault>(
+                &context.client,
+                context.within,
+                &context.announcer,
+                &context.proof,
+                invalid,
+            )
             .await?;
         return Ok(Action::await_change());
     }

@@ -309,7 +309,10 @@ mod tests {
         assert_eq!(reason(&status, "Stalled"), "True/CredentialsInvalid");
         assert_eq!(reason(&status, "OnPremisesConnected"), "True/Connected");
         let said = serde_json::to_string(&status.conditions).unwrap();
-        assert!(said.contains("looked at with what was valid before"), "{said}");
+        assert!(
+            said.contains("looked at with what was valid before"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -11,9 +11,7 @@ use crate::controllers::feed::{self, Guarded};
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::{ApiError, held, is_held};
 use crate::controllers::lease::LeadershipEnded;
-use crate::domain::{
-    CurrentFailover, ErrorClass, FailoverView, FinishedFailover, Intent,
-};
+use crate::domain::{CurrentFailover, ErrorClass, FailoverView, FinishedFailover, Intent};
 
 /// Why the resources could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -98,7 +98,8 @@ pub async fn pass(
     let status = fetched.vm.status.clone().unwrap_or_default();
     if fetched.vault_standing != VaultStanding::Absent
         && observed.is_not_yet()
-        && !status.conditions.is_empty() {
+        && !status.conditions.is_empty()
+    {
         // A new leader has seen nothing yet, and nothing has changed by that: what was said last stands, and nobody is told otherwise.
         return Ok(Action::requeue(context.settings.stale_after()));
     }

@@ -15,9 +15,7 @@ use crate::controllers::context::Context;
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::ApiError;
 use crate::controllers::lease::LeadershipEnded;
-use crate::domain::{
-    ConditionType, ErrorClass, Event, Reason, Said, Truth, merge_conditions,
-};
+use crate::domain::{ConditionType, ErrorClass, Event, Reason, Said, Truth, merge_conditions};
 use crate::driver::DriverError;
 
 /// Why a status was not written.

@@ -151,12 +151,7 @@ fn with_standing_of(
         .any(|kind| kind.as_str() == condition.type_)
     };
     let mut all: Vec<_> = standing.into_iter().filter(of_standing).collect();
-    all.extend(
-        decided
-            .iter()
-            .filter(|other| !of_standing(other))
-            .cloned(),
-    );
+    all.extend(decided.iter().filter(|other| !of_standing(other)).cloned());
     all
 }
 

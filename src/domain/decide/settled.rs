@@ -1,5 +1,7 @@
 //! A VM with no move under way: taken on where it is, protected, and moved when it is not where it should be.
 
+use jiff::SignedDuration;
+
 use super::super::action::{Action, ActionKind, Mark};
 use super::super::conditions::Reason;
 use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
@@ -483,6 +485,9 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
             why.clone(),
         );
     }
+    if let Some(outcome) = unfinished_replica(world, vm, to) {
+        return outcome;
+    }
     let state = match &vm.protection {
         Fact::Known(protection)
             if protection.from == site
@@ -564,6 +569,50 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
             format!("{runs} in {site} and is protected towards {to}"),
         ),
     }
+}
+
+/// The passive site was told to make a place for the replica, and that has not ended well: replication alone would not tell.
+fn unfinished_replica(world: &World<'_>, vm: &VmObservation, to: Site) -> Option<Outcome> {
+    let making = vm
+        .operations
+        .iter()
+        .find(|operation| operation.site == to && operation.kind == ActionKind::Protect)?;
+    match &making.state {
+        OperationState::Succeeded => None,
+        OperationState::Running => Some(Outcome::new(
+            VirtualMachinePhase::Protecting,
+            Reason::Seeding,
+            Some(Waiting::Operation),
+            format!("the replica's place is being made in {to}"),
+        )),
+        OperationState::Failed { .. } | OperationState::Interrupted if world.intent.suspend => None,
+        OperationState::Failed { class, message } => {
+            let again = again_after(world, making, class.retry_delay(u64::MAX));
+            Some(again.unwrap_or_else(|| {
+                Outcome::stalled(
+                    Reason::VirtualMachineNotReady,
+                    format!("{to} cannot take the VM, and is asked again every minute: {message}"),
+                )
+            }))
+        }
+        OperationState::Interrupted => again_after(world, making, SignedDuration::ZERO),
+    }
+}
+
+fn again_after(world: &World<'_>, making: &Operation, delay: SignedDuration) -> Option<Outcome> {
+    let from = making.site.other();
+    let vm = super::report::seen(world)?;
+    let due = making
+        .ended
+        .is_none_or(|ended| world.now.duration_since(ended).abs() >= delay);
+    due.then(|| {
+        Outcome::doing(
+            VirtualMachinePhase::Protecting,
+            Reason::Seeding,
+            submission(world, Action::Protect { from }, next_mark(world, vm), None),
+            format!("protection towards {} is set up again", making.site),
+        )
+    })
 }
 
 /// Newer than all that either side has taken, and than all that was written down of it (safety rule S2).

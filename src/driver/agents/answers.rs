@@ -1,6 +1,6 @@
 //! What follows from an agent's answer, by its kind; never by its words.
 
-use crate::agent::api::{OperationErrorKind, RefusalKind};
+use crate::agent::api::{Operation, OperationErrorKind, OperationState, RefusalKind};
 use crate::agent::client::ClientError;
 use crate::domain::ErrorClass;
 use crate::driver::DriverError;
@@ -24,6 +24,29 @@ pub(super) fn refusal(host: &str, error: &ClientError) -> DriverError {
         ClientError::NoAnswer { .. } | ClientError::Unexpected { .. } => {
             DriverError::ambiguous(words)
         }
+    }
+}
+
+/// What an order that was admitted has come to, when that is no success.
+pub(super) fn failure(host: &str, operation: &Operation) -> Option<DriverError> {
+    let words = |otherwise: &str| {
+        let error = operation.error.as_ref();
+        let message = error.map_or(otherwise, |error| error.message.as_str());
+        format!("{host}: {:?}: {message}", operation.kind)
+    };
+    match operation.state {
+        OperationState::Running | OperationState::Succeeded => None,
+        OperationState::Failed => {
+            let class = operation
+                .error
+                .as_ref()
+                .map_or(ErrorClass::Transient, |error| class_of_failure(error.kind));
+            Some(DriverError::refused(class, words("it failed")))
+        }
+        OperationState::Interrupted => Some(DriverError::refused(
+            ErrorClass::Transient,
+            words("it was cut short"),
+        )),
     }
 }
 
@@ -63,10 +86,11 @@ pub(super) const fn class_of_failure(kind: OperationErrorKind) -> ErrorClass {
             ErrorClass::Unresponsive
         }
         OperationErrorKind::NoSpace => ErrorClass::Capacity,
-        OperationErrorKind::DiskWithoutTarget | OperationErrorKind::Protocol => ErrorClass::Invalid,
-        OperationErrorKind::PeerRefused
-        | OperationErrorKind::Corrupt
-        | OperationErrorKind::Cancelled => ErrorClass::Conflict,
+        // Corrupt: what the stop wrote down does not change, so asking again finds the same.
+        OperationErrorKind::DiskWithoutTarget
+        | OperationErrorKind::Protocol
+        | OperationErrorKind::Corrupt => ErrorClass::Invalid,
+        OperationErrorKind::PeerRefused | OperationErrorKind::Cancelled => ErrorClass::Conflict,
         OperationErrorKind::Disconnected
         | OperationErrorKind::SourceRead
         | OperationErrorKind::TargetWrite

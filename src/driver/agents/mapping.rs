@@ -122,6 +122,23 @@ pub(super) fn stage_of(look: &Look, id: Uuid) -> Fact<Stage> {
         if holders > 1 {
             return Fact::Known(stage::contradiction(here, there));
         }
+        // Nor is one of two guessed that both define a VM which nobody has taken on yet.
+        let defining: Vec<&str> = look
+            .all_at(site, id)
+            .filter(|at| at.vm.definition.is_some())
+            .map(|at| at.host.name.as_str())
+            .collect();
+        let registered = Site::BOTH
+            .into_iter()
+            .any(|site| look.all_at(site, id).any(|at| at.register().is_some()));
+        if defining.len() > 1 && !registered {
+            return Fact::Known(Stage::Contradiction {
+                seen: format!(
+                    "{} each have a definition of the VM in {site}: take all but one out of definitionsDir",
+                    defining.join(" and ")
+                ),
+            });
+        }
     }
     stage::stage(here, there).map_or(Fact::Absent, Fact::Known)
 }
@@ -359,6 +376,7 @@ fn operations(site: Site, at: &At<'_>) -> Vec<Operation> {
             },
             kind: *kind,
             state: state.clone(),
+            ended: operation.ended_at,
             progress: operation.progress.as_ref().map(progress),
             bytes_on_wire: pass.map(|pass| pass.bytes_sent),
             bytes_changed: pass.map(|pass| pass.bytes_changed),

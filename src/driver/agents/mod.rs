@@ -170,8 +170,11 @@ impl AgentsDriver {
             ));
         };
         match host.client.order(planned.order.vm, &planned.order).await {
-            // Ended or under way: how it went on shows in the next look.
-            Ok(_) => Ok(()),
+            // Under way, or done: how it goes on shows in the next look. What has failed already has no second part.
+            Ok(answer) => match answers::failure(&host.name, &answer.operation) {
+                Some(error) => Err(error),
+                None => Ok(()),
+            },
             Err(error) => Err(answers::refusal(&host.name, &error)),
         }
     }
@@ -205,8 +208,8 @@ impl ReplicationDriver for AgentsDriver {
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
         // S7: read anew, and no more of it than the plan is about: a fleet would be read once for every order.
-        let only: Option<Uuid> = vm.parse().ok();
-        let look = self.look(only.as_ref().map(std::slice::from_ref)).await;
+        let only = self.ids(&BTreeSet::from([vm.to_owned()]));
+        let look = self.look(only.as_deref()).await;
         for planned in plan::plan(&look, vm, submission, self.interval_seconds())? {
             self.give(&planned).await?;
         }

@@ -11,6 +11,8 @@ use crate::domain::OperationState;
 
 /// Beats that a pass takes.
 const PASS_BEATS: u32 = 3;
+/// How often an agent tries to bring up a guest that should run and did not come up.
+const TRIES_EVERY: SignedDuration = SignedDuration::from_secs(20);
 /// Beats of a long wait that are played one by one; nothing in the simulation takes longer.
 const BUSY_BEATS: u32 = 40;
 
@@ -32,6 +34,7 @@ impl Simulation {
                 self.write(&name);
                 for site in Site::BOTH {
                     self.work(&name, site);
+                    self.try_to_start(&name, site);
                     self.replicate(&name, site);
                 }
             }
@@ -120,6 +123,23 @@ impl Simulation {
         }
     }
 
+    fn try_to_start(&mut self, name: &str, site: Site) {
+        let now = self.now;
+        let down = self.is_left_down(name, site);
+        let Some(side) = self.vms.get_mut(name).map(|vm| &mut vm.sides[site]) else {
+            return;
+        };
+        if !down || side.running_order().is_some() {
+            side.down_since = None;
+            return;
+        }
+        let since = *side.down_since.get_or_insert(now);
+        if now.duration_since(since) >= TRIES_EVERY {
+            side.down_since = None;
+            self.start_guest(name, site);
+        }
+    }
+
     fn work(&mut self, name: &str, site: Site) {
         let Some(side) = self.vms.get_mut(name).map(|vm| &mut vm.sides[site]) else {
             return;
@@ -129,8 +149,11 @@ impl Simulation {
         };
         if side.beats_left > 1 {
             side.beats_left -= 1;
-            if let Order::Complete { .. } = order {
-                self.complete_on_the_way(name, site);
+            match order {
+                Order::Complete { .. } => self.complete_on_the_way(name, site),
+                // The right moves before the guest comes up: what breaks off in between leaves it off.
+                Order::Start { .. } => self.promote(name, site),
+                _ => {}
             }
             return;
         }
@@ -196,14 +219,9 @@ impl Simulation {
                 }
                 self.promote_by_service(name, site);
             }
-            Order::Start { .. } => self.promote(name, site),
+            Order::Start { .. } => self.start_if_wanted(name, site),
             Order::Fence => self.end_fence(name, site),
-            Order::Resume { .. } => {
-                let runs = self.register(name, site).is_some_and(|own| own.should_run);
-                if runs {
-                    self.start_guest(name, site);
-                }
-            }
+            Order::Resume { .. } => self.start_if_wanted(name, site),
             _ => {}
         }
         if let Some(vm) = self.vms.get_mut(name) {
@@ -281,6 +299,12 @@ impl Simulation {
             Some(register) if register.mark.epoch > own.mark.epoch => {
                 Err("it has seen a newer epoch".into())
             }
+            Some(register)
+                if self.capabilities.towards[to].separate_stop
+                    && own.mark.epoch > register.mark.epoch + 1 =>
+            {
+                Err("the sender is more than an epoch ahead".into())
+            }
             Some(_) => Ok(()),
         }
     }
@@ -291,6 +315,10 @@ impl Simulation {
         let Some(side) = self.vms.get_mut(name).map(|vm| &mut vm.sides[site]) else {
             return;
         };
+        if side.role() == Some(Role::Owner) {
+            // Given again: the right had moved, and what ran has written since.
+            return;
+        }
         side.active_since = Some(now);
         side.records_at_start = side.disk.records.len();
         side.disk.before = None;
@@ -303,7 +331,11 @@ impl Simulation {
         register.start = Some(StartRecord {
             left_off: !register.should_run,
         });
-        if register.should_run {
+    }
+
+    fn start_if_wanted(&mut self, name: &str, site: Site) {
+        let runs = self.register(name, site).is_some_and(|own| own.should_run);
+        if runs && !self.guest(name, site).running {
             self.start_guest(name, site);
         }
     }
@@ -349,6 +381,7 @@ impl Simulation {
             });
         }
         self.promote(name, to);
+        self.start_if_wanted(name, to);
     }
 
     fn end_fence(&mut self, name: &str, site: Site) {

@@ -116,6 +116,7 @@ struct Side {
     beats_left: u32,
     records_at_start: usize,
     active_since: Option<Timestamp>,
+    down_since: Option<Timestamp>,
     pass_fails: Option<String>,
 }
 
@@ -295,6 +296,16 @@ impl Simulation {
             running: vm.sides[site].running,
             records: vm.sides[site].disk.records.clone(),
         })
+    }
+
+    /// Whether a side may run the VM, should, and does not.
+    #[must_use]
+    pub fn is_left_down(&self, vm: &str, site: Site) -> bool {
+        let Some(side) = self.vms.get(vm).map(|vm| &vm.sides[site]) else {
+            return false;
+        };
+        let should = |own: &register::Register| own.role == register::Role::Owner && own.should_run;
+        !side.running && side.register.as_ref().is_some_and(should)
     }
 
     /// Everything that happened, in order.

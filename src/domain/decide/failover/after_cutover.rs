@@ -8,7 +8,7 @@ use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE};
+use super::{Move, Next, REGISTERS_GONE, broke_off, doing, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_commit(
@@ -35,7 +35,9 @@ impl Move<'_> {
                 return Next::Wait(Wait::mend(REGISTERS_GONE));
             }
         };
-        self.saw_started(vm);
+        if as_left || self.has_started() {
+            self.saw_started(vm);
+        }
         let back = self.fo.spec.commit == Some(Verdict::Rollback);
         let flipped = !self.world.intent.deleting && self.world.intent.placement == self.from();
         if (back || flipped) && self.fo.spec.commit != Some(Verdict::Approved) {
@@ -51,6 +53,9 @@ impl Move<'_> {
             return Next::Wait(Wait::person(format!(
                 "spec.commit: Approved on this Failover: {why}, but this driver cannot take an uncommitted move back; once committed, the VM is brought back by a new Failover"
             )));
+        }
+        if !as_left && let Some(next) = self.start_again(vm, can.rollback) {
+            return next;
         }
         if self.world.intent.suspend && !self.world.intent.deleting {
             return Next::Wait(Wait::suspended("the move goes on to commit"));
@@ -90,6 +95,27 @@ impl Move<'_> {
             return Next::Wait(wait);
         }
         Next::Enter(FailoverPhase::Committing)
+    }
+
+    /// The right has moved, and the guest was not brought up with it: a start that broke off is given again, however long it takes. A guest that
+    /// came up and went down later is its user's affair.
+    fn start_again(&self, vm: &VmObservation, can_roll_back: bool) -> Option<Next> {
+        let to = self.to();
+        if let Some(operation) = running(vm, to) {
+            return Some(Next::Wait(Wait::operation(doing(operation.kind))));
+        }
+        broke_off(vm, to, ActionKind::StartTarget)?;
+        Some(match self.holding_off() {
+            Some(wait) if can_roll_back => Next::Wait(Wait {
+                text: format!(
+                    "{}; to go back instead, answer spec.commit: Rollback on this Failover",
+                    wait.text
+                ),
+                ..wait
+            }),
+            Some(wait) => Next::Wait(wait),
+            None => Next::Submit(Action::StartTarget { to }),
+        })
     }
 
     pub(super) fn committing(&mut self, stage: &Stage) -> Next {

@@ -42,8 +42,15 @@ impl Move<'_> {
             if let Some(protect) = self.unprotected_meanwhile() {
                 return protect;
             }
+            let down = self.seen().and_then(|vm| vm.down_because.as_deref());
+            let down = down.map_or_else(String::new, |down| {
+                format!(
+                    "; the guest should run in {} and does not: {down}",
+                    self.from()
+                )
+            });
             return Next::Wait(Wait::person(format!(
-                "spec.start: Approved on this Failover, because {why}"
+                "spec.start: Approved on this Failover, because {why}{down}"
             )));
         }
         self.status.start_time = Some(Time(self.now()));
@@ -253,6 +260,10 @@ impl Move<'_> {
         if !self.still_at_source(stage) {
             return Next::Enter(FailoverPhase::CuttingOver);
         }
+        if let Some(downtime) = &mut self.status.downtime {
+            // A stop that was asked for before and did not take place is no downtime.
+            downtime.stop_ordered_time = None;
+        }
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
         }
@@ -282,7 +293,15 @@ impl Move<'_> {
                 _ => return Next::Enter(FailoverPhase::Synchronizing),
             }
         }
+        if let Some(why) = &vm.down_because {
+            // It would be moved as one that is meant to be off, and left off.
+            return Next::Wait(Wait::mend(format!(
+                "the guest, which should run in {} and does not: {why}",
+                self.from()
+            )));
+        }
         self.predict(vm);
+        self.gates_passed = true;
         Next::Enter(FailoverPhase::CuttingOver)
     }
 }

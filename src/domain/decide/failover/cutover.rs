@@ -10,6 +10,9 @@ use crate::domain::observation::{Stage, VmObservation};
 
 use super::{Move, Next, REGISTERS_GONE, doing, running};
 
+/// After so many refusals in a row the last delta is not asked for again, while the VM is down.
+const REFUSALS: i64 = 8;
+
 impl Move<'_> {
     pub(super) fn cutting_over(
         &mut self,
@@ -51,9 +54,12 @@ impl Move<'_> {
         }
         // The VM is down: what nobody but a person can mend is mended while it runs at its source.
         let hopeless = self.status.failure.as_ref().filter(|failure| {
-            [ErrorClass::Invalid, ErrorClass::Capacity]
-                .iter()
-                .any(|class| failure.class == class.as_str())
+            let is = |classes: &[ErrorClass]| {
+                classes.iter().any(|class| failure.class == class.as_str())
+            };
+            // What is refused again and again is not mended by waiting either.
+            is(&[ErrorClass::Invalid, ErrorClass::Capacity])
+                || (failure.count >= REFUSALS && is(&[ErrorClass::Conflict, ErrorClass::Denied]))
         });
         if let Some(failure) = hopeless
             && can.cancel_after_stop
@@ -82,6 +88,10 @@ impl Move<'_> {
         let from = self.from();
         let data_sync = self.data_sync();
         match stage {
+            // Nothing of the stop has arrived or can arrive any more, and time may have passed: the gates are asked again.
+            Stage::Settled { .. } if self.may_wait_again() => {
+                Next::Enter(FailoverPhase::AwaitingCutover)
+            }
             Stage::Settled { .. } if can.separate_stop => Next::Submit(Action::StopSource { from }),
             Stage::SourceFenced { .. } => {
                 if let Some(running) = running(vm, from) {
@@ -114,5 +124,15 @@ impl Move<'_> {
             }
             _ => Next::Submit(Action::CompleteFailover { from, data_sync }),
         }
+    }
+
+    /// Whether the move stands before its stop as if it had not been asked for.
+    fn may_wait_again(&self) -> bool {
+        let on_its_way = self
+            .status
+            .pending_action
+            .as_ref()
+            .is_some_and(|pending| !pending.refused || pending.unresolved);
+        !self.gates_passed && !on_its_way
     }
 }

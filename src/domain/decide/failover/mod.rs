@@ -26,8 +26,8 @@ use jiff::Timestamp;
 
 use crate::api::{DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Site};
 use crate::domain::action::{Action, ActionKind, Mark};
-use crate::domain::decide::{event, submission};
 use crate::domain::decide::wait::Wait;
+use crate::domain::decide::{event, submission};
 use crate::domain::decision::{Decision, Effect, Event};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{
@@ -55,6 +55,8 @@ struct Move<'a> {
     status: FailoverStatus,
     events: Vec<Event>,
     progress: Option<Progress>,
+    /// The gates before cutover were passed in this very pass.
+    gates_passed: bool,
 }
 
 pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
@@ -64,6 +66,7 @@ pub fn decide(world: &World<'_>, fo: FailoverView<'_>) -> Decision {
         status: fo.status.clone(),
         events: Vec::new(),
         progress: None,
+        gates_passed: false,
     };
     if this.status.phase.is_some_and(FailoverPhase::is_final) {
         return this.close();
@@ -216,7 +219,7 @@ impl Move<'_> {
             FailoverPhase::AwaitingReverseReplication => self.awaiting_reverse_replication(can),
             FailoverPhase::ReverseReplicating => self.reverse_replicating(vm),
             FailoverPhase::Cancelling => self.cancelling(vm, stage, can),
-            FailoverPhase::RollingBack => self.rolling_back(stage),
+            FailoverPhase::RollingBack => self.rolling_back(vm, stage),
             FailoverPhase::Succeeded
             | FailoverPhase::Cancelled
             | FailoverPhase::RolledBack
@@ -256,7 +259,9 @@ impl Move<'_> {
         }
         // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
         let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
-        (other && matches!(stage, Stage::Settled { .. }))
+        // A resume that broke off is first given again, in the name that the registers know.
+        let half = broke_off(vm, self.from(), ActionKind::ResumeSource).is_some();
+        (other && !half && matches!(stage, Stage::Settled { .. }))
             .then_some(Next::Ask(Action::Release, None))
     }
 
@@ -308,6 +313,18 @@ fn running(vm: &VmObservation, site: Site) -> Option<&Operation> {
     vm.operations
         .iter()
         .find(|operation| operation.site == site && operation.state == OperationState::Running)
+}
+
+/// The last order of this kind at a site, when it was taken and did not come to its end.
+fn broke_off(vm: &VmObservation, site: Site, kind: ActionKind) -> Option<&Operation> {
+    vm.operations.iter().find(|operation| {
+        operation.site == site
+            && operation.kind == kind
+            && matches!(
+                operation.state,
+                OperationState::Failed { .. } | OperationState::Interrupted
+            )
+    })
 }
 
 fn doing(kind: ActionKind) -> String {

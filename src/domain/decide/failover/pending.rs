@@ -1,6 +1,7 @@
 //! The action that was decided before: its fate is looked for before anything new is decided, and every order carries a mark newer than
 //! all that may still be on its way (safety rules S1, S2).
 
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use crate::api::{PendingActionStatus, TaskState};
@@ -12,7 +13,17 @@ use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
 use crate::domain::observation::{Operation, OperationState, Stage, VmObservation};
 
-use super::{Move, Next, doing};
+use super::{Move, Next, broke_off, doing};
+
+/// How much a part of an action keeps the whole from being done.
+const fn gravity(state: &OperationState) -> u8 {
+    match state {
+        OperationState::Succeeded => 0,
+        OperationState::Running => 1,
+        OperationState::Interrupted => 2,
+        OperationState::Failed { .. } => 3,
+    }
+}
 
 impl Move<'_> {
     /// The pending action is looked for among what each side tells; nothing new is decided before its fate is known.
@@ -21,11 +32,27 @@ impl Move<'_> {
         let mark = pending_mark(&pending);
         let kind = ActionKind::parse(&pending.action)?;
         let action = Action::of_move(kind, self.from(), self.data_sync())?;
+        // Of an action with orders for both sides, the one that fared worst tells.
         let operation = vm
             .operations
             .iter()
-            .find(|op| op.mark == mark && op.kind == kind);
+            .filter(|op| op.mark == mark && op.kind == kind)
+            .max_by_key(|operation| gravity(&operation.state));
         if let Some(operation) = operation {
+            if operation.state == OperationState::Succeeded && kind == ActionKind::CancelSync {
+                // The side that would have to undo comes last: what did not reach it is sent again.
+                match &vm.marks[operation.site.other()] {
+                    Fact::Known(seen) if *seen < mark && !pending.refused => {
+                        return Some(Next::Resubmit(action, mark));
+                    }
+                    Fact::Unknown(why) => {
+                        return Some(Next::Wait(Wait::outside(format!(
+                            "whether {kind} took effect at both sites: {why}"
+                        ))));
+                    }
+                    Fact::Known(_) | Fact::Absent => {}
+                }
+            }
             if operation.state != OperationState::Running {
                 self.note_taken(mark);
             }
@@ -160,10 +187,13 @@ impl Move<'_> {
     pub(super) fn holding_off(&self) -> Option<Wait> {
         let failure = self.status.failure.as_ref()?;
         let retry = failure.retry_time.as_ref()?.0;
-        if retry <= self.now() {
+        let class = ErrorClass::parse(&failure.class);
+        // A time further away than any delay was written by a clock that has been set back since.
+        let left = retry.duration_since(self.now());
+        let longest = class.retry_delay(u64::try_from(failure.count).unwrap_or(u64::MAX));
+        if left <= SignedDuration::ZERO || left > longest {
             return None;
         }
-        let class = ErrorClass::parse(&failure.class);
         let text = format!(
             "the next attempt after {} failures: {}",
             failure.count, failure.message
@@ -218,8 +248,12 @@ impl Move<'_> {
     /// S1, S6: the Failover that the registers know the move by: this one, or the lost one that it was taken up from in the middle. The
     /// registers refuse any other until the move has come to rest.
     pub(super) fn acts_for(&self) -> String {
+        let from = self.from();
         self.seen()
-            .filter(|vm| !matches!(vm.stage, Fact::Known(Stage::Settled { .. })))
+            .filter(|vm| {
+                !matches!(vm.stage, Fact::Known(Stage::Settled { .. }))
+                    || broke_off(vm, from, ActionKind::ResumeSource).is_some()
+            })
             .and_then(|vm| vm.failover.clone())
             .unwrap_or_else(|| self.fo.uid.into())
     }
@@ -257,7 +291,18 @@ impl Move<'_> {
             ActionKind::FenceTarget => true,
             _ => false,
         };
-        if moves_right {
+        // A stop that may still be on its way is given again in its own epoch: either of the two may come first, and the replica takes data of
+        // no epoch that is far from its own.
+        let again = self.status.pending_action.as_ref().filter(|pending| {
+            pending.action == action.kind().as_str() && pending_mark(pending).epoch > taken.epoch
+        });
+        if let Some(pending) = again.filter(|_| moves_right && settled) {
+            let before = pending_mark(pending);
+            Mark {
+                step: before.step + 1,
+                ..before
+            }
+        } else if moves_right {
             Mark {
                 epoch: highest.epoch + 1,
                 step: 1,

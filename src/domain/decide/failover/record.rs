@@ -107,6 +107,12 @@ impl Move<'_> {
         }
     }
 
+    /// Whether the guest has been seen running at the target.
+    pub(super) fn has_started(&self) -> bool {
+        let downtime = self.status.downtime.as_ref();
+        downtime.is_some_and(|downtime| downtime.started_time.is_some())
+    }
+
     pub(super) fn saw_started(&mut self, vm: &VmObservation) {
         let now = self.now();
         let downtime = self.status.downtime.get_or_insert_default();
@@ -125,8 +131,8 @@ impl Move<'_> {
         );
         let fresh = self.status.uncommitted.as_ref().is_some_and(|before| {
             before.bytes.is_some()
-                && now.duration_since(before.observed_time.0).as_secs()
-                    < UNCOMMITTED_INTERVAL_SECONDS
+                && (0..UNCOMMITTED_INTERVAL_SECONDS)
+                    .contains(&now.duration_since(before.observed_time.0).as_secs())
         });
         let bytes = vm.written_since_start.known().map(|bytes| to_i64(*bytes));
         let same = |before: &UncommittedStatus| before.bytes == bytes && before.since == since;
@@ -197,7 +203,7 @@ impl Move<'_> {
         let before = self.fo.status.progress.as_ref();
         if let Some(before) = before.filter(|_| self.fo.status.phase == self.status.phase) {
             let age = self.now().duration_since(before.observed_time.0).as_secs();
-            if age < PROGRESS_INTERVAL_SECONDS {
+            if (0..PROGRESS_INTERVAL_SECONDS).contains(&age) {
                 return Some(before.clone());
             }
         }

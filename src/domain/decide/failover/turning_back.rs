@@ -1,14 +1,14 @@
 //! Going back: why, and how, before and after the target was started.
 
 use crate::api::{FailoverOutcome, FailoverPhase};
-use crate::domain::action::Action;
+use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
 use crate::domain::decide::event;
 use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE, doing, running};
+use super::{Move, Next, REGISTERS_GONE, broke_off, doing, running};
 
 impl Move<'_> {
     /// Why the move should go back, if it should.
@@ -52,6 +52,9 @@ impl Move<'_> {
         can: &DirectionCapabilities,
     ) -> Next {
         let from = self.from();
+        if let Some(next) = self.resumed_half(vm, stage) {
+            return next;
+        }
         match stage {
             // S2: an order that may still be on its way must not take effect once nobody waits for it: a newer one bars it.
             Stage::Settled { site } if *site == from && self.status.pending_action.is_some() => {
@@ -103,8 +106,26 @@ impl Move<'_> {
         }
     }
 
-    pub(super) fn rolling_back(&mut self, stage: &Stage) -> Next {
+    /// The right is back at the source, and the guest was not brought up with it: an order that broke off is given again until it succeeds.
+    fn resumed_half(&self, vm: &VmObservation, stage: &Stage) -> Option<Next> {
         let from = self.from();
+        if !self.still_at_source(stage) {
+            return None;
+        }
+        if let Some(operation) = running(vm, from) {
+            return (operation.kind == ActionKind::ResumeSource)
+                .then(|| Next::Wait(Wait::operation(doing(operation.kind))));
+        }
+        broke_off(vm, from, ActionKind::ResumeSource)
+            .is_some()
+            .then_some(Next::Submit(Action::ResumeSource { from }))
+    }
+
+    pub(super) fn rolling_back(&mut self, vm: &VmObservation, stage: &Stage) -> Next {
+        let from = self.from();
+        if let Some(next) = self.resumed_half(vm, stage) {
+            return next;
+        }
         match stage {
             Stage::TargetStarted { .. }
             | Stage::SourceFenced { .. }
