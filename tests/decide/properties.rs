@@ -34,6 +34,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         Just(Fate::Arrives),
         Just(Fate::LostBefore),
         Just(Fate::LostAfter),
+        class().prop_map(Fate::Refused),
         (1_i64..200).prop_map(|beats| Fate::Late(SignedDuration::from_millis(beats * 100))),
     ]
 }

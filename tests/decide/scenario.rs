@@ -566,9 +566,10 @@ impl World {
         };
         match vm.stage {
             Fact::Known(Stage::Settled { .. } | Stage::Unclaimed { .. }) => Ok(()),
-            Fact::Known(_) if self.orphaned => {
+            Fact::Known(_) if self.orphaned || self.store.released_unseen => {
                 // S6: whoever makes the resource anew finds the registers, and goes on from them.
                 self.orphaned = false;
+                self.store.released_unseen = false;
                 self.store.apply(spec(Site::OnPremises));
                 self.converge()
             }

@@ -1,8 +1,8 @@
 //! Single stories, told straight.
 
 use homeward::api::{Approval, DataSyncRequest, FailoverOutcome, FailoverPhase, Site};
-use homeward::domain::{ActionKind, ErrorClass};
-use homeward::driver::simulated::Happening;
+use homeward::domain::{ActionKind, ErrorClass, Mark};
+use homeward::driver::simulated::{Fate, Happening};
 
 use super::scenario::{Kind, Prelude, Start, Step, World, run};
 use super::store::Answer;
@@ -313,4 +313,167 @@ fn a_vm_is_protected_while_its_next_move_waits_for_a_start() {
             .iter()
             .any(|effect| orders(&effect.what))
     );
+}
+
+/// How often an action was taken.
+fn taken(world: &World, wanted: ActionKind) -> Vec<Mark> {
+    let effects = world.simulation.effects().iter();
+    effects
+        .filter_map(|effect| match &effect.what {
+            Happening::Admitted { kind, mark, .. } if *kind == wanted => Some(*mark),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Passes until an action has been taken one time more than before.
+fn until_taken(world: &mut World, kind: ActionKind) {
+    let before = taken(world, kind).len();
+    for _ in 0..60 {
+        let step = Step::Run {
+            operator: 0,
+            passes: 1,
+            beats: 0,
+        };
+        world.play(&[step]).unwrap();
+        if taken(world, kind).len() > before {
+            return;
+        }
+        world.play(&[Step::Advance { beats: 1 }]).unwrap();
+    }
+    panic!("{kind} was never taken");
+}
+
+/// The right was back and the guest was not: the move said that it had ended, and the VM stayed down.
+#[test]
+fn a_resume_that_breaks_off_is_given_again() {
+    for fails in [true, false] {
+        let mut world = at_commit_gate();
+        world.play(&[Step::Answer(Answer::Rollback)]).unwrap();
+        until_taken(&mut world, ActionKind::ResumeSource);
+        let breaks = if fails {
+            Step::FailNext(Site::OnPremises, ErrorClass::Transient)
+        } else {
+            Step::RestartAgent(Site::OnPremises)
+        };
+        world.play(&[breaks, Step::Advance { beats: 1 }]).unwrap();
+        assert!(!world.simulation.guest("vm", Site::OnPremises).running);
+        world.play(&[run_of(10)]).unwrap();
+        assert_eq!(taken(&world, ActionKind::ResumeSource).len(), 2);
+        assert!(world.simulation.guest("vm", Site::OnPremises).running);
+        assert_eq!(last_outcome(&world), Some(FailoverOutcome::RolledBack));
+    }
+}
+
+/// The right had moved and the guest did not come up: nobody has to answer for it to be tried again, and no start is written down before.
+#[test]
+fn a_start_that_breaks_off_is_given_again() {
+    for fails in [true, false] {
+        let mut world = at(Prelude::AtGate(0));
+        world.play(&[Step::Answer(Answer::Cutover)]).unwrap();
+        until_taken(&mut world, ActionKind::StartTarget);
+        let breaks = if fails {
+            Step::FailNext(Site::Azure, ErrorClass::Unresponsive)
+        } else {
+            Step::RestartAgent(Site::Azure)
+        };
+        world
+            .play(&[
+                // The right moves, and the guest is not up yet.
+                Step::Advance { beats: 1 },
+                breaks,
+                Step::Advance { beats: 1 },
+                Step::Run {
+                    operator: 0,
+                    passes: 1,
+                    beats: 0,
+                },
+            ])
+            .unwrap();
+        assert!(!world.simulation.guest("vm", Site::Azure).running);
+        let status = world.store.current().unwrap().status.clone();
+        let downtime = status.downtime.unwrap();
+        assert!(downtime.started_time.is_none() && downtime.actual_milliseconds.is_none());
+        if fails {
+            let words = status.waiting_for.unwrap();
+            assert!(
+                words.contains("made to fail") && words.contains("Rollback"),
+                "{words}"
+            );
+        }
+        world.play(&[run_of(60)]).unwrap();
+        assert_eq!(taken(&world, ActionKind::StartTarget).len(), 2);
+        assert!(world.simulation.guest("vm", Site::Azure).running);
+        assert_eq!(last_outcome(&world), Some(FailoverOutcome::Succeeded));
+    }
+}
+
+/// A stop that was lost and then refused was given again an epoch further each time, and the replica refused the last delta for that.
+#[test]
+fn a_stop_that_is_lost_and_then_refused_keeps_its_epoch() {
+    let mut world = at(Prelude::AtGate(0));
+    let before = world.look().unwrap().newest_mark().unwrap();
+    let refused = Fate::Refused(ErrorClass::Transient);
+    world
+        .simulation
+        .schedule([Fate::LostBefore, refused, refused, refused]);
+    world
+        .play(&[Step::Answer(Answer::Cutover), run_of(120)])
+        .unwrap();
+    let stops = taken(&world, ActionKind::StopSource);
+    assert_eq!(stops.len(), 1);
+    assert_eq!(stops[0].epoch, before.epoch + 1, "{stops:?}");
+    assert!(stops[0].step > 1);
+    assert_eq!(last_outcome(&world), Some(FailoverOutcome::Succeeded));
+}
+
+/// What is refused again and again does not keep the VM down.
+#[test]
+fn a_last_delta_that_is_refused_for_ever_turns_the_move_back() {
+    let mut world = at(Prelude::AtGate(0));
+    world.play(&[Step::Answer(Answer::Cutover)]).unwrap();
+    until_taken(&mut world, ActionKind::FinalSync);
+    for _ in 0..8 {
+        world
+            .simulation
+            .fail_next(Site::OnPremises, ErrorClass::Conflict, "refused");
+    }
+    world.play(&[run_of(120)]).unwrap();
+    assert_eq!(last_outcome(&world), Some(FailoverOutcome::Failed));
+    let deliveries = taken(&world, ActionKind::FinalSync).len();
+    assert_eq!(deliveries, 8);
+    world.converge().unwrap();
+}
+
+/// The move stood before its stop for an hour, and much has changed.
+#[test]
+fn the_gates_are_asked_again_before_a_late_stop() {
+    let mut world = at(Prelude::AtGate(0));
+    let refused = [Fate::Refused(ErrorClass::Transient); 3];
+    world.simulation.schedule(refused);
+    world
+        .play(&[Step::Cutover(Approval::Automatic), run_of(12)])
+        .unwrap();
+    let status = world.store.current().unwrap().status.clone();
+    assert_eq!(status.phase, Some(FailoverPhase::CuttingOver));
+    assert!(status.pending_action.is_none() && status.failure.is_some());
+    world
+        .play(&[
+            Step::Cutover(Approval::Manual),
+            Step::Advance { beats: 600 },
+            run_of(3),
+        ])
+        .unwrap();
+    let status = world.store.current().unwrap().status.clone();
+    assert_eq!(status.phase, Some(FailoverPhase::AwaitingCutover));
+    assert!(
+        status
+            .waiting_for
+            .unwrap()
+            .contains("spec.cutover: Approved")
+    );
+    assert!(status.downtime.unwrap().stop_ordered_time.is_none());
+    assert!(taken(&world, ActionKind::StopSource).is_empty());
+    assert!(world.simulation.guest("vm", Site::OnPremises).running);
+    world.converge().unwrap();
 }

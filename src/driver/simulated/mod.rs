@@ -51,6 +51,8 @@ pub enum Fate {
     LostAfter,
     /// It arrives when so much time has passed, after messages that were sent later; its answer reaches nobody.
     Late(SignedDuration),
+    /// It arrives and is refused for a reason of the moment, such as a hypervisor that does not answer.
+    Refused(ErrorClass),
 }
 
 /// An operation that will fail.

@@ -248,6 +248,10 @@ impl Simulation {
                 .receive(vm, site, &message)
                 .map_err(|refusal| DriverError::refused(refusal.class, refusal.message)),
             Fate::LostBefore => lost(),
+            Fate::Refused(class) => Err(DriverError::refused(
+                class,
+                format!("{site} cannot take it now"),
+            )),
             Fate::LostAfter => {
                 let _unheard = self.receive(vm, site, &message);
                 lost()
