@@ -279,6 +279,10 @@ impl Hypervisor for ProcessHypervisor {
         Self::arguments(guest, &spec).map(drop)
     }
 
+    fn usable(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn start(&self, guest: &GuestDefinition, spec: &StartSpec) -> Result<()> {
         let _turn = self.turn(guest.uuid).await;
         match self.observe(guest.uuid) {

@@ -348,6 +348,14 @@ pub(crate) fn guest(
 
 /// How the definition's disks differ from those that the guest was started with, in words.
 pub(crate) fn other_disks(defined: &[GuestDisk], attached: &[GuestDisk]) -> Option<String> {
+    let differs = differing(defined, attached)?;
+    Some(format!(
+        "the definition was changed under a running guest: {differs}; shut the guest down and start it again (`homeward vm stop`, `homeward vm start`), or put the definition back as it was"
+    ))
+}
+
+/// In which disks a definition and what a guest ran on differ.
+pub(crate) fn differing(defined: &[GuestDisk], attached: &[GuestDisk]) -> Option<String> {
     let other = |id: &str| attached.iter().find(|disk| disk.id == id);
     let mut differs: Vec<String> = defined
         .iter()
@@ -367,12 +375,7 @@ pub(crate) fn other_disks(defined: &[GuestDisk], attached: &[GuestDisk]) -> Opti
         .filter(|runs| !defined.iter().any(|disk| disk.id == runs.id))
         .map(|runs| format!("the guest still runs on disk {}", runs.id));
     differs.extend(taken_out);
-    (!differs.is_empty()).then(|| {
-        format!(
-            "the definition was changed under a running guest: {}; shut the guest down and start it again (`homeward vm stop`, `homeward vm start`), or put the definition back as it was",
-            differs.join(", ")
-        )
-    })
+    (!differs.is_empty()).then(|| differs.join(", "))
 }
 
 /// A guest of which only the UUID is known.

@@ -7,7 +7,9 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::api::{ContentKind, ContentState, HostState, Power, Problem, ProblemKind, VmState};
+use super::api::{
+    ContentKind, ContentState, HostState, Power, Problem, ProblemKind, Role, VmState,
+};
 use super::definitions::size_of;
 use super::host::{Host, Vm, lock};
 use super::hypervisor::disk::DiskKind;
@@ -42,6 +44,12 @@ pub(crate) async fn read(host: &Arc<Host>, only: Option<Vec<Uuid>>) -> HostState
         });
     let mut problems = host.definitions.problems();
     problems.extend(lock(&host.problems).iter().cloned());
+    if let Err(unusable) = host.hypervisor.usable() {
+        problems.push(Problem {
+            kind: ProblemKind::Hypervisor,
+            message: unusable.to_string(),
+        });
+    }
     let free_bytes = free.map_or_else(
         |message| {
             problems.push(Problem {
@@ -94,7 +102,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
     let register = vm.register();
     if let Some(message) = lock(&vm.damaged).clone() {
         problems.push(Problem {
-            kind: ProblemKind::Storage,
+            kind: ProblemKind::Register,
             message,
         });
     }
@@ -139,6 +147,17 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         }
         match super::definitions::guest(definition, &host.config) {
             Ok(guest) => {
+                // What would break a start off is told of before anybody relies on it.
+                let passive = register
+                    .as_ref()
+                    .is_some_and(|own| own.role == Role::Replica);
+                let check = || host.hypervisor.check(&guest).err();
+                if let Some(wrong) = passive.then(check).flatten() {
+                    problems.push(Problem {
+                        kind: ProblemKind::Definition,
+                        message: wrong.to_string(),
+                    });
+                }
                 if let Some(message) = host.other_disks(&guest).await.unwrap_or_default() {
                     problems.push(Problem {
                         kind: ProblemKind::Definition,
@@ -154,13 +173,18 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         let list = definition.disks.clone();
         let shapes = vm
             .probe
-            .ask(PATIENCE, move || list.iter().map(size_of).collect())
+            .ask(PATIENCE, move || {
+                let measured = list
+                    .iter()
+                    .map(|disk| size_of(disk).map_err(|message| (message, !disk.path.exists())));
+                measured.collect()
+            })
             .await
             .unwrap_or_else(|silent| {
                 hangs = true;
                 let paths = definition.disks.iter().map(|disk| disk.path.display());
                 let paths: Vec<_> = paths.map(|path| path.to_string()).collect();
-                vec![Err(format!("{}: {silent}", paths.join(" or ")))]
+                vec![Err((format!("{}: {silent}", paths.join(" or ")), false))]
             });
         for shape in shapes {
             match shape {
@@ -170,8 +194,12 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
                     }
                     disks.push(shape);
                 }
-                Err(message) => problems.push(Problem {
-                    kind: ProblemKind::Disk,
+                Err((message, missing)) => problems.push(Problem {
+                    kind: if missing {
+                        ProblemKind::DiskMissing
+                    } else {
+                        ProblemKind::Disk
+                    },
                     message,
                 }),
             }

@@ -78,6 +78,7 @@ async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bo
     host.change(vm, move |register| {
         let next = register.map(|register| Register {
             boot_id,
+            start_owed: false,
             updated_at: Timestamp::now(),
             ..register.clone()
         });
@@ -115,6 +116,20 @@ async fn bring_up(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<bool, String> {
     }
 }
 
+/// The register says that no start is owed any more.
+async fn paid(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), String> {
+    host.change(vm, |register| {
+        let next = register.filter(|own| own.start_owed).map(|own| Register {
+            start_owed: false,
+            updated_at: Timestamp::now(),
+            ..own.clone()
+        });
+        Ok((next, ()))
+    })
+    .await
+    .map_err(|refusal| refusal.message)
+}
+
 /// An order that gave this host the right to run was to bring the guest up, and broke off before it had: whoever gave it may be gone, so it is
 /// tried until the guest runs, or the right is somewhere else.
 pub(super) fn until_it_runs(host: &Arc<Host>, vm: &Arc<Vm>, why: &str) {
@@ -136,8 +151,12 @@ pub(super) fn until_it_runs(host: &Arc<Host>, vm: &Arc<Vm>, why: &str) {
             if lock(&vm.running).is_some() {
                 continue;
             }
-            match bring_up(&host, &vm).await {
-                Ok(_) => {
+            let up = match bring_up(&host, &vm).await {
+                Ok(_) => paid(&host, &vm).await,
+                Err(why) => Err(why),
+            };
+            match up {
+                Ok(()) => {
                     *lock(&vm.not_started) = None;
                     vm.bringing_up.store(false, Ordering::SeqCst);
                     return;

@@ -190,8 +190,7 @@ async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>) {
     if rebooted && defined && keep_running::after_reboot(host, vm).await {
         lock(found).started.push(vm.uuid);
     }
-    let off = matches!(power, Power::Off | Power::Unknown);
-    if !rebooted && defined && off && orders::start_broke_off(vm) && orders::may_run(vm) {
+    if !rebooted && defined && orders::owes_a_start(vm) {
         keep_running::until_it_runs(
             host,
             vm,

@@ -295,6 +295,12 @@ impl From<PassError> for OperationError {
             PassError::Refused(refused) if refused.kind == RefusalKind::Shape => {
                 OperationErrorKind::DiskWithoutTarget
             }
+            // Of the moment: another use of the disks has not ended yet, or the receiver is still coming up.
+            PassError::Refused(refused)
+                if matches!(refused.kind, RefusalKind::Busy | RefusalKind::Internal) =>
+            {
+                OperationErrorKind::TargetWrite
+            }
             PassError::Refused(_) | PassError::Barred(_) => OperationErrorKind::PeerRefused,
             PassError::NoSpace { .. } => OperationErrorKind::NoSpace,
             PassError::SourceRead { .. } => OperationErrorKind::SourceRead,

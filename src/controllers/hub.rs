@@ -427,7 +427,9 @@ fn same_standing(one: &Look, other: &Look) -> bool {
                 && one.complete == other.complete
                 && one.hosts.len() == other.hosts.len()
                 && one.hosts.iter().zip(&other.hosts).all(|(one, other)| {
-                    one.name == other.name && one.connection == other.connection
+                    one.name == other.name
+                        && one.connection == other.connection
+                        && one.problems == other.problems
                 })
         }
         (Err(one), Err(other)) => one == other,

@@ -76,6 +76,17 @@ impl VaultObservation {
     }
 }
 
+impl VaultObservation {
+    /// The name of the VM of this identity, when it is another than `name`.
+    #[must_use]
+    pub fn renamed(&self, id: &str, name: &str) -> Option<&str> {
+        self.vms
+            .iter()
+            .find(|(known, vm)| vm.id == id && *known != name)
+            .map(|(known, _)| known.as_str())
+    }
+}
+
 /// Whether something can be worked with now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Connection {
@@ -104,6 +115,8 @@ pub struct HostObservation {
     pub connection: Connection,
     /// When it last answered.
     pub last_heartbeat: Option<Timestamp>,
+    /// What a person should mend there.
+    pub problems: Vec<String>,
 }
 
 /// Who may act on a VM: one ProtectedVirtualMachine of one cluster (safety rule S1).

@@ -81,4 +81,6 @@ pub struct VaultView<'a> {
     pub capabilities: &'a Capabilities,
     /// The VM.
     pub vm: Fact<&'a VmObservation>,
+    /// The name under which the vault knows the VM that was taken on, when that is another one by now.
+    pub renamed: Option<&'a str>,
 }

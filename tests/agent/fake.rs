@@ -83,6 +83,8 @@ pub struct Fake {
     pub hung: AtomicBool,
     /// Starts fail.
     pub broken: AtomicBool,
+    /// The host could start nothing.
+    pub unusable: AtomicBool,
     /// Somebody revives guests between their shutdown and the end of their process.
     pub revives: AtomicBool,
 }
@@ -99,6 +101,7 @@ impl Fake {
             silent: AtomicBool::new(false),
             hung: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            unusable: AtomicBool::new(false),
             revives: AtomicBool::new(false),
         })
     }
@@ -279,6 +282,16 @@ impl BlockSource for Copy {
 #[async_trait]
 impl Hypervisor for Fake {
     fn check(&self, _: &GuestDefinition) -> Result<()> {
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<()> {
+        if self.unusable.load(Ordering::SeqCst) {
+            return Err(HypervisorError::Invalid {
+                field: "hypervisor.fake.binary".into(),
+                message: "it is not there".into(),
+            });
+        }
         Ok(())
     }
 

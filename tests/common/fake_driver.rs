@@ -431,6 +431,7 @@ fn seen(state: &State) -> Result<VaultObservation, DriverError> {
                 site,
                 connection: sites[site].clone(),
                 last_heartbeat: Some(Timestamp::now()),
+                problems: Vec::new(),
             })
             .collect(),
         sites,

@@ -249,6 +249,7 @@ fn look_and_decide(
         },
         history: &history,
         vault: Fact::Known(VaultView {
+            renamed: None,
             sites: &vault.sites,
             capabilities: simulation.capabilities(),
             vm,

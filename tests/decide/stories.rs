@@ -433,15 +433,21 @@ fn a_last_delta_that_is_refused_for_ever_turns_the_move_back() {
     let mut world = at(Prelude::AtGate(0));
     world.play(&[Step::Answer(Answer::Cutover)]).unwrap();
     until_taken(&mut world, ActionKind::FinalSync);
-    for _ in 0..8 {
+    for _ in 0..20 {
         world
             .simulation
             .fail_next(Site::OnPremises, ErrorClass::Conflict, "refused");
     }
-    world.play(&[run_of(120)]).unwrap();
+    world
+        .play(&[Step::Run {
+            operator: 0,
+            passes: 200,
+            beats: 10,
+        }])
+        .unwrap();
     assert_eq!(last_outcome(&world), Some(FailoverOutcome::Failed));
     let deliveries = taken(&world, ActionKind::FinalSync).len();
-    assert_eq!(deliveries, 8);
+    assert_eq!(deliveries, 20);
     world.converge().unwrap();
 }
 

@@ -210,6 +210,7 @@ fn told(
         }),
         history: &[],
         vault: Fact::Known(VaultView {
+            renamed: None,
             sites: &sites,
             capabilities,
             vm: Fact::Known(&vm),

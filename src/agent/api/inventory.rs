@@ -133,12 +133,18 @@ pub struct Problem {
 pub enum ProblemKind {
     /// The definition asks the host to start the VM (S4).
     Autostart,
-    /// A disk is missing or cannot be read.
+    /// A disk cannot be read.
     Disk,
+    /// There is nothing at the path of a disk.
+    DiskMissing,
     /// The definition is not valid.
     Definition,
     /// A register, or another file of the agent's, cannot be read.
     Storage,
+    /// The register is there and cannot be read: the VM is fenced here (S4).
+    Register,
+    /// The host can start no guest.
+    Hypervisor,
     /// The guest runs though this host has no right to run it.
     RunsWithoutRight,
     /// The guest is to run and could not be started.

@@ -32,6 +32,9 @@ pub struct Register {
     pub role: Role,
     /// Whether the guest is to run while this host is `Owner`; kept over a reboot.
     pub desired_power: PowerSwitch,
+    /// `Owner`: an order was to bring the guest up, and it has not been seen up since. It is tried until it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start_owed: bool,
     /// `Fenced`: the host it moves to; only that one can start it, commit it, or let it turn back.
     #[serde(default)]
     pub moving_to: Option<String>,

@@ -406,6 +406,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Invalid` names the first field that this host cannot satisfy.
     fn check(&self, guest: &GuestDefinition) -> Result<()>;
 
+    /// Whether guests could be started on this host at all: the program, the processor's support. Looks at files only.
+    ///
+    /// # Errors
+    /// `Invalid` names the setting and what is missing.
+    fn usable(&self) -> Result<()>;
+
     /// Starts a guest: the process stopped, then the generation's tracking on all disks, then the first instruction. A process in
     /// which the guest had powered off is ended first.
     ///

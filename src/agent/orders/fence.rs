@@ -43,6 +43,7 @@ pub(super) async fn fence(work: &Work) -> Result<OrderResult, OperationError> {
         volume.with(|set| Ok(set.void()?)).await?;
     }
     replication::forget(host, vm).await?;
+    *crate::agent::host::lock(&vm.not_started) = None;
     tracing::info!(vm = %vm.uuid, epoch, was_started, "this host is fenced");
     let record = FenceRecord {
         vm: vm.uuid,

@@ -370,17 +370,9 @@ async fn retire(work: &Work) -> Result<OrderResult, OperationError> {
     Ok(OrderResult::Retired {})
 }
 
-/// Whether the last order was to bring the guest up, and did not come to its end.
-pub(crate) fn start_broke_off(vm: &Vm) -> bool {
-    vm.register()
-        .and_then(|register| register.last)
-        .is_some_and(|last| {
-            matches!(last.operation.kind, OrderKind::Start | OrderKind::Resume)
-                && matches!(
-                    last.operation.state,
-                    OperationState::Failed | OperationState::Interrupted
-                )
-        })
+/// Whether an order was to bring the guest up here, and it has not been seen up since.
+pub(crate) fn owes_a_start(vm: &Vm) -> bool {
+    may_run(vm) && vm.register().is_some_and(|register| register.start_owed)
 }
 
 /// Orders that had not ended when the agent did. None is begun again by itself; a guest that one of them was to bring up is another matter.

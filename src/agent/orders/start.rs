@@ -99,6 +99,7 @@ async fn run_if_wanted(work: &Work) -> Result<bool, OperationError> {
         .register()
         .ok_or_else(|| internal("the register is gone"))?;
     if register.desired_power != PowerSwitch::On {
+        *crate::agent::host::lock(&vm.not_started) = None;
         tracing::info!(vm = %vm.uuid, epoch = register.epoch, step = register.step, "guest left off, as it was");
         return Ok(false);
     }

@@ -14,7 +14,7 @@ use crate::agent::api::{
 };
 use crate::agent::config::OnShutdownDeadline;
 use crate::agent::definitions::{self, refusal};
-use crate::agent::host::{Host, Vm, Work, blocking, cancelled, error, internal};
+use crate::agent::host::{Host, Vm, Work, blocking, cancelled, error, internal, lock};
 use crate::agent::hypervisor::{
     Dirty, ErrorCategory, GuestDefinition, GuestDisk, GuestPower, HypervisorError, LostGeneration,
     QuitReport, Stopped,
@@ -91,6 +91,7 @@ pub(super) async fn stop(
     work.check_cancelled()?;
     work.place("fenced").await;
 
+    *lock(&vm.not_started) = None;
     let register = vm
         .register()
         .ok_or_else(|| internal("the register is gone"))?;
@@ -109,8 +110,11 @@ pub(super) async fn stop(
     })
     .await
     .and_then(|()| host.guest(vm.uuid))?;
-    if let Some(other) = attached.and_then(|runs| definitions::other_disks(&guest.disks, &runs)) {
-        return Err(error(OperationErrorKind::DiskWithoutTarget, other));
+    if let Some(differs) = attached.and_then(|runs| definitions::differing(&guest.disks, &runs)) {
+        let message = format!(
+            "the definition was changed under a running guest, which is off now: {differs}; put the definition back as it was, or cancel the Failover: the guest is then started on the disks that the definition names"
+        );
+        return Err(error(OperationErrorKind::DiskWithoutTarget, message));
     }
     let disks = shapes(&definition, held).await?;
     let (roots, source) = content(work, &definition, epoch).await?;

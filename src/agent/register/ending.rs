@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::{fence_unfinished, last_kind, refuse};
 use crate::agent::api::{
-    OperationError, OperationErrorKind, OperationState, OrderKind, OrderResult, Refusal,
-    RefusalKind, Register, Role, StartRecord, StepId,
+    OperationError, OperationErrorKind, OperationState, OrderKind, OrderResult, PowerSwitch,
+    Refusal, RefusalKind, Register, Role, StartRecord, StepId,
 };
 
 /// In the middle of a `Start`: the content is sealed, the right to run moves here (S11, then S1).
@@ -29,6 +29,7 @@ pub(crate) fn promote(
     }
     Some(Register {
         role: Role::Owner,
+        start_owed: register.desired_power == PowerSwitch::On,
         start: Some(start),
         commit: None,
         fence: None,
@@ -73,6 +74,9 @@ pub(crate) fn complete(
                     next.fence = Some(record.clone());
                     next.start = None;
                 }
+                OrderResult::Started { .. }
+                | OrderResult::Resumed { .. }
+                | OrderResult::Powered { .. } => next.start_owed = false,
                 _ => {}
             }
             last.operation.state = OperationState::Succeeded;

@@ -155,6 +155,7 @@ fn fresh(order: &Order, name: &str, role: Role, facts: &Facts<'_>) -> Register {
         failover: order.failover.clone(),
         role,
         desired_power: PowerSwitch::Off,
+        start_owed: false,
         moving_to: None,
         stop: None,
         start: None,
@@ -297,6 +298,7 @@ fn stop(
             Ok(Register {
                 role: Role::Fenced,
                 desired_power,
+                start_owed: false,
                 moving_to: Some(target.to_owned()),
                 stop: None,
                 start: None,
@@ -498,6 +500,7 @@ fn retire(
     Ok(Register {
         role: Role::Replica,
         desired_power: PowerSwitch::Off,
+        start_owed: false,
         moving_to: None,
         stop: None,
         owner: Some(commit.host.clone()),
@@ -553,6 +556,7 @@ fn fence(
     Ok(Register {
         role: Role::Replica,
         desired_power: PowerSwitch::Off,
+        start_owed: false,
         fence: None,
         session: None,
         ..register.clone()
@@ -598,6 +602,7 @@ fn resume(register: &Register, order: &Order, fence: &FenceRecord) -> Result<Reg
             }
             Ok(Register {
                 role: Role::Owner,
+                start_owed: register.desired_power == PowerSwitch::On,
                 moving_to: None,
                 stop: None,
                 start: None,

@@ -191,7 +191,8 @@ fn hosts(before: &RecoveryVaultStatus, seen: &VaultObservation) -> Vec<HostStatu
                 connected,
                 last_heartbeat_time,
                 message: match &host.connection {
-                    Connection::Connected => None,
+                    Connection::Connected if host.problems.is_empty() => None,
+                    Connection::Connected => Some(host.problems.join("; ")),
                     Connection::Disconnected(why) => Some(why.clone()),
                 },
             }
@@ -222,6 +223,7 @@ mod tests {
                 site: Site::Azure,
                 connection: azure,
                 last_heartbeat: Timestamp::from_second(beat).ok(),
+                problems: Vec::new(),
             }],
             vms: BTreeMap::new(),
             complete: Ok(()),

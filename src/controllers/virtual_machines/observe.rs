@@ -68,6 +68,12 @@ impl Observed {
                 vm_unknown,
             } => Fact::Known(VaultView {
                 sites: &observation.sites,
+                renamed: fetched
+                    .vm
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.virtual_machine_id.as_deref())
+                    .and_then(|id| observation.renamed(id, &fetched.intent.vm_name)),
                 capabilities: driver.capabilities(),
                 vm: match vm_unknown {
                     // S7: what was seen before the last action ended does not count.

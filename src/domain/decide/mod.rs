@@ -104,6 +104,8 @@ pub fn record_refusal(
     now: Timestamp,
 ) -> FailoverStatus {
     let mut status = status.clone();
+    let pending = status.pending_action.as_ref();
+    let action = pending.map(|pending| pending.action.clone());
     if !ambiguous {
         // S2: a refusal speaks of the message that was answered; one that was sent before may still arrive.
         status.pending_action = status
@@ -113,6 +115,17 @@ pub fn record_refusal(
                 refused: true,
                 ..pending
             });
+    }
+    if let Some(refused) = &action
+        && !ambiguous
+    {
+        tasks::set(
+            &mut status,
+            refused,
+            crate::api::TaskState::Failed,
+            Some(message.to_owned()),
+            now,
+        );
     }
     status.failure = Some(next_failure(status.failure.as_ref(), class, message, now));
     status
@@ -202,7 +215,10 @@ fn next_failure(
     message: &str,
     now: Timestamp,
 ) -> FailureStatus {
-    let count = before.map_or(1, |failure| failure.count.saturating_add(1));
+    // What failed for another kind of reason was another failure.
+    let count = before
+        .filter(|failure| failure.class == class.as_str())
+        .map_or(1, |failure| failure.count.saturating_add(1));
     let delay = class.retry_delay(u64::try_from(count).unwrap_or(1));
     FailureStatus {
         count,
@@ -265,6 +281,19 @@ fn last_failover(
         outcome,
         time: Time(world.now),
     }
+}
+
+/// The words for a VM that goes by another name on its hosts.
+fn renamed(world: &World<'_>, name: &str) -> String {
+    format!(
+        "the VM of UUID {} to be named {} on its hosts again: it is {name} there now; rename it back, since spec.virtualMachineName is immutable",
+        world
+            .status
+            .virtual_machine_id
+            .as_deref()
+            .unwrap_or_default(),
+        world.intent.vm_name
+    )
 }
 
 fn event(warning: bool, reason: &'static str, message: impl Into<String>) -> Event {

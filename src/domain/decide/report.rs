@@ -8,7 +8,7 @@ use super::super::conditions::{ConditionType, Reason, Said, Truth, merge};
 use super::super::decision::{Decision, Event, Pace};
 use super::super::fact::Fact;
 use super::super::observation::{ProtectionState, Stage, VmObservation};
-use super::super::world::{FailoverView, World};
+use super::super::world::{CurrentFailover, FailoverView, World};
 use super::to_i64;
 use super::wait::{Wait, Waiting};
 use crate::api::{
@@ -289,7 +289,7 @@ fn placed(world: &World<'_>, status: &ProtectedVirtualMachineStatus, standing: &
             Reason::ObservationUnknown,
             "the VM has not been seen yet",
         ),
-        Some(site) if site == wanted && status.current_failover.is_none() => Said::new(
+        Some(site) if site == wanted && committed(world, status) => Said::new(
             kind,
             Truth::True,
             Reason::AsDeclared,
@@ -301,6 +301,17 @@ fn placed(world: &World<'_>, status: &ProtectedVirtualMachineStatus, standing: &
             standing.reason,
             standing.message.clone(),
         ),
+    }
+}
+
+/// Whether no move is under way that could still take the right to run away.
+fn committed(world: &World<'_>, status: &ProtectedVirtualMachineStatus) -> bool {
+    let rests =
+        || seen(world).is_some_and(|vm| matches!(vm.stage, Fact::Known(Stage::Settled { .. })));
+    match world.failover {
+        _ if status.current_failover.is_none() => true,
+        CurrentFailover::Known(failover) => failover.spec.to == world.intent.placement && rests(),
+        CurrentFailover::None | CurrentFailover::Missing => false,
     }
 }
 

@@ -166,11 +166,17 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         Fact::Known(vm) => *vm,
         Fact::Absent if intent.deleting => return release("the vault does not know the VM"),
         Fact::Absent => {
+            if let Some(name) = view.renamed {
+                return Outcome::stalled(
+                    Reason::VirtualMachineNotFound,
+                    format!("waits for {}", super::renamed(world, name)),
+                );
+            }
             return Outcome::stalled(
                 Reason::VirtualMachineNotFound,
                 match &world.status.virtual_machine_id {
                     None => format!(
-                        "spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host",
+                        "spec.virtualMachineName: no host of the vault knows a VM named {}; check the name, or define the VM on its host (a definition that cannot be read is told of in status.hosts of the vault)",
                         intent.vm_name
                     ),
                     Some(id) => format!(
@@ -241,7 +247,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
 fn let_go_unseen(world: &World<'_>, why: &str) -> Outcome {
     let status = world.status;
     let seen = status.virtual_machine_id.is_some() || status.epoch.is_some();
-    if !seen && matches!(world.failover, CurrentFailover::None) {
+    if !seen && world.history.is_empty() && matches!(world.failover, CurrentFailover::None) {
         return release("the VM was never taken on");
     }
     Outcome::new(

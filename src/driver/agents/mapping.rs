@@ -10,7 +10,7 @@ use super::stage::{self, Said};
 use super::{obstacles, stale};
 use crate::agent::api::{
     ContentKind, Operation as AgentOperation, OperationState as AgentOperationState, OrderKind,
-    OrderResult, PassReport, Power as AgentPower, ProblemKind, Progress as AgentProgress,
+    OrderResult, PassReport, Power as AgentPower, Problem, ProblemKind, Progress as AgentProgress,
     ProgressPhase, ReplicationActivity, ReplicationState, Role, StepId,
 };
 use crate::api::Site;
@@ -35,6 +35,16 @@ pub(super) fn vault(look: &Look, interval_seconds: u64) -> VaultObservation {
                 Err(why) => Connection::Disconnected(why.clone()),
             },
             last_heartbeat: host.last_heartbeat,
+            problems: host.state.as_ref().map_or_else(
+                |_| Vec::new(),
+                |state| {
+                    state
+                        .problems
+                        .iter()
+                        .map(|problem| problem.message.clone())
+                        .collect()
+                },
+            ),
         })
         .collect();
     let mut vms = BTreeMap::new();
@@ -108,6 +118,21 @@ pub(super) fn stage_of(look: &Look, id: Uuid) -> Fact<Stage> {
             // S7: both sides, or nothing.
             Fact::Unknown(why) => return Fact::Unknown(why),
         }
+    }
+    // S4, S8: a register that cannot be read says nothing, and is not one that is missing.
+    let unread = Site::BOTH
+        .into_iter()
+        .flat_map(|site| look.all_at(site, id))
+        .find_map(|at| {
+            let problem = |problem: &&Problem| problem.kind == ProblemKind::Register;
+            let found = at.vm.problems.iter().find(problem)?;
+            Some(format!(
+                "the register on host {} to be mended: {}",
+                at.host.name, found.message
+            ))
+        });
+    if let Some(why) = unread {
+        return Fact::Unknown(why);
     }
     let (here, there) = (
         sides.on_premises.as_ref().map(said),

@@ -140,7 +140,17 @@ impl AgentsDriver {
                 if let Ok(state) = &answer {
                     // What a host knows as a whole is only heard in a whole answer.
                     match (only, heard.get_mut(&host.name)) {
-                        (Some(_), Some(before)) => before.at = now,
+                        (Some(_), Some(before)) => {
+                            before.at = now;
+                            let news = state.vms.iter().filter(|vm| {
+                                !before.state.vms.iter().any(|known| known.uuid == vm.uuid)
+                            });
+                            let news: Vec<_> = news.cloned().collect();
+                            if !news.is_empty() {
+                                // Should the host go silent before the next whole look, it knew these all the same.
+                                Arc::make_mut(&mut before.state).vms.extend(news);
+                            }
+                        }
                         (Some(_), None) => {}
                         (None, _) => {
                             let state = Arc::clone(state);
@@ -166,7 +176,10 @@ impl AgentsDriver {
         let Some(host) = self.hosts.iter().find(|host| host.name == planned.host) else {
             return Err(DriverError::refused(
                 ErrorClass::Conflict,
-                format!("host {} is not of this vault any more", planned.host),
+                format!(
+                    "host {} is not of this vault any more: put it back into spec.agents of the vault until the move has ended",
+                    planned.host
+                ),
             ));
         };
         match host.client.order(planned.order.vm, &planned.order).await {

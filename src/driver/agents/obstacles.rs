@@ -1,7 +1,7 @@
 //! What a person must mend, and what it holds: the VM as a whole, or its protection and its moves.
 
 use super::look::{At, Look};
-use crate::agent::api::{HostState, ProblemKind};
+use crate::agent::api::{HostState, Problem, ProblemKind, Role};
 use crate::api::Site;
 use crate::domain::{BySite, Fact};
 
@@ -25,12 +25,27 @@ pub(super) fn of_its_protection(
     let mut found = problems(sides, |kind| {
         matches!(kind, ProblemKind::Disk | ProblemKind::Definition)
     });
+    // Where nobody wrote the replica's definition, a disk of it that is gone is made again.
+    found.extend(
+        Site::BOTH
+            .into_iter()
+            .filter_map(|site| sides[site].known())
+            .flat_map(|at| {
+                let gone = at.vm.problems.iter().filter(|problem| {
+                    problem.kind == ProblemKind::DiskMissing && !is_made_again(at)
+                });
+                gone.map(|problem| format!("{}: {}", at.host.name, problem.message))
+            }),
+    );
     let Some((site, own)) = active.and_then(|site| Some((site, sides[site].known()?))) else {
         return found;
     };
     match passive {
         Fact::Known(replica) if replica.register().is_some() => {
             found.extend(of_a_replica(own, replica));
+            found.extend(
+                no_hypervisor(replica.state).map(|why| format!("{}: {why}", replica.host.name)),
+            );
         }
         Fact::Absent | Fact::Known(_) => {
             let reasons: Vec<String> = look
@@ -143,8 +158,22 @@ fn of_a_replica(own: &At<'_>, replica: &At<'_>) -> Vec<String> {
     found
 }
 
+/// Whether a disk of this host that is gone is made again by enrolling the VM there anew.
+pub(super) fn is_made_again(at: &At<'_>) -> bool {
+    let replica = at.register().is_some_and(|own| own.role == Role::Replica);
+    replica && !at.vm.definition_written
+}
+
+/// Why a host could start no guest.
+fn no_hypervisor(state: &HostState) -> Option<String> {
+    let problem = |problem: &&Problem| problem.kind == ProblemKind::Hypervisor;
+    let found = state.problems.iter().find(problem)?;
+    Some(format!("it could not start the VM: {}", found.message))
+}
+
 /// Whether a host without a replica could have one.
 pub(super) fn takes(own: &At<'_>, state: &HostState) -> Result<(), String> {
+    no_hypervisor(state).map_or(Ok(()), Err)?;
     has_room(own, state)?;
     missing_network(own, &state.networks).map_or(Ok(()), Err)
 }

@@ -71,7 +71,8 @@ impl<'a> Planner<'a> {
     fn plan(&mut self) -> Done {
         match &self.submission.action {
             Action::Adopt { at, takeover } => self.adopt(*at, takeover.as_ref()),
-            Action::Protect { from } => self.protect(*from, false),
+            // In the middle of a move nobody waits for the next interval.
+            Action::Protect { from } => self.protect(*from, self.submission.failover.is_some()),
             Action::ReverseReplicate { from } if self.is_stale(*from)? => self.protect(*from, true),
             Action::Synchronize { from } | Action::ReverseReplicate { from } => {
                 let (own, peer) = (self.at(*from)?, self.replica(from.other())?);
@@ -146,8 +147,24 @@ impl<'a> Planner<'a> {
             }
             Action::ResumeSource { from } => {
                 let own = self.at(*from)?;
-                let target = self.target(&own)?;
-                let fence = record(&target, "fence record", |own| own.fence.clone())?;
+                let fence = match own.register() {
+                    // Given again after the right had come back: the register no longer says where from, and the fence is of its epoch.
+                    Some(there) if there.role == Role::Owner => self
+                        .look
+                        .all_at(from.other(), self.vm)
+                        .filter_map(|at| at.register()?.fence.clone())
+                        .find(|fence| fence.epoch == there.epoch)
+                        .ok_or_else(|| {
+                            conflict(format!(
+                                "no host in {} that answers has the fence after which the VM came back",
+                                from.other()
+                            ))
+                        })?,
+                    _ => {
+                        let target = self.target(&own)?;
+                        record(&target, "fence record", |own| own.fence.clone())?
+                    }
+                };
                 self.to(&own, Command::Resume { fence });
                 Ok(())
             }
@@ -198,7 +215,7 @@ impl<'a> Planner<'a> {
                 DriverError::refused(
                     ErrorClass::Transient,
                     format!(
-                        "host {name}, to which the VM moves, does not answer or does not know it"
+                        "host {name}, to which the VM moves, does not answer or does not know it; it has to stay in spec.agents of the vault until the move has ended"
                     ),
                 )
             })

@@ -81,7 +81,8 @@ fn moved(
     let left_off = start.left_off && matches!(said.power, Power::Off);
     Some(Stage::TargetStarted {
         to,
-        as_left: left_off || said.power == Power::Running,
+        // Silent is not off (S7): what is committed is looked at by the host itself (S5).
+        as_left: left_off || matches!(said.power, Power::Running | Power::Unknown),
     })
 }
 

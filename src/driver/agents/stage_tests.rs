@@ -17,6 +17,7 @@ fn roots() -> Roots {
 
 fn register(role: Role, epoch: u64) -> Register {
     Register {
+        start_owed: false,
         vm: VM,
         name: "app".into(),
         epoch,

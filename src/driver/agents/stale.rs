@@ -1,7 +1,7 @@
 //! Whether a protection was made for what is there now: its replica, the peer's address, the interval, the VM's definition.
 
 use super::look::{At, Look};
-use crate::agent::api::{Role, VmDefinition};
+use crate::agent::api::{ProblemKind, Role, VmDefinition};
 use crate::domain::Fact;
 
 /// Why the protection must be set up anew.
@@ -56,6 +56,17 @@ pub(super) fn why(
     // A definition that a person wrote there is not changed from afar (S14).
     if replica.vm.definition_written {
         return None;
+    }
+    let gone = replica
+        .vm
+        .problems
+        .iter()
+        .find(|problem| problem.kind == ProblemKind::DiskMissing);
+    if let Some(gone) = gone {
+        return Some(format!(
+            "a disk of the replica on {peer} is gone: {}",
+            gone.message
+        ));
     }
     let (here, there) = (own.vm.definition.as_ref()?, replica.vm.definition.as_ref()?);
     differs(here, there)

@@ -26,6 +26,7 @@ pub(super) fn observe(simulation: &Simulation) -> VaultObservation {
             site,
             connection: sites[site].clone(),
             last_heartbeat: connected[site].then_some(simulation.now),
+            problems: Vec::new(),
         })
         .collect();
     let complete = match Site::BOTH.into_iter().find(|site| !connected[*site]) {

@@ -1,10 +1,15 @@
 //! The settings of the QEMU hypervisor.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::hypervisor::{HypervisorError, Result};
+
+/// The processor's virtualisation, as Linux gives it to programs.
+const KVM: &str = "/dev/kvm";
 
 /// How guest code is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +71,45 @@ impl QemuConfig {
             command_timeout: Duration::from_mins(1),
             scratch_timeout: Duration::from_secs(15),
         }
+    }
+
+    /// Whether the program is there and the accelerator can be had.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the setting.
+    pub fn usable(&self) -> Result<()> {
+        let invalid = |field: &str, message: String| {
+            Err(HypervisorError::Invalid {
+                field: format!("hypervisor.qemu.{field}"),
+                message,
+            })
+        };
+        let executable = |path: &Path| {
+            path.metadata()
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        };
+        let found = if self.binary.components().count() > 1 {
+            executable(&self.binary)
+        } else {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&path).any(|folder| executable(&folder.join(&self.binary)))
+        };
+        if !found {
+            let message = format!(
+                "{} is not there or cannot be run: install QEMU, or name its program",
+                self.binary.display()
+            );
+            return invalid("binary", message);
+        }
+        if self.accelerator == Accelerator::Kvm
+            && let Err(error) = File::options().read(true).write(true).open(KVM)
+        {
+            let message = format!(
+                "kvm needs {KVM}: {error}; turn the processor's virtualisation on and load the module, or set accelerator: tcg (slow)"
+            );
+            return invalid("accelerator", message);
+        }
+        Ok(())
     }
 
     /// Refuses settings under which the safety rules do not hold.

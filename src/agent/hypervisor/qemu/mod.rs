@@ -106,6 +106,10 @@ impl Hypervisor for Qemu {
         .map(|_| ())
     }
 
+    fn usable(&self) -> Result<()> {
+        self.config.usable()
+    }
+
     async fn start(&self, guest: &GuestDefinition, spec: &StartSpec) -> Result<()> {
         self.guest(guest.uuid).start(guest, spec).await
     }

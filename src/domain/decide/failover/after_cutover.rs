@@ -54,7 +54,10 @@ impl Move<'_> {
                 "spec.commit: Approved on this Failover: {why}, but this driver cannot take an uncommitted move back; once committed, the VM is brought back by a new Failover"
             )));
         }
-        if !as_left && let Some(next) = self.start_again(vm, can.rollback) {
+        if !as_left
+            && !self.has_started()
+            && let Some(next) = self.start_again(vm, can.rollback)
+        {
             return next;
         }
         if self.world.intent.suspend && !self.world.intent.deleting {
@@ -65,8 +68,14 @@ impl Move<'_> {
             || late_cancel
             || self.status.turned_back_because.is_some();
         if asks && self.fo.spec.commit.is_none() {
-            let why = if late_cancel || self.status.turned_back_because.is_some() {
-                "the wish to go back came after the VM had been started at the target"
+            let why = if self.world.intent.deleting {
+                "the ProtectedVirtualMachine is being deleted, which waits for this"
+            } else if self.fo.deleting {
+                "this Failover is being deleted, after the VM had been started at the target"
+            } else if late_cancel {
+                "spec.cancel came after the VM had been started at the target"
+            } else if let Some(why) = &self.status.turned_back_because {
+                why.as_str()
             } else {
                 "spec.commit.approval of the VM is Manual"
             };

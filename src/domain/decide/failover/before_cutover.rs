@@ -199,14 +199,26 @@ impl Move<'_> {
         })
     }
 
+    /// The source was fenced while this move had not asked for it yet.
+    fn fenced_meanwhile(&mut self, vm: &VmObservation, can: &DirectionCapabilities) -> Next {
+        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        if other && can.cancel_after_stop {
+            // S6: a late order of a Failover that is gone; its answers count for nothing, and the gates of this one hold.
+            let why = "a late order of a Failover that is gone stopped the VM, and its answers are not inherited";
+            return self.turn_back(why.into(), FailoverOutcome::Cancelled);
+        }
+        Next::Enter(FailoverPhase::CuttingOver)
+    }
+
     pub(super) fn synchronizing(
         &mut self,
         view: &VaultView<'_>,
         vm: &VmObservation,
         stage: &Stage,
+        can: &DirectionCapabilities,
     ) -> Next {
         if !self.still_at_source(stage) {
-            return Next::Enter(FailoverPhase::CuttingOver);
+            return self.fenced_meanwhile(vm, can);
         }
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
@@ -258,7 +270,7 @@ impl Move<'_> {
         can: &DirectionCapabilities,
     ) -> Next {
         if !self.still_at_source(stage) {
-            return Next::Enter(FailoverPhase::CuttingOver);
+            return self.fenced_meanwhile(vm, can);
         }
         if let Some(downtime) = &mut self.status.downtime {
             // A stop that was asked for before and did not take place is no downtime.

@@ -10,8 +10,8 @@ use crate::domain::observation::{Stage, VmObservation};
 
 use super::{Move, Next, REGISTERS_GONE, doing, running};
 
-/// After so many refusals in a row the last delta is not asked for again, while the VM is down.
-const REFUSALS: i64 = 8;
+/// After so many refusals in a row, which take a minute and more, the last delta is not asked for again while the VM is down.
+const REFUSALS: i64 = 20;
 
 impl Move<'_> {
     pub(super) fn cutting_over(

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use crate::api::{DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Site};
 use crate::domain::action::{Action, ActionKind, Mark};
 use crate::domain::decide::wait::Wait;
-use crate::domain::decide::{event, submission};
+use crate::domain::decide::{event, renamed, submission};
 use crate::domain::decision::{Decision, Effect, Event};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{
@@ -171,6 +171,9 @@ impl Move<'_> {
                 return self.abandon("no host of the vault knows the VM any more");
             }
             Fact::Absent => {
+                if let Some(name) = view.renamed {
+                    return Next::Wait(Wait::mend(renamed(world, name)));
+                }
                 let id = world.status.virtual_machine_id.as_deref();
                 return Next::Wait(Wait::mend(format!(
                     "VM {} of UUID {} to be known to the vault again (another VM of its name does not count): bring it back, or delete this ProtectedVirtualMachine",
@@ -211,7 +214,7 @@ impl Move<'_> {
             FailoverPhase::AwaitingStart => self.awaiting_start(),
             FailoverPhase::Preparing => self.preparing(view, vm, stage, can),
             FailoverPhase::Synchronizing if self.full() => self.cutting_over(vm, stage, can),
-            FailoverPhase::Synchronizing => self.synchronizing(view, vm, stage),
+            FailoverPhase::Synchronizing => self.synchronizing(view, vm, stage, can),
             FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
