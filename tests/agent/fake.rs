@@ -415,7 +415,13 @@ impl Hypervisor for Fake {
         outcome: PointOutcome,
     ) -> Result<Tracking> {
         self.with(definition, |guest| {
-            guest.point = None;
+            if guest
+                .point
+                .as_ref()
+                .is_some_and(|open| open.new == ticket.new)
+            {
+                guest.point = None;
+            }
             let keep = match outcome {
                 PointOutcome::Delivered => Some(ticket.new),
                 PointOutcome::Failed => ticket.old,

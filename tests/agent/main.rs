@@ -1,5 +1,6 @@
 //! Two agents on loopback, over real mutual TLS and the real data plane, with a hypervisor that tests can steer.
 
+mod broken_off;
 mod definitions;
 mod fake;
 mod identity;

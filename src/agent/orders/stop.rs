@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::agent::api::{
     DiskShape, OperationError, OperationErrorKind, OrderResult, PowerSwitch, ProgressPhase,
-    Refusal, RefusalKind, StopProof, StopRecord, VmDefinition,
+    Refusal, RefusalKind, Role, StopProof, StopRecord, VmDefinition,
 };
 use crate::agent::config::OnShutdownDeadline;
 use crate::agent::definitions::{self, refusal};
@@ -47,7 +47,11 @@ struct RanOn {
 
 /// S14: a disk that the last pass did not bring to the target is seen before the fence.
 pub(super) async fn check(host: &Host, vm: &Vm, target: &str) -> Result<(), Refusal> {
-    if let Ok((_, guest)) = host.guest(vm.uuid) {
+    // One that is fenced already is told by the stop itself: its guest may be off, and is nobody's to start.
+    let owner = vm
+        .register()
+        .is_some_and(|register| register.role == Role::Owner);
+    if owner && let Ok((_, guest)) = host.guest(vm.uuid) {
         let other = host
             .other_disks(&guest)
             .await

@@ -84,3 +84,41 @@ fn s14_a_device_at_the_target_has_the_very_size_of_the_disk() {
         );
     }
 }
+
+/// What is seen here holds the move while the guest still runs.
+#[test]
+fn a_host_that_can_start_no_guest_takes_none() {
+    let problem = Problem {
+        kind: ProblemKind::Hypervisor,
+        message: "qemu is not there".into(),
+    };
+    let mut target = host("hv01", Site::OnPremises, 4096, &vm("Replica", 1024, &[]));
+    let state = std::sync::Arc::make_mut(target.state.as_mut().unwrap());
+    state.problems.push(problem);
+    let owner = host("az01", Site::Azure, 0, &vm("Owner", 1024, &[]));
+    let look = Look {
+        hosts: vec![owner, target],
+    };
+    let sides = BySite::from_fn(|site| look.at(site, VM));
+    let protection =
+        |passive: &Fact<At<'_>>| of_its_protection(&look, &sides, Some(Site::Azure), passive);
+    let replica = protection(&sides[Site::OnPremises].as_ref().map(|at| *at));
+    assert_eq!(replica.len(), 1);
+    assert!(replica[0].starts_with("hv01: ") && replica[0].contains("qemu is not there"));
+    let none = protection(&Fact::Absent);
+    assert!(
+        none[0].contains("no host in OnPremises can take the VM")
+            && none[0].contains("qemu is not there")
+    );
+}
+
+#[test]
+fn a_disk_of_a_replica_that_is_gone_is_made_again_unless_a_person_placed_it() {
+    for (written, obstacles) in [(false, 0), (true, 1)] {
+        let mut replica = vm("Replica", 1024, &[]);
+        replica["definitionWritten"] = json!(written);
+        replica["problems"] = json!([{"kind": "DiskMissing", "message": "disk root: gone"}]);
+        let (_, protection) = said(&replica, 4096);
+        assert_eq!(protection.len(), obstacles, "{protection:?}");
+    }
+}

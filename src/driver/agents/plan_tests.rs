@@ -15,6 +15,18 @@ fn at(name: &str, site: Site, role: &str, moving_to: Option<&str>) -> HostSight 
     host(name, site, 0, &vm)
 }
 
+fn submission(action: Action) -> Submission {
+    Submission {
+        action,
+        mark: Mark { epoch: 2, step: 5 },
+        claim: domain::Claim {
+            cluster: "cluster".into(),
+            vm_uid: "pvm".into(),
+        },
+        failover: Some("failover".into()),
+    }
+}
+
 /// Who gets the fence, when the source is like this.
 fn fenced(role: &str, moving_to: Option<&str>) -> String {
     let look = Look {
@@ -23,15 +35,7 @@ fn fenced(role: &str, moving_to: Option<&str>) -> String {
             at("az01", Site::Azure, "Replica", None),
         ],
     };
-    let submission = Submission {
-        action: Action::FenceTarget { to: Site::Azure },
-        mark: Mark { epoch: 2, step: 5 },
-        claim: domain::Claim {
-            cluster: "cluster".into(),
-            vm_uid: "pvm".into(),
-        },
-        failover: Some("failover".into()),
-    };
+    let submission = submission(Action::FenceTarget { to: Site::Azure });
     let planned = plan(&look, "app", &submission, 60).unwrap();
     let [Planned { host, order }] = &planned[..] else {
         panic!("{planned:?}")
@@ -45,4 +49,31 @@ fn fenced(role: &str, moving_to: Option<&str>) -> String {
 fn a_fence_goes_where_the_source_moves_to_or_to_the_replica_of_a_source_at_rest() {
     assert_eq!(fenced("Fenced", Some("az02")), "az02");
     assert_eq!(fenced("Owner", None), "az01");
+}
+
+/// The source has come back, its order to start broke off, and its register no longer says where from.
+#[test]
+fn a_resume_is_given_again_with_the_fence_of_its_epoch() {
+    let fence = |epoch: u64| {
+        let mut az = at("az01", Site::Azure, "Replica", None);
+        let state = std::sync::Arc::make_mut(az.state.as_mut().unwrap());
+        state.vms[0].register.as_mut().unwrap().fence = Some(
+            serde_json::from_value(json!({
+                "vm": VM, "epoch": epoch, "host": "az01", "wasStarted": true, "at": "1970-01-01T00:00:00Z",
+            }))
+            .unwrap(),
+        );
+        let hosts = vec![at("hv01", Site::OnPremises, "Owner", None), az];
+        let resume = submission(Action::ResumeSource {
+            from: Site::OnPremises,
+        });
+        plan(&Look { hosts }, "app", &resume, 60)
+    };
+    let planned = fence(2).unwrap();
+    let [Planned { host, order }] = &planned[..] else {
+        panic!("{planned:?}")
+    };
+    assert_eq!(host, "hv01");
+    assert!(matches!(&order.command, Command::Resume { fence } if fence.host == "az01"));
+    assert!(fence(1).is_err(), "a fence of another turning back");
 }

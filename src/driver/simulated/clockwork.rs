@@ -465,6 +465,12 @@ impl Simulation {
 }
 
 impl super::Side {
+    /// Whether the guest should run here, and does not.
+    pub(super) fn is_left_down(&self) -> bool {
+        let should = |own: &Register| own.role == Role::Owner && own.should_run;
+        !self.running && self.register.as_ref().is_some_and(should)
+    }
+
     /// The order whose operation runs.
     pub(super) fn running_order(&self) -> Option<&Order> {
         let last = self.register.as_ref()?.last.as_ref()?;

@@ -303,11 +303,9 @@ impl Simulation {
     /// Whether a side may run the VM, should, and does not.
     #[must_use]
     pub fn is_left_down(&self, vm: &str, site: Site) -> bool {
-        let Some(side) = self.vms.get(vm).map(|vm| &vm.sides[site]) else {
-            return false;
-        };
-        let should = |own: &register::Register| own.role == register::Role::Owner && own.should_run;
-        !side.running && side.register.as_ref().is_some_and(should)
+        self.vms
+            .get(vm)
+            .is_some_and(|vm| vm.sides[site].is_left_down())
     }
 
     /// Everything that happened, in order.

@@ -130,7 +130,10 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         protection_obstacles: vm.obstacles.clone(),
         full_download_obstacles: vm.full_download_obstacles.clone(),
         protection_stale: stale(simulation, &sides, active),
-        down_because: None,
+        down_because: active
+            .and_then(|site| sides[site].known())
+            .filter(|side| side.is_left_down() && side.running_order().is_none())
+            .map(|_| "it did not come up, and is tried again".to_owned()),
         stage,
     }
 }

@@ -116,9 +116,9 @@ impl Move<'_> {
             return (operation.kind == ActionKind::ResumeSource)
                 .then(|| Next::Wait(Wait::operation(doing(operation.kind))));
         }
-        broke_off(vm, from, ActionKind::ResumeSource)
-            .is_some()
-            .then_some(Next::Submit(Action::ResumeSource { from }))
+        // Whatever became of the order: a guest that is as it should be needs no other.
+        let half = broke_off(vm, from, ActionKind::ResumeSource).is_some();
+        (half && vm.down_because.is_some()).then_some(Next::Submit(Action::ResumeSource { from }))
     }
 
     pub(super) fn rolling_back(&mut self, vm: &VmObservation, stage: &Stage) -> Next {
