@@ -29,8 +29,7 @@ impl Announcer {
         }
     }
 
-    /// Tells what was decided, on a resource. `stage` is where it stands: the same reason at another stage is another event and not
-    /// the next of a series.
+    /// Tells what was decided, on a resource. `stage` is where it stands.
     pub async fn tell<K>(&self, about: &K, stage: &str, events: &[domain::Event])
     where
         K: Resource<DynamicType = ()>,
@@ -65,7 +64,7 @@ impl Announcer {
             reason: reason.into(),
             // The API server takes at most 1024 bytes.
             note: Some(shortened(message)),
-            action: if stage.is_empty() { reason } else { stage }.into(),
+            action: action(if stage.is_empty() { reason } else { stage }, message),
             secondary: None,
         };
         match tokio::time::timeout(LIMIT, self.recorder.publish(&event, about)).await {
@@ -74,6 +73,13 @@ impl Announcer {
             Err(_) => tracing::debug!(reason, "an event was not taken in time"),
         }
     }
+}
+
+/// What an event is told apart by from others of its reason. The recorder folds events of one action into one, which keeps the words of the first:
+/// only what says the same is the next of a series.
+fn action(stage: &str, message: &str) -> String {
+    let digest = blake3::hash(message.as_bytes()).to_hex();
+    format!("{stage}-{}", &digest[..8])
 }
 
 fn shortened(message: &str) -> String {
@@ -87,6 +93,19 @@ fn shortened(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_words_are_another_event() {
+        assert_eq!(
+            action("AwaitingCommit", "one"),
+            action("AwaitingCommit", "one")
+        );
+        assert_ne!(
+            action("AwaitingCommit", "one"),
+            action("AwaitingCommit", "two")
+        );
+        assert_ne!(action("Committing", "one"), action("AwaitingCommit", "one"));
+    }
 
     #[test]
     fn long_words_are_cut_between_characters() {

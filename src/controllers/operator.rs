@@ -281,7 +281,7 @@ impl Operator {
     ) -> Context {
         let vm_groups: Arc<Groups<VmGroup>> = Arc::default();
         let failover_groups: Arc<Groups<String>> = Arc::default();
-        let vaults = self.vaults(client, wakes, &hub, lookers, feeding);
+        let vaults = self.vaults(client, wakes, &hub, &vm_groups, lookers, feeding);
         let failovers = self.failovers(client, wakes, &failover_groups, feeding);
         let vms = self.vms(client, wakes, &hub, &vm_groups, feeding);
         Context {
@@ -308,6 +308,7 @@ impl Operator {
         client: &Client,
         wakes: &Wakes,
         hub: &Arc<Hub>,
+        groups: &Arc<Groups<VmGroup>>,
         lookers: &Arc<vaults::Lookers>,
         feeding: &CancellationToken,
     ) -> Resources<RecoveryVault> {
@@ -315,12 +316,21 @@ impl Operator {
         let backoff: Arc<Backoff> = Arc::default();
         let (forget, passed) = (recent.clone(), backoff.clone());
         let (wakes, hub, lookers) = (wakes.clone(), hub.clone(), lookers.clone());
+        let groups = groups.clone();
         let store = feed(
             client,
             &self.settings.namespaces,
             feeding.child_token(),
             move |touch| match touch {
-                Touch::Changed(key, _) => wakes.vault(key),
+                Touch::Changed(key, guarded) => {
+                    wakes.vault(key);
+                    if kube::Resource::meta(guarded).deletion_timestamp.is_some() {
+                        // Those that wait for a vault that nobody can look at need not wait for this one.
+                        for vm in groups.members(&VmGroup::Vault(key.clone())) {
+                            wakes.vm(&vm);
+                        }
+                    }
+                }
                 Touch::Gone(key) => {
                     forget.forget(key);
                     passed.clear(key);

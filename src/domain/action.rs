@@ -79,7 +79,7 @@ pub enum Action {
         /// The site that sends: the one that runs the VM now.
         from: Site,
     },
-    /// Stop phase 1 and bring the target back to a whole point in time.
+    /// Stop phase 1 and bring the target back to a whole point in time. Both sides that know the VM take it, under the same mark.
     CancelSync {
         /// The source.
         from: Site,

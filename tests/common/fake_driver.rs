@@ -241,9 +241,9 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         Action::Detach => vm.claim = None,
     }
     vm.failover.clone_from(failover);
-    // The other side is enrolled before anything is sent to it, and keeps that in its register.
+    // The other side is enrolled before anything is sent to it, told to undo when it is over, and keeps that in its register.
     let sites = match (action.kind(), action.site()) {
-        (ActionKind::Protect, _) | (_, None) => Site::BOTH.to_vec(),
+        (ActionKind::Protect | ActionKind::CancelSync, _) | (_, None) => Site::BOTH.to_vec(),
         (_, Some(site)) => vec![site],
     };
     for site in sites {

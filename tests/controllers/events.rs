@@ -63,6 +63,19 @@ async fn a_move_is_told_phase_by_phase_and_holds_no_secret() {
     bench.place("web", Site::Azure).await;
     bench.failover_is("web-1", "succeeded", succeeded).await;
     let vm = "ProtectedVirtualMachine/web";
+    // The way home is told in its own words, and not as more of the same.
+    bench.place("web", Site::OnPremises).await;
+    bench.failover_is("web-2", "succeeded", succeeded).await;
+    until("both ends are told", || async {
+        let all = told(&bench).await;
+        let ended = |name: &str| {
+            all.iter().any(|(whom, reason, note)| {
+                whom == vm && reason == "Normal FailoverEnded" && note.starts_with(name)
+            })
+        };
+        (ended("web-1 from OnPremises") && ended("web-2 from Azure")).then_some(())
+    })
+    .await;
     let all = until("the end of the move is told", || async {
         let all = told(&bench).await;
         reasons(&all, vm)

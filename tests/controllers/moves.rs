@@ -68,19 +68,22 @@ async fn manual_gates_wait_for_answers_in_the_failover() {
     bench.vm("web", Site::OnPremises, manual).await;
     protected(&bench, "web").await;
     bench.place("web", Site::Azure).await;
-    for (at, answer, next) in [
+    for (at, placed, answer, next) in [
         (
             FailoverPhase::AwaitingCutover,
+            "False/AwaitingApproval",
             json!({"spec": {"cutover": "Approved"}}),
             ActionKind::StopSource,
         ),
         (
             FailoverPhase::AwaitingCommit,
+            "False/AwaitingApproval",
             json!({"spec": {"commit": "Approved"}}),
             ActionKind::Commit,
         ),
         (
             FailoverPhase::AwaitingReverseReplication,
+            "True/AsDeclared",
             json!({"spec": {"reverseReplicate": "Approved"}}),
             ActionKind::ReverseReplicate,
         ),
@@ -93,7 +96,8 @@ async fn manual_gates_wait_for_answers_in_the_failover() {
         assert_eq!(condition(&failover, "Ready"), "True/AwaitingApproval");
         bench
             .vm_is("web", "waits for a person", |vm| {
-                condition(vm, "Placed") == "False/AwaitingApproval"
+                condition(vm, "Placed") == placed
+                    && condition(vm, "Ready") == "True/AwaitingApproval"
                     && condition(vm, "Reconciling").is_empty()
             })
             .await;

@@ -20,7 +20,7 @@ use crate::api::{Failover, FailoverPhase, ProtectedVirtualMachine};
 use crate::domain::{ConditionType, ErrorClass, Event, Reason, Said, Truth, merge_conditions};
 
 /// How long a Failover may stand before the VM's status has to name it.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a pass ended before it was through.
 #[derive(Debug, thiserror::Error)]
