@@ -224,8 +224,28 @@ fn cases() -> Vec<Case> {
         ),
         made(
             Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://az1:99999"))],
+            Some("a port from 1 to 65535"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://az1:0"))],
+            Some("a port from 1 to 65535"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://az1:65535"))],
+            None,
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://az1"))],
+            None,
+        ),
+        made(
+            Vault,
             &[("/spec/agents/azure/hosts/0/url", json!("http://az1:7443"))],
-            Some("must be https with a host and nothing else"),
+            Some("must be https with a host, a port"),
         ),
         made(
             Vault,
@@ -233,7 +253,7 @@ fn cases() -> Vec<Case> {
                 "/spec/agents/azure/hosts/0/url",
                 json!("https://az1:7443/api"),
             )],
-            Some("must be https with a host and nothing else"),
+            Some("must be https with a host, a port"),
         ),
         made(
             Vault,

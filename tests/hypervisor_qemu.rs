@@ -762,7 +762,8 @@ async fn s13_an_agent_that_dies_anywhere_in_a_point_leaves_a_running_guest_and_n
     let seed = setting("HOMEWARD_SEED").and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| i64::from(std::process::id()));
     let (start, step) = if full { (0, 1) } else { (seed % 3, 3) };
-    eprintln!("SEED={seed}");
+    let said = format!("the torture of a guest: seed {seed}; SEED={seed} repeats it\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
     let endings = [
         None,
         Some(PointOutcome::Delivered),

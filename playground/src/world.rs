@@ -194,6 +194,27 @@ impl World {
         self.others.last_mut().context("it was pushed")
     }
 
+    /// What a person types to ask the agent of a site: the program, and who asks. The subcommand goes in between.
+    ///
+    /// # Errors
+    ///
+    /// When the program is not there.
+    pub fn by_hand(&self, site: Site) -> Result<(PathBuf, String)> {
+        let (ca, certificate, key) = (
+            self.pki.ca(),
+            self.pki.certificate(pki::OPERATOR),
+            self.pki.key(pki::OPERATOR),
+        );
+        let arguments = format!(
+            "--agent {} --ca {} --certificate {} --key {}",
+            self.host(site).url(),
+            ca.display(),
+            certificate.display(),
+            key.display()
+        );
+        Ok((programs::find(programs::Program::Homeward)?, arguments))
+    }
+
     /// The folder of everything.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -37,7 +37,7 @@ const OPERATOR_MAY: &[Request] = &[
         "web",
         "shop",
     ),
-    ("update", "recoveryvaults/status", OURS, "lab", "shop"),
+    ("update", "recoveryvaults/status", OURS, "main", "shop"),
     ("create", "failovers", OURS, "", "shop"),
     ("delete", "failovers", OURS, "web-1", "shop"),
     ("get", "secrets", "", "homeward-agents-ca", "shop"),
@@ -58,7 +58,7 @@ const OPERATOR_MAY_NOT: &[Request] = &[
     ("update", "secrets", "", "homeward-agents-ca", "shop"),
     ("create", "protectedvirtualmachines", OURS, "", "shop"),
     ("delete", "protectedvirtualmachines", OURS, "web", "shop"),
-    ("delete", "recoveryvaults", OURS, "lab", "shop"),
+    ("delete", "recoveryvaults", OURS, "main", "shop"),
     (
         "update",
         "leases",

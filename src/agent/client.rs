@@ -209,11 +209,37 @@ impl AgentClient {
     }
 }
 
-/// The innermost words are those that help.
+/// The innermost words are those that help; where they are a library's, with what they mean here.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.to_string()
+    let words = innermost.to_string();
+    let meaning = MEANINGS.iter().find(|(sign, _)| words.contains(sign));
+    meaning.map_or(words.clone(), |(_, meaning)| format!("{words}: {meaning}"))
 }
+
+/// What the words of the libraries mean for whoever has to mend it.
+const MEANINGS: [(&str, &str); 5] = [
+    (
+        "UnknownIssuer",
+        "the agent's certificate is of another authority than the CA that was given here (the vault's caSecretRef, or --ca)",
+    ),
+    (
+        "UnknownCA",
+        "the certificate that was shown to the agent is of another authority than its tls.ca (the vault's clientCertificateSecretRef, or --certificate)",
+    ),
+    (
+        "NotValidForName",
+        "the agent's certificate does not carry the name in the URL: issue it with that name as --san",
+    ),
+    (
+        "Expired",
+        "the agent's certificate is no longer valid: issue a new one; agents read theirs again by themselves",
+    ),
+    (
+        "invalid HTTP version",
+        "what answers there is no control API; is it the data address of an agent?",
+    ),
+];

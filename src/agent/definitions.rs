@@ -156,6 +156,12 @@ impl Definitions {
             });
         }
         let mut cache = self.cache();
+        for problem in problems
+            .iter()
+            .filter(|problem| !cache.problems.contains(problem))
+        {
+            tracing::warn!(problem = %problem.message, "definitionsDir");
+        }
         cache.stamps = stamps;
         cache.written = written;
         cache.problems = problems;

@@ -107,7 +107,20 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         });
     }
     if host.definitions.is_remembered(vm.uuid) {
-        let message = "the VM's file in definitionsDir is gone or cannot be read; what it said at the last order counts until it is mended".to_owned();
+        let unread: Vec<_> = host
+            .definitions
+            .problems()
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect();
+        let why = if unread.is_empty() {
+            "is gone".to_owned()
+        } else {
+            format!("is gone or cannot be read ({})", unread.join("; "))
+        };
+        let message = format!(
+            "the VM's file in definitionsDir {why}; what it said at the last order counts until it is mended"
+        );
         problems.push(Problem {
             kind: ProblemKind::Definition,
             message,

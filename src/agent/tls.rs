@@ -41,6 +41,8 @@ struct Material {
     roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// What people call the certificate and the key.
+    names: [String; 2],
 }
 
 impl Material {
@@ -73,6 +75,7 @@ impl Material {
             roots: Arc::new(roots),
             chain,
             key,
+            names: [names[1].to_owned(), names[2].to_owned()],
         })
     }
 
@@ -84,7 +87,19 @@ impl Material {
                     .with_client_cert_verifier(verifier)
                     .with_single_cert(self.chain.clone(), self.key.clone_key())
             })
-            .map_err(|error| TlsError::new("certificate and key", &error))
+            .map_err(|error| self.unfit(&error))
+    }
+
+    /// A certificate and a key that cannot be used together.
+    fn unfit(&self, error: &rustls::Error) -> TlsError {
+        let place = format!("{} and {}", self.names[0], self.names[1]);
+        match error {
+            rustls::Error::InconsistentKeys(_) => TlsError::new(
+                &place,
+                "the key is not that of the certificate: both must come from one issue",
+            ),
+            other => TlsError::new(&place, other),
+        }
     }
 
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
@@ -104,7 +119,7 @@ impl Material {
                     .with_root_certificates(self.roots.clone())
                     .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             })
-            .map_err(|error| TlsError::new("certificate and key", &error))
+            .map_err(|error| self.unfit(&error))
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{
     Approval, Condition, FailoverReference, Health, Placement, Site, VaultReference,
 };
-use super::failover::FailoverOutcome;
+use super::failover::{FailoverOutcome, ProgressStatus};
 
 /// What a person says of a VM.
 #[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
@@ -190,7 +190,7 @@ pub enum VirtualMachinePhase {
 }
 
 /// The protection that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicationStatus {
     /// The site that sends.
@@ -199,6 +199,9 @@ pub struct ReplicationStatus {
     pub to: Site,
     /// How well it does.
     pub health: Health,
+    /// How far the first replica is; absent once it is whole. Written at most every 10 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
 }
 
 /// The Failover that ended last.

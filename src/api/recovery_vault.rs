@@ -106,8 +106,9 @@ pub struct AgentHost {
     /// Address of the agent's control API, for example `https://hv01.example.com:7443`.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new(
-        "isURL(self) && url(self).getScheme() == 'https' && size(url(self).getHostname()) > 0 && url(self).getEscapedPath() in ['', '/'] && !self.matches('[@?#]')")
-        .message("hosts[].url must be https with a host and nothing else (no path, no user, no query), for example https://hv01.example.com:7443"))]
+        "isURL(self) && url(self).getScheme() == 'https' && size(url(self).getHostname()) > 0 && url(self).getEscapedPath() in ['', '/'] && !self.matches('[@?#]') && \
+         (url(self).getPort() == '' || (size(url(self).getPort()) < 6 && int(url(self).getPort()) > 0 && int(url(self).getPort()) < 65536))")
+        .message("hosts[].url must be https with a host, a port from 1 to 65535 where there is one, and nothing else (no path, no user, no query), for example https://hv01.example.com:7443"))]
     pub url: String,
 }
 

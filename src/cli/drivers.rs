@@ -29,7 +29,10 @@ impl DriverFactory for Drivers {
         let host = |site: Site, host: &AgentHost| {
             let client =
                 AgentClient::new(&host.url, ca, certificate, private_key).map_err(|error| {
-                    let message = format!("host {}: {error}", host.name);
+                    let message = format!(
+                        "host {}: {error} (CA: ca.crt of Secret {ca_secret}; certificate and key: tls.crt and tls.key of Secret {own_secret})",
+                        host.name
+                    );
                     DriverError::refused(ErrorClass::Invalid, message)
                 })?;
             Ok(AgentsHost {

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::stop_on_signal;
@@ -129,9 +128,11 @@ impl Arguments {
 /// Runs the operator until it is told to stop.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     telemetry::start_log(arguments.log_format, &arguments.log)?;
-    let config = kube::Config::infer()
-        .await
-        .context("cannot find out how to reach the API server")?;
+    let config = kube::Config::infer().await.map_err(|error| {
+        anyhow::anyhow!(
+            "cannot find out how to reach the API server: set KUBECONFIG to a file, or run in a pod with a service account ({error})"
+        )
+    })?;
     let host = rustix::system::uname()
         .nodename()
         .to_string_lossy()

@@ -34,6 +34,12 @@ pub enum PkiError {
         /// Why.
         error: io::Error,
     },
+    /// There is no authority to issue with.
+    #[error("{} is not there: make an authority with `homeward pki init`, or name its folder with --dir", path.display())]
+    NoAuthority {
+        /// What was looked for.
+        path: PathBuf,
+    },
     /// A name that cannot be used.
     #[error("{0:?} is not a name of letters, digits, dots and dashes")]
     Name(String),
@@ -101,7 +107,10 @@ impl Authority {
     pub fn load(folder: &Path) -> Result<Self, PkiError> {
         let read = |name: &str| {
             let path = folder.join(name);
-            fs::read_to_string(&path).map_err(|error| PkiError::File { path, error })
+            fs::read_to_string(&path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => PkiError::NoAuthority { path },
+                _ => PkiError::File { path, error },
+            })
         };
         let key = KeyPair::from_pem(&read("ca-key.pem")?)?;
         Ok(Self {

@@ -1,6 +1,7 @@
 //! The log: lines for people, or JSON for machines.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
@@ -28,9 +29,13 @@ impl fmt::Display for LogFormat {
 /// # Errors
 /// When the filter cannot be understood, or a log was begun before.
 pub fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow::anyhow!("--log {filter}: {error}; write for example info,homeward=debug")
+    })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A collector or a file wants the words alone.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.try_init(),

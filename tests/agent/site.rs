@@ -47,12 +47,20 @@ pub struct Host {
     agent: Option<(tokio::runtime::Runtime, CancellationToken)>,
 }
 
+/// A port that nobody else gets: below those that the kernel hands out for a moment, and each one once in this process. Tests side by side would
+/// otherwise find each other's agents behind a port that was free when it was looked at.
 fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    const FIRST: u64 = 10_000;
+    const COUNT: u64 = 20_000;
+    let own = u64::from(std::process::id()) * 1_009;
+    loop {
+        let at = FIRST + (own + NEXT.fetch_add(1, Ordering::SeqCst)) % COUNT;
+        let port = u16::try_from(at).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn client(folder: &Path, name: &str, port: u16) -> AgentClient {

@@ -64,9 +64,12 @@ async fn keep_up(world: &mut World, narrator: &Narrator) {
                     narrator.print(format!("{name} had ended and was started again{id}"));
                 }
             }
-            Err(error) => narrator.print(format!(
-                "something that ended does not start again: {error:#}"
-            )),
+            // What it needs may have ended with it, and is being started again as well.
+            Err(error) => {
+                let why = format!("{error:#}");
+                let first = why.lines().next().unwrap_or_default();
+                narrator.print(format!("not up again yet, and tried again: {first}"));
+            }
         }
     }
 }
@@ -117,6 +120,7 @@ async fn start(
 fn commands(world: &World) -> Result<String> {
     let kubeconfig = world.cluster.plane.kubeconfig();
     let kubectl = tools::find(Tool::Kubectl)?;
+    let (homeward, agent) = world.by_hand(homeward::api::Site::OnPremises)?;
     let processes: Vec<String> = world
         .processes()
         .into_iter()
@@ -136,10 +140,14 @@ The playground is running. In another terminal:
   kubectl patch pvm vm-1 --type merge -p '{{"spec":{{"placement":"OnPremises"}}}}'    and home
 
   kubectl patch pvm vm-1 --type merge -p '{{"spec":{{"cutover":{{"approval":"Manual"}},"commit":{{"approval":"Manual"}}}}}}'
-                                             from now on, ask before cutover and commit
-  kubectl patch fo vm-1-1 --type merge -p '{{"spec":{{"cutover":"Approved"}}}}'       stop it here, start it there
-  kubectl patch fo vm-1-1 --type merge -p '{{"spec":{{"commit":"Approved"}}}}'        accept, or "Rollback"
-  kubectl patch fo vm-1-1 --type merge -p '{{"spec":{{"cancel":true}}}}'              stay where it is
+                                             from now on, ask before cutover and commit; change the placement again, and then:
+  fo() {{ kubectl get pvm vm-1 -o jsonpath='{{.status.currentFailover.name}}'; }}       the move under way
+  kubectl patch fo $(fo) --type merge -p '{{"spec":{{"cutover":"Approved"}}}}'        stop it here, start it there
+  kubectl patch fo $(fo) --type merge -p '{{"spec":{{"commit":"Approved"}}}}'         accept, or "Rollback"
+  kubectl patch fo $(fo) --type merge -p '{{"spec":{{"cancel":true}}}}'               stay where it is (before it was started there)
+
+  {homeward} vm list {agent}
+                                             what a host itself says; `vm console vm-1` instead shows the guest's console
 
   tail -f {folder}/*/agent.log {folder}/cluster/operator-0.log
 
@@ -151,5 +159,6 @@ Ctrl-C ends everything, and leaves nothing behind."#,
         kubeconfig = kubeconfig.display(),
         kubectl = kubectl.display(),
         folder = world.folder().display(),
+        homeward = homeward.display(),
     ))
 }

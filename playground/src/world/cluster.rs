@@ -31,7 +31,7 @@ use crate::{
 /// The namespace of everything that a world applies.
 pub const NAMESPACE: &str = "default";
 /// The vault that ties the two hosts together.
-pub const VAULT: &str = "lab";
+pub const VAULT: &str = "playground";
 const CA_SECRET: &str = "homeward-agents-ca";
 const CLIENT_SECRET: &str = "homeward-operator-certificate";
 

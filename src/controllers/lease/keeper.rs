@@ -91,6 +91,7 @@ impl Keeper {
     /// Keeps the lease until `stop`, then lets go of it. What acts in its name must have ended before `stop`.
     pub async fn keep(mut self, stop: CancellationToken) {
         let at_most = self.settings.duration * 4;
+        let mut waits_for: Option<String> = None;
         loop {
             self.health.beat(PART, at_most);
             let now = Instant::now();
@@ -114,6 +115,16 @@ impl Keeper {
                     match &answer {
                         Answer::Failed | Answer::Conflict => {}
                         Answer::Read(_) | Answer::Written(_) => self.health.ready(PART),
+                    }
+                    if let Answer::Read(Some(Record {
+                        holder: Some(holder),
+                        ..
+                    })) = &answer
+                        && *holder != self.identity
+                        && waits_for.as_ref() != Some(holder)
+                    {
+                        tracing::info!(lease = %self.settings.name, %holder, "another replica holds the lease; this one waits to take over");
+                        waits_for = Some(holder.clone());
                     }
                     self.elector.answered(answer, began, Instant::now());
                 }

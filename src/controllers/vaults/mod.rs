@@ -183,6 +183,7 @@ async fn publish(
         .await?;
     context.metrics.status_write("RecoveryVault");
     if let Some((truth, reason, message)) = changed {
+        tracing::info!(vault = %key, ready = %truth, %reason, %message, "the vault's standing changed");
         let event = Event {
             warning: truth == "False",
             reason: "Connection",

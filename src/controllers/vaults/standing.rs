@@ -70,7 +70,7 @@ fn standing(
             Truth::False,
             Reason::Detaching,
             format!(
-                "waits to be deleted: {names} still use it; delete them first (no VM is touched)"
+                "waits to be deleted until nothing uses it any more: delete {names} first (no VM is touched)"
             ),
             Some(ConditionType::Reconciling),
         );

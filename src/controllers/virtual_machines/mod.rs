@@ -24,7 +24,7 @@ use super::feed::Guarded;
 use super::hub::Wish;
 use super::key::Key;
 use super::unreadable::UntoldError;
-use crate::api::ProtectedVirtualMachine;
+use crate::api::{ProtectedVirtualMachine, VirtualMachinePhase};
 use crate::domain::{self, ErrorClass, World};
 use act::ActError;
 use fetch::{FetchError, Found, VaultStanding};
@@ -124,7 +124,8 @@ pub async fn pass(
     let wish = Wish {
         vm_name: fetched.intent.vm_name.clone(),
         pace: decision.pace,
-        figures: decision.status.current_failover.is_some(),
+        figures: decision.status.current_failover.is_some()
+            || decision.status.phase == Some(VirtualMachinePhase::Protecting),
     };
     context.hub.wish(&fetched.vault, &key, wish);
     let acted = act::act(&context, &fetched, &observed, decision).await?;

@@ -7,14 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::super::conditions::{ConditionType, Reason, Said, Truth, merge};
 use super::super::decision::{Decision, Event, Pace};
 use super::super::fact::Fact;
-use super::super::observation::{ProtectionState, Stage, VmObservation};
+use super::super::observation::{Progress, ProtectionState, Stage, VmObservation};
 use super::super::world::{CurrentFailover, FailoverView, World};
 use super::to_i64;
 use super::wait::{Wait, Waiting};
 use crate::api::{
     Condition, DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Health,
-    LastFailoverStatus, MeasuredDowntime, ProtectedVirtualMachineStatus, ReplicationStatus,
-    VirtualMachinePhase,
+    LastFailoverStatus, MeasuredDowntime, ProgressStatus, ProtectedVirtualMachineStatus,
+    ReplicationStatus, VirtualMachinePhase,
 };
 
 /// What `Ready` says, and what goes with it.
@@ -125,12 +125,17 @@ pub fn moving(
     let mut status = observed(world);
     let waiting = wait.map(|wait| wait.waiting);
     let phase = failover.phase.unwrap_or(FailoverPhase::AwaitingStart);
+    let leaving = if world.intent.deleting {
+        "is being deleted once its move has come to a safe end: "
+    } else {
+        ""
+    };
     let message = match wait {
         Some(wait) => format!(
-            "Failover {} is {phase:?} and waits for {}",
+            "{leaving}Failover {} is {phase:?} and waits for {}",
             fo.name, wait.text
         ),
-        None => format!("Failover {} is {phase:?}", fo.name),
+        None => format!("{leaving}Failover {} is {phase:?}", fo.name),
     };
     status.phase = Some(match waiting {
         Some(Waiting::Person) => VirtualMachinePhase::AwaitingApproval,
@@ -221,6 +226,52 @@ pub fn closed(world: &World<'_>, last: LastFailoverStatus, failover: &FailoverSt
     }
 }
 
+/// How far a copy is, in words and figures. What was written less than `every` seconds ago stands.
+pub fn progress(
+    progress: &Progress,
+    before: Option<&ProgressStatus>,
+    now: Timestamp,
+    every: i64,
+) -> Option<ProgressStatus> {
+    if let Some(before) = before {
+        let age = now.duration_since(before.observed_time.0).as_secs();
+        if (0..every).contains(&age) {
+            return Some(before.clone());
+        }
+    }
+    let left = progress
+        .bytes_total
+        .map(|total| total.saturating_sub(progress.bytes_done));
+    let eta = match (left, progress.bytes_per_second) {
+        (Some(left), Some(rate)) if rate > 0 => {
+            let seconds = i64::try_from(left / rate).ok()?;
+            now.checked_add(jiff::SignedDuration::from_secs(seconds))
+                .ok()
+                .map(Time)
+        }
+        _ => None,
+    };
+    let summary = match progress.bytes_total {
+        Some(total) if total > 0 => format!(
+            "{}% of {} MiB",
+            progress.bytes_done.saturating_mul(100) / total,
+            total >> 20
+        ),
+        _ => format!("{} MiB", progress.bytes_done >> 20),
+    };
+    Some(ProgressStatus {
+        summary,
+        bytes_done: to_i64(progress.bytes_done),
+        bytes_total: progress.bytes_total.map(to_i64),
+        bytes_per_second: progress.bytes_per_second.map(to_i64),
+        estimated_completion_time: eta,
+        observed_time: Time(now),
+    })
+}
+
+/// How often the progress of a first replica is written at most, in seconds.
+const SEEDING_INTERVAL: i64 = 10;
+
 /// The status as it stands, with all that the observation says of the VM.
 pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
     let mut status = world.status.clone();
@@ -245,10 +296,23 @@ pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
                 ProtectionState::Seeding | ProtectionState::Paused => Health::Warning,
                 ProtectionState::Failing(_) => Health::Critical,
             };
+            let before = status
+                .replication
+                .take()
+                .filter(|before| before.from == protection.from)
+                .and_then(|before| before.progress);
+            // Of the first replica alone: what follows it is small, and comes all the time.
+            let seeding = protection
+                .progress
+                .as_ref()
+                .filter(|_| protection.last_whole.is_none());
             status.replication = Some(ReplicationStatus {
                 from: protection.from,
                 to: protection.from.other(),
                 health,
+                progress: seeding.and_then(|under_way| {
+                    progress(under_way, before.as_ref(), world.now, SEEDING_INTERVAL)
+                }),
             });
         }
         Fact::Absent => status.replication = None,

@@ -360,7 +360,7 @@ fn settled(
         }
         return begin(world, status, site, intent.placement);
     }
-    protect(world, view, vm, site)
+    protect(world, status, view, vm, site)
 }
 
 fn broken_fence(vm: &VmObservation, at: Site) -> Option<&Operation> {
@@ -481,7 +481,13 @@ fn disconnected(view: &VaultView<'_>) -> Option<Outcome> {
         })
 }
 
-fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site) -> Outcome {
+fn protect(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    view: &VaultView<'_>,
+    vm: &VmObservation,
+    site: Site,
+) -> Outcome {
     let to = site.other();
     if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
         return Outcome::new(
@@ -559,7 +565,17 @@ fn protect(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Si
                 VirtualMachinePhase::Protecting,
                 Reason::Seeding,
                 Some(Waiting::Operation),
-                format!("the first replica is being made in {to}"),
+                match status
+                    .replication
+                    .as_ref()
+                    .and_then(|it| it.progress.as_ref())
+                {
+                    Some(progress) => format!(
+                        "the first replica is being made in {to}: {}",
+                        progress.summary
+                    ),
+                    None => format!("the first replica is being made in {to}"),
+                },
             )
         }
         _ if world.intent.suspend => Outcome::new(

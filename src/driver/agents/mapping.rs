@@ -315,10 +315,15 @@ fn protection(sides: &BySite<Fact<At<'_>>>) -> Fact<Protection> {
 }
 
 fn protection_state(replication: &ReplicationState) -> ProtectionState {
+    // A pass that got through to its peer is no attempt any more.
+    let under_way = replication
+        .pass
+        .as_ref()
+        .is_some_and(|pass| pass.progress.phase != ProgressPhase::Preparing);
     let failing = replication
         .last_error
         .as_ref()
-        .filter(|_| replication.failures > 0);
+        .filter(|_| replication.failures > 0 && !under_way);
     match (replication.activity, failing) {
         (ReplicationActivity::Paused, _) => ProtectionState::Paused,
         (_, Some(error)) => ProtectionState::Failing(error.message.clone()),

@@ -124,7 +124,7 @@ fn result_of(phase: Option<FailoverPhase>, failover: &Failover) -> String {
             .and_then(|downtime| downtime.actual_milliseconds)
             .map_or_else(String::new, |actual| {
                 format!(
-                    "{} of downtime",
+                    "{} of downtime, and the guest boots",
                     homeward_playground::narrator::milliseconds(unsigned(actual))
                 )
             }),

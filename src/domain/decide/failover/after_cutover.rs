@@ -96,7 +96,7 @@ impl Move<'_> {
                 ""
             };
             return Next::Wait(Wait::mend(format!(
-                "the guest does not run in {}: start it there so that it can be committed{or}",
+                "the guest to run in {}, where it went down: start it there (`homeward vm start`) so that it can be committed{or}",
                 self.to()
             )));
         }

@@ -129,10 +129,16 @@ impl Move<'_> {
                 .as_ref()
                 .map_or(now, |started| started.0),
         );
+        // At first a person may be about to decide; later the figure matters less than the number of writes.
+        let young = now.duration_since(since.0).as_secs() < 2 * UNCOMMITTED_INTERVAL_SECONDS;
+        let interval = if young {
+            2
+        } else {
+            UNCOMMITTED_INTERVAL_SECONDS
+        };
         let fresh = self.status.uncommitted.as_ref().is_some_and(|before| {
             before.bytes.is_some()
-                && (0..UNCOMMITTED_INTERVAL_SECONDS)
-                    .contains(&now.duration_since(before.observed_time.0).as_secs())
+                && (0..interval).contains(&now.duration_since(before.observed_time.0).as_secs())
         });
         let bytes = vm.written_since_start.known().map(|bytes| to_i64(*bytes));
         let same = |before: &UncommittedStatus| before.bytes == bytes && before.since == since;
@@ -199,42 +205,12 @@ impl Move<'_> {
     }
 
     pub(super) fn progress_status(&self) -> Option<ProgressStatus> {
-        let progress = self.progress.as_ref()?;
         let before = self.fo.status.progress.as_ref();
-        if let Some(before) = before.filter(|_| self.fo.status.phase == self.status.phase) {
-            let age = self.now().duration_since(before.observed_time.0).as_secs();
-            if (0..PROGRESS_INTERVAL_SECONDS).contains(&age) {
-                return Some(before.clone());
-            }
-        }
-        let left = progress
-            .bytes_total
-            .map(|total| total.saturating_sub(progress.bytes_done));
-        let eta = match (left, progress.bytes_per_second) {
-            (Some(left), Some(rate)) if rate > 0 => {
-                let seconds = i64::try_from(left / rate).ok()?;
-                self.now()
-                    .checked_add(jiff::SignedDuration::from_secs(seconds))
-                    .ok()
-                    .map(Time)
-            }
-            _ => None,
-        };
-        let summary = match progress.bytes_total {
-            Some(total) if total > 0 => format!(
-                "{}% of {} MiB",
-                progress.bytes_done.saturating_mul(100) / total,
-                total >> 20
-            ),
-            _ => format!("{} MiB", progress.bytes_done >> 20),
-        };
-        Some(ProgressStatus {
-            summary,
-            bytes_done: to_i64(progress.bytes_done),
-            bytes_total: progress.bytes_total.map(to_i64),
-            bytes_per_second: progress.bytes_per_second.map(to_i64),
-            estimated_completion_time: eta,
-            observed_time: Time(self.now()),
-        })
+        report::progress(
+            self.progress.as_ref()?,
+            before.filter(|_| self.fo.status.phase == self.status.phase),
+            self.now(),
+            PROGRESS_INTERVAL_SECONDS,
+        )
     }
 }

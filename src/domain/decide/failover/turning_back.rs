@@ -132,8 +132,8 @@ impl Move<'_> {
             | Stage::SourceStopped { .. }
             | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
             Stage::TargetFenced { .. } => Next::Submit(Action::ResumeSource { from }),
+            // What was not committed stays in the record: it is what was dropped.
             Stage::Settled { site } if *site == from => {
-                self.status.uncommitted = None;
                 Next::Finish(self.status.outcome.unwrap_or(FailoverOutcome::RolledBack))
             }
             // S5: committed after all; nothing rolls back.
