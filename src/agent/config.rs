@@ -322,6 +322,13 @@ impl Config {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_example_is_good() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/agent/agent.yaml");
+        let config = Config::read(&example).unwrap();
+        assert_eq!(config.host, "hv01");
+    }
+
     const GOOD: &str = "
 host: hv01
 site: OnPremises

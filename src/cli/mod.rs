@@ -109,6 +109,46 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// The lines of our own documents that begin a command of this program, continuations joined and remarks taken off.
+    fn commands_in(text: &str) -> Vec<String> {
+        let joined = text.replace("\\\n", " ");
+        let begins = |line: &str| {
+            let line = line.trim_start_matches('#').trim();
+            let command = line
+                .strip_prefix("ExecStart=/usr/local/bin/")
+                .unwrap_or(line);
+            let words = command.split(" #").next().unwrap_or_default().trim();
+            words.starts_with("homeward ").then(|| words.to_owned())
+        };
+        joined.lines().filter_map(begins).collect()
+    }
+
+    #[test]
+    fn the_commands_in_the_documents_are_those_that_there_are() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut waiting = ["README.md", "docs", "examples", "deploy"]
+            .map(|at| root.join(at))
+            .to_vec();
+        let mut checked = 0;
+        while let Some(path) = waiting.pop() {
+            if path.is_dir() {
+                waiting.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            for command in commands_in(&std::fs::read_to_string(&path).unwrap()) {
+                let parsed = Arguments::try_parse_from(command.split_whitespace());
+                assert!(
+                    parsed.is_ok(),
+                    "{}: {command}: {}",
+                    path.display(),
+                    parsed.unwrap_err()
+                );
+                checked += 1;
+            }
+        }
+        assert!(checked >= 8, "{checked}");
+    }
+
     #[test]
     fn every_value_has_help_and_options_tell_their_default() {
         fn check(command: &clap::Command) {

@@ -1,7 +1,6 @@
 //! Two hosts on loopback: certificates, configurations, agents that can be killed and started again.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
