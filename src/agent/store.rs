@@ -128,7 +128,7 @@ impl Store {
             error,
         };
         let bytes = serde_json::to_vec_pretty(value).map_err(|error| at(error.into()))?;
-        replace(&path, &bytes).map_err(at)
+        replace(&path, &bytes, &mut Plainly).map_err(at)
     }
 
     /// Reads one file; None when there is none.
@@ -186,8 +186,28 @@ impl Store {
     }
 }
 
+/// What replacing a file does to the disk. A test sees in which order, since no crash that a test can bring about would tell.
+trait Steps {
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+}
+
+/// Does what the steps say, and nothing else.
+struct Plainly;
+
+impl Steps for Plainly {}
+
 /// Replaces a file in one step: a crash leaves the old or the new one whole.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], steps: &mut impl Steps) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("no folder"))?;
     let next = path.with_extension("json.tmp");
     // Definitions and registers are the agent's own affair.
@@ -198,10 +218,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(&next)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    sync_folder(folder)
+    steps.write(&mut file, bytes)?;
+    // S1: durable before it counts, and again once it is found under its name.
+    steps.sync(&file)?;
+    steps.rename(&next, path)?;
+    steps.sync(&File::open(folder)?)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -228,6 +249,32 @@ mod tests {
         store.remove(Kind::Changes, vm).unwrap();
         store.remove(Kind::Changes, vm).unwrap();
         assert!(store.list(Kind::Changes).unwrap().is_empty());
+    }
+
+    #[test]
+    fn s01_a_register_is_durable_before_it_is_found_and_after() {
+        #[derive(Default)]
+        struct Seen(Vec<&'static str>);
+        impl Steps for Seen {
+            fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+                self.0.push("write");
+                file.write_all(bytes)
+            }
+            fn sync(&mut self, file: &File) -> io::Result<()> {
+                let folder = file.metadata()?.is_dir();
+                self.0
+                    .push(if folder { "sync folder" } else { "sync file" });
+                file.sync_all()
+            }
+            fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+                self.0.push("rename");
+                fs::rename(from, to)
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut seen = Seen::default();
+        replace(&folder.path().join("one.json"), b"{}", &mut seen).unwrap();
+        assert_eq!(seen.0, ["write", "sync file", "rename", "sync folder"]);
     }
 
     #[test]

@@ -427,3 +427,28 @@ fn a_resume_that_failed_is_given_again_whoever_turned_back() {
         panic!("{why}");
     }
 }
+
+/// The fence that was lost arrived after all, the one given again an epoch further was refused, and the source would not come back at that epoch: the
+/// VM stayed down.
+#[test]
+fn a_fence_that_is_lost_and_then_refused_keeps_its_epoch() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let steps = [
+        Step::Fate(Fate::Arrives),
+        Step::Fate(Fate::Late(SignedDuration::from_secs(1))),
+        Step::FailNext(Azure, ErrorClass::Transient),
+        Step::Fate(Fate::Refused(ErrorClass::Conflict)),
+        run_of(0, 1, 0),
+        Step::Place(Azure),
+        Step::Fate(Fate::Refused(ErrorClass::Transient)),
+        run_of(0, 4, 3),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
+}

@@ -526,7 +526,11 @@ impl World {
             Some(VirtualMachinePhase::Suspended) => true,
             _ => false,
         };
-        placed && protected && !pvm.deleting
+        // A guest whose start broke off is brought up by its host in a while.
+        let up = !Site::BOTH
+            .into_iter()
+            .any(|site| self.simulation.is_left_down(VM, site));
+        placed && protected && up && !pvm.deleting
     }
 
     /// An idle VM is left alone: no effect, no write. It runs, if it should.

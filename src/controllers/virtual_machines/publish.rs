@@ -177,7 +177,7 @@ pub async fn vm(
     let (before, written) = (named(&resource), context.vms.recent.wrote(written));
     if let Some(before) = before.filter(|before| named(&written).as_ref() != Some(before)) {
         // Deleted by a person, it waits to be no longer the move under way. The receiver is gone only while a term ends.
-        let ended = Key::new(&resource.namespace().unwrap_or_default(), &before.name);
+        let ended = Key::new(resource.namespace().unwrap_or_default(), &before.name);
         let _ = context.wake_failover.unbounded_send(ended);
     }
     Ok(written)

@@ -512,6 +512,9 @@ fn protect(
             return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
         }
         Fact::Known(_) | Fact::Absent => {
+            if let Some(why) = vm.down_because.as_ref().filter(|_| world.intent.suspend) {
+                return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
+            }
             if world.intent.suspend {
                 return Outcome::new(
                     VirtualMachinePhase::Suspended,

@@ -433,3 +433,7 @@ fn operation_state(operation: &AgentOperation) -> OperationState {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "mapping_tests.rs"]
+mod tests;

@@ -221,9 +221,8 @@ impl Simulation {
                 }
                 self.promote_by_service(name, site);
             }
-            Order::Start { .. } => self.start_if_wanted(name, site),
+            Order::Start { .. } | Order::Resume { .. } => self.start_if_wanted(name, site),
             Order::Fence => self.end_fence(name, site),
-            Order::Resume { .. } => self.start_if_wanted(name, site),
             _ => {}
         }
         if let Some(vm) = self.vms.get_mut(name) {

@@ -291,12 +291,12 @@ impl Move<'_> {
             ActionKind::FenceTarget => true,
             _ => false,
         };
-        // A stop that may still be on its way is given again in its own epoch: either of the two may come first, and the replica takes data of
-        // no epoch that is far from its own.
+        // A stop or a fence that may still be on its way is given again in its own epoch, since either of the two may come first: the replica takes
+        // data of no epoch that is far from its own, and the source comes back at the epoch of the fence.
         let again = self.status.pending_action.as_ref().filter(|pending| {
             pending.action == action.kind().as_str() && pending_mark(pending).epoch > taken.epoch
         });
-        if let Some(pending) = again.filter(|_| moves_right && settled) {
+        if let Some(pending) = again.filter(|_| moves_right) {
             let before = pending_mark(pending);
             Mark {
                 step: before.step + 1,

@@ -1,0 +1,101 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::driver::agents::fixture::{VM, host};
+
+fn said(role: Option<&str>) -> Value {
+    let register = role.map(|role| {
+        json!({
+            "vm": VM, "name": "app", "epoch": 2, "step": 3, "role": role, "desiredPower": "On", "bootId": "b", "failover": "fo",
+            "updatedAt": "1970-01-01T00:00:00Z",
+        })
+    });
+    json!({
+        "uuid": VM, "name": "app", "power": "Off", "content": {"kind": "Whole"}, "disks": [], "register": register,
+        "definition": {"uuid": VM, "name": "app", "cpus": 1, "memoryMiB": 64, "disks": [], "networks": [], "boot": {"from": "disk"}},
+    })
+}
+
+fn stage(hosts: &[(&str, Site, Value)]) -> Fact<Stage> {
+    let hosts = hosts
+        .iter()
+        .map(|(name, site, vm)| host(name, *site, 0, vm))
+        .collect();
+    stage_of(&Look { hosts }, VM)
+}
+
+fn contradiction(stage: &Fact<Stage>) -> Option<&str> {
+    match stage {
+        Fact::Known(Stage::Contradiction { seen }) => Some(seen),
+        _ => None,
+    }
+}
+
+#[test]
+fn s08_within_a_site_too_one_host_alone_holds_the_right() {
+    let azure = ("az01", Site::Azure, said(Some("Replica")));
+    let one = |name, role| (name, Site::OnPremises, said(Some(role)));
+    let stages = |second| stage(&[one("hv01", "Owner"), one("hv02", second), azure.clone()]);
+    assert!(contradiction(&stages("Owner")).is_some());
+    assert!(contradiction(&stages("Fenced")).is_some());
+    assert_eq!(
+        stages("Replica"),
+        Fact::Known(Stage::Settled {
+            site: Site::OnPremises
+        })
+    );
+}
+
+#[test]
+fn s08_of_two_hosts_that_both_define_a_vm_none_is_guessed() {
+    let defines = |name| (name, Site::OnPremises, said(None));
+    let both = stage(&[defines("hv01"), defines("hv02")]);
+    let seen = contradiction(&both).expect("nothing is guessed");
+    assert!(seen.contains("hv01 and hv02"), "{seen}");
+    let one = stage(&[defines("hv01")]);
+    assert_eq!(
+        one,
+        Fact::Known(Stage::Unclaimed {
+            site: Site::OnPremises
+        })
+    );
+}
+
+/// A register that is there and cannot be read is not one that is missing: the words of that would send people to take the definition away.
+#[test]
+fn s04_a_register_that_cannot_be_read_says_nothing() {
+    let mut broken = said(None);
+    broken["problems"] = json!([{"kind": "Register", "message": "registers/x.json: damaged"}]);
+    let stage = stage(&[
+        ("hv01", Site::OnPremises, broken),
+        ("az01", Site::Azure, said(Some("Replica"))),
+    ]);
+    let why = stage.why_unknown().expect("nothing is known");
+    assert!(why.contains("hv01") && why.contains("damaged"), "{why}");
+}
+
+/// S17: a pass that began before the order may have passed over what the order is about.
+#[test]
+fn s17_only_a_pass_that_began_after_the_order_covers_it() {
+    let covered = |began_after: u64| {
+        let mut owner = said(Some("Owner"));
+        owner["replication"] = json!({
+            "peer": {"host": "az01", "control": "c", "data": "d"}, "intervalSeconds": 60, "activity": "Waiting",
+            "ordered": {"epoch": 2, "step": 3}, "failures": 0,
+            "last": {
+                "pass": VM, "beganAfter": {"epoch": 2, "step": began_after}, "point": "1970-01-01T00:00:00Z", "roots": {},
+                "bytesChanged": 0, "bytesSent": 0, "bytesReceived": 0, "bytesResumed": 0, "candidates": "All",
+                "candidatesReason": "", "durationMillis": 1, "endedAt": "1970-01-01T00:00:00Z",
+            },
+        });
+        let hosts = vec![
+            host("hv01", Site::OnPremises, 0, &owner),
+            host("az01", Site::Azure, 0, &said(Some("Replica"))),
+        ];
+        let vm = vm(&Look { hosts }, VM, 60);
+        let protection = vm.protection.known().unwrap().clone();
+        protection.last_whole.unwrap().failover
+    };
+    assert_eq!(covered(3).as_deref(), Some("fo"));
+    assert_eq!(covered(2), None);
+}
