@@ -6,12 +6,14 @@
 //! repeats it.
 
 mod api_server;
+mod back;
 mod cancel;
 mod clusters;
 mod disks;
 mod disorder;
 mod ending;
 mod flip;
+mod full;
 mod kill;
 mod lane;
 mod late;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use homeward::api::{FailoverOutcome, Site};
+use homeward::{
+    agent::api::{Power, PowerSwitch},
+    api::{Failover, FailoverOutcome, FailoverPhase, Site},
+};
 use homeward_playground::{
     accelerator,
     world::{HypervisorKind, VmOptions, WorldOptions},
@@ -12,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     cancel::{old_state_boots, until_bytes},
-    lane::{FAR_APART, Lane, STEPS, Victim, pending, run},
+    lane::{FAR_APART, Lane, STEPS, Victim, pending, phase, run},
     sampler::Sampler,
 };
 
@@ -77,6 +80,90 @@ async fn a_guest_travels_whoever_is_killed_and_stays_when_cancelled() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_taken_back_at_both_ends_of_its_cutover_and_moves_switched_off() {
+    run(async {
+        let kvm = accelerator::kvm_works().await?;
+        let mut options = WorldOptions::new(HypervisorKind::Qemu { kvm });
+        options.replication_interval = FAR_APART;
+        let manual = |spec: &mut serde_json::Value| spec["commit"] = json!({"approval": "Manual"});
+        let lane = Lane::start_with(options, &vm("back"), manual).await?;
+        let cluster = &lane.world.cluster;
+        lane.until_writing(Site::OnPremises).await?;
+
+        // While it shuts down: whichever of the two is first, it runs at home in the end.
+        let failover = lane.begin(Site::Azure).await?;
+        lane.until(&failover, "StopSource", |it| {
+            pending(it) == Some("StopSource")
+        })
+        .await?;
+        cluster.place(&lane.vm.name, Site::OnPremises).await?;
+        let ended = lane.until(&failover, "ended", |it| {
+            phase(it).is_some_and(FailoverPhase::is_final)
+        });
+        let outcome = ended.await?.status.and_then(|status| status.outcome);
+        ensure!(
+            matches!(
+                outcome,
+                Some(FailoverOutcome::Cancelled | FailoverOutcome::RolledBack)
+            ),
+            "{outcome:?}"
+        );
+        lane.until_settled(Site::OnPremises).await?;
+        lane.until_writing(Site::OnPremises).await?;
+        println!("qemu: changed back during the shutdown, it ended {outcome:?}");
+
+        // After it has worked at the target: what it wrote there is dropped, by a person's answer.
+        let failover = lane.begin(Site::Azure).await?;
+        let at_commit = lane
+            .until(&failover, "AwaitingCommit", |it| {
+                phase(it) == Some(FailoverPhase::AwaitingCommit)
+            })
+            .await?;
+        ensure!(
+            at_commit
+                .status
+                .is_some_and(|status| status.downtime.is_some())
+        );
+        lane.until_writing(Site::Azure).await?;
+        let would_drop = |it: &Failover| {
+            let uncommitted = it.status.as_ref()?.uncommitted.as_ref()?;
+            uncommitted.bytes.filter(|bytes| *bytes > 0)
+        };
+        lane.until(&failover, "what a rollback would drop", |it| {
+            would_drop(it).is_some()
+        })
+        .await?;
+        cluster
+            .answer(&failover, json!({"commit": "Rollback"}))
+            .await?;
+        let back = lane
+            .until_ended(&failover, FailoverOutcome::RolledBack)
+            .await?;
+        ensure!(
+            would_drop(&back).is_some(),
+            "the record does not say what was dropped"
+        );
+        lane.until_writing(Site::OnPremises).await?;
+        cluster.place(&lane.vm.name, Site::OnPremises).await?;
+        lane.until_settled(Site::OnPremises).await?;
+
+        // Switched off, it is moved and left off.
+        cluster
+            .patch_vm(&lane.vm.name, json!({"commit": {"approval": "Automatic"}}))
+            .await?;
+        lane.world.power(&lane.vm, PowerSwitch::Off).await?;
+        lane.travel(Site::Azure).await?;
+        let there = lane.world.host(Site::Azure).vm(lane.vm.uuid).await?;
+        ensure!(there.is_some_and(|vm| vm.power == Power::Off));
+        lane.world.power(&lane.vm, PowerSwitch::On).await?;
+        lane.until_writing(Site::Azure).await?;
+        let taken_back = lane.count(FailoverOutcome::RolledBack).await?;
+        lane.finish(taken_back).await
+    })
+    .await;
+}
+
 async fn killed(lane: &mut Lane, victim: Victim, step: &str, to: Site) -> Result<()> {
     let from = to.other();
     let failover = lane.begin(to).await?;
@@ -92,7 +179,6 @@ async fn killed(lane: &mut Lane, victim: Victim, step: &str, to: Site) -> Result
     lane.check(0)
 }
 
-/// With intact bitmaps the last delta is what the guest wrote since, and not more than it wrote in all.
 /// The last delta came from QEMU's bitmaps: the agent says which blocks it looked at, and why.
 fn bitmaps_were_used(lane: &Lane, from: Site) -> Result<()> {
     let log = lane.world.host(from).log();

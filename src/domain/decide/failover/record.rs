@@ -188,6 +188,8 @@ impl Move<'_> {
             | FailoverPhase::Committing
             | FailoverPhase::Cancelling
             | FailoverPhase::RollingBack => Pace::Urgent,
+            // What a rollback would drop grows while a person decides.
+            FailoverPhase::AwaitingCommit => Pace::Busy,
             _ => super::super::pace_of(wait, effect.is_some() || wait.is_some()),
         };
         let wake_after = wait
