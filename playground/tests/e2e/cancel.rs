@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command as Program, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use homeward::{
-    agent::api::{Command, ContentKind, Order},
+    agent::api::{Command, ContentKind, Order, Roots},
     api::{FailoverOutcome, Site},
 };
 use homeward_playground::{
@@ -66,6 +66,7 @@ async fn a_move_that_breaks_off_at_any_byte_leaves_the_old_state() {
             lane.travel(to).await?;
             lane.until_writing(to).await?;
         }
+        let mut in_the_middle = 0;
         while !cases.is_empty() {
             let at = lane.site().await?;
             let Some(next) = cases.iter().position(|case| case.from == at) else {
@@ -73,17 +74,19 @@ async fn a_move_that_breaks_off_at_any_byte_leaves_the_old_state() {
                 continue;
             };
             let case = cases.swap_remove(next);
-            one(&mut lane, &case)
-                .await
-                .with_context(|| format!("{case:?}"))?;
+            let middle = one(&mut lane, &case).await;
+            in_the_middle += usize::from(middle.with_context(|| format!("{case:?}"))?);
         }
+        ensure!(in_the_middle > 0, "no pass broke off in its middle");
         lane.finish(0).await
     })
     .await;
 }
 
-async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
+/// Whether the pass broke off in its middle, so that there was something to be undone.
+async fn one(lane: &mut Lane, case: &Case) -> Result<bool> {
     let (from, to) = (case.from, case.from.other());
+    let old = content(lane, to).await?;
     // So much is scribbled meanwhile that the pass has something to carry.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let failover = lane.begin(to).await?;
@@ -92,6 +95,7 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
     })
     .await?;
     let reached = until_bytes(lane, from, case.bytes).await?;
+    let mut cancelled = false;
     if case.cancel {
         // It may be too late by now, and is then refused: the move goes well.
         let answered = lane
@@ -99,20 +103,18 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
             .cluster
             .answer(&failover, json!({"cancel": true}))
             .await;
-        println!(
-            "{case:?}: at {reached} bytes, cancelled: {}",
-            answered.is_ok()
-        );
+        cancelled = answered.is_ok();
+        println!("{case:?}: at {reached} bytes, cancelled: {cancelled}");
     } else {
         lane.world.host_mut(from).kill();
         println!("{case:?}: at {reached} bytes, killed");
     }
     lane.world.cluster.kill_operator(0);
     lane.world.host_mut(from).kill();
-    old_state_boots(lane, to).await?;
+    let middle = old_state_boots(lane, to, &old).await?;
     lane.world.host_mut(from).start().await?;
     lane.world.cluster.start_operator(0)?;
-    if case.cancel {
+    if cancelled {
         lane.until_ended(&failover, FailoverOutcome::Cancelled)
             .await?;
         lane.world.cluster.place(&lane.vm.name, from).await?;
@@ -124,7 +126,16 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<()> {
         lane.until_settled(to).await?;
         lane.until_writing(to).await?;
     }
-    lane.check(0)
+    lane.check(0)?;
+    Ok(middle)
+}
+
+/// The digests of the whole content of a site's disks.
+pub async fn content(lane: &Lane, site: Site) -> Result<Roots> {
+    let found = lane.world.host(site).vm(lane.vm.uuid).await?;
+    let content = found.context("the site does not know it")?.content;
+    ensure!(content.kind == ContentKind::Whole, "{:?}", content.kind);
+    content.roots.context("whole, and of no content")
 }
 
 /// Waits until a pass has sent so much, or has ended.
@@ -145,8 +156,9 @@ pub async fn until_bytes(lane: &Lane, from: Site, bytes: u64) -> Result<u64> {
     .await
 }
 
-/// Brings the passive site to its whole old state, as the operator would, and boots a guest from a copy of it.
-pub async fn old_state_boots(lane: &Lane, site: Site) -> Result<()> {
+/// Brings the passive site to its whole old state, as the operator would, and boots a guest from a copy of it. Whether a pass had broken off in its
+/// middle there.
+pub async fn old_state_boots(lane: &Lane, site: Site, old: &Roots) -> Result<bool> {
     let host = lane.world.host(site);
     let found = host
         .vm(lane.vm.uuid)
@@ -177,6 +189,12 @@ pub async fn old_state_boots(lane: &Lane, site: Site) -> Result<()> {
         "  undone from {:?}; whole as of {:?}",
         found.content.kind, whole.content.point
     );
+    // A pass that had ended left a new whole state; one that was in its middle leaves the very old one, and no third.
+    let middle = found.content.kind == ContentKind::Partial;
+    ensure!(
+        !middle || whole.content.roots.as_ref() == Some(old),
+        "what was undone is not what was there before"
+    );
     let disks = lane.world.disks(&lane.vm, site).await?;
     let folder = tempfile::tempdir()?;
     let copies = copy_disks(&disks, folder.path())?;
@@ -188,7 +206,7 @@ pub async fn old_state_boots(lane: &Lane, site: Site) -> Result<()> {
         "it found {last} records, not {}",
         report.last
     );
-    Ok(())
+    Ok(middle)
 }
 
 /// Boots a guest as a process from these disks; the highest record that it found whole.

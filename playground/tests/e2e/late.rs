@@ -61,10 +61,10 @@ async fn a_start_that_arrives_after_the_rollback_is_refused() {
 
         // The start as it was given, and with every step that was not used yet.
         let target = register(&lane, Site::Azure).await?;
-        for (epoch, step) in [
-            (stop.epoch, 1),
-            (stop.epoch, 1000),
-            (target.epoch, target.step + 1000),
+        for (epoch, step, expected) in [
+            (stop.epoch, 1, RefusalKind::Stale),
+            (stop.epoch, 1000, RefusalKind::Stale),
+            (target.epoch, target.step + 1000, RefusalKind::WrongEpoch),
         ] {
             let order = Order {
                 vm: lane.vm.uuid,
@@ -75,7 +75,10 @@ async fn a_start_that_arrives_after_the_rollback_is_refused() {
                 command: Command::Start { stop: stop.clone() },
             };
             let kind = refused(&lane, Site::Azure, &order).await?;
-            println!("late start at epoch {epoch} step {step}: {kind:?}");
+            ensure!(
+                kind == expected,
+                "a late start at epoch {epoch} step {step} is refused as {kind:?}, not {expected:?}"
+            );
         }
         let there = lane.world.host(Site::Azure).vm(lane.vm.uuid).await?;
         ensure!(

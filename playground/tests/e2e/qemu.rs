@@ -14,7 +14,7 @@ use homeward_playground::{
 use serde_json::json;
 
 use crate::{
-    cancel::{old_state_boots, until_bytes},
+    cancel::{content, old_state_boots, until_bytes},
     lane::{FAR_APART, Lane, STEPS, Victim, pending, phase, run},
     sampler::Sampler,
 };
@@ -52,6 +52,7 @@ async fn a_guest_travels_whoever_is_killed_and_stays_when_cancelled() {
 
         // Cancelled on the way home: the old state on the premises still boots.
         tokio::time::sleep(Duration::from_secs(3)).await;
+        let old = content(&lane, Site::OnPremises).await?;
         let failover = lane.begin(Site::OnPremises).await?;
         lane.until(&failover, "Synchronize", |it| {
             pending(it) == Some("Synchronize")
@@ -65,7 +66,8 @@ async fn a_guest_travels_whoever_is_killed_and_stays_when_cancelled() {
             .await?;
         lane.world.cluster.kill_operator(0);
         lane.world.host_mut(Site::Azure).kill();
-        old_state_boots(&lane, Site::OnPremises).await?;
+        let middle = old_state_boots(&lane, Site::OnPremises, &old).await?;
+        println!("qemu: the pass was in its middle: {middle}");
         lane.world.host_mut(Site::Azure).start().await?;
         lane.world.cluster.start_operator(0)?;
         lane.until_ended(&failover, FailoverOutcome::Cancelled)

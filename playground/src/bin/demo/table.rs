@@ -80,19 +80,15 @@ pub fn table(moves: &[Move]) -> String {
     row("  of which", &|it| {
         status(it, |status| status.downtime.as_ref()?.prediction.clone())
     });
-    row(
-        "downtime measured, from the order to stop until the VM was started",
-        &|it| {
-            status(it, |status| {
-                let actual = status.downtime.as_ref()?.actual_milliseconds?;
-                Some(milliseconds(unsigned(actual)))
-            })
-        },
-    );
-    row(
-        "  from the guest's last record to its first, boot included",
-        &|it| it.silence.map_or_else(unknown, milliseconds),
-    );
+    row("downtime, stop to start", &|it| {
+        status(it, |status| {
+            let actual = status.downtime.as_ref()?.actual_milliseconds?;
+            Some(milliseconds(unsigned(actual)))
+        })
+    });
+    row("  guest silent, boot included", &|it| {
+        it.silence.map_or_else(unknown, milliseconds)
+    });
     let mut names = Vec::new();
     for (phase, _) in moves.iter().flat_map(|it| &it.followed.phases) {
         if !names.contains(phase) {

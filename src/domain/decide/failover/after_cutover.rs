@@ -213,12 +213,17 @@ impl Move<'_> {
             return Next::Finish(FailoverOutcome::Succeeded);
         }
         self.progress.clone_from(&protection.progress);
+        let then = if self.world.intent.placement == self.from() {
+            "; the VM is brought back by a move of its own after that"
+        } else {
+            ""
+        };
         Next::Wait(match &protection.state {
             ProtectionState::Failing(why) => Wait::outside(format!(
-                "reverse replication to {} to get through; it goes on trying: {why}",
+                "reverse replication to {} to get through; it goes on trying: {why}{then}",
                 self.from()
             )),
-            _ => Wait::operation(format!("{} to receive what changed", self.from())),
+            _ => Wait::operation(format!("{} to receive what changed{then}", self.from())),
         })
     }
 }
