@@ -89,8 +89,51 @@ async fn a_guest_is_taken_back_at_both_ends_of_its_cutover_and_moves_switched_of
         let mut options = WorldOptions::new(HypervisorKind::Qemu { kvm });
         options.replication_interval = FAR_APART;
         let manual = |spec: &mut serde_json::Value| spec["commit"] = json!({"approval": "Manual"});
-        let lane = Lane::start_with(options, &vm("back"), manual).await?;
+        let mut lane = Lane::start_with(options, &vm("back"), manual).await?;
+        lane.until_writing(Site::OnPremises).await?;
+
+        // A target that has lost its QEMU is told of before anything is stopped, and the move goes on once it is there again.
+        let file = lane.world.host(Site::Azure).config_file();
+        let good = std::fs::read_to_string(&file)?;
+        let qemu = good
+            .lines()
+            .find(|line| line.trim_start().starts_with("binary:"))
+            .context("the configuration names no program")?;
+        let bad = good.replace(qemu, &format!("{qemu}-that-is-gone"));
+        configure(&mut lane, Site::Azure, &bad).await?;
+        let failover = lane.begin(Site::Azure).await?;
+        lane.until(&failover, "held", |it| {
+            let status = it.status.as_ref();
+            let held = status.and_then(|status| status.waiting_for.as_deref());
+            held.is_some_and(|why| {
+                why.contains("could not start the VM") && why.contains("that-is-gone")
+            })
+        })
+        .await?;
+        lane.until_writing(Site::OnPremises).await?;
+        configure(&mut lane, Site::Azure, &good).await?;
+        lane.until(&failover, "AwaitingCommit", |it| {
+            phase(it) == Some(FailoverPhase::AwaitingCommit)
+        })
+        .await?;
         let cluster = &lane.world.cluster;
+        cluster
+            .answer(&failover, json!({"commit": "Approved"}))
+            .await?;
+        lane.until_ended(&failover, FailoverOutcome::Succeeded)
+            .await?;
+        lane.until_settled(Site::Azure).await?;
+        let failover = lane.begin(Site::OnPremises).await?;
+        lane.until(&failover, "AwaitingCommit", |it| {
+            phase(it) == Some(FailoverPhase::AwaitingCommit)
+        })
+        .await?;
+        cluster
+            .answer(&failover, json!({"commit": "Approved"}))
+            .await?;
+        lane.until_ended(&failover, FailoverOutcome::Succeeded)
+            .await?;
+        lane.until_settled(Site::OnPremises).await?;
         lane.until_writing(Site::OnPremises).await?;
 
         // While it shuts down: whichever of the two is first, it runs at home in the end.
@@ -164,6 +207,14 @@ async fn a_guest_is_taken_back_at_both_ends_of_its_cutover_and_moves_switched_of
         lane.finish(taken_back).await
     })
     .await;
+}
+
+/// The agent of a site is started again with another configuration.
+async fn configure(lane: &mut Lane, site: Site, text: &str) -> Result<()> {
+    let host = lane.world.host_mut(site);
+    std::fs::write(host.config_file(), text)?;
+    host.kill();
+    host.start().await
 }
 
 async fn killed(lane: &mut Lane, victim: Victim, step: &str, to: Site) -> Result<()> {
