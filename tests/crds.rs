@@ -693,3 +693,19 @@ fn http_table(path: &str) -> kube_http::Request<Vec<u8>> {
 
 /// The `http` crate that the client speaks in.
 use axum::http as kube_http;
+
+/// `kubectl explain` tells of the field, not of the kind of value that it takes.
+#[test]
+fn an_answer_is_explained_by_its_field() {
+    let definition = definitions()
+        .into_iter()
+        .map(|definition| serde_json::to_value(definition).unwrap())
+        .find(|definition| definition["spec"]["names"]["kind"] == "Failover")
+        .unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let spec = &schema["properties"]["spec"]["properties"];
+    for answer in ["start", "cutover", "commit", "reverseReplicate", "cancel"] {
+        let said = spec[answer]["description"].as_str().unwrap_or_default();
+        assert!(said.starts_with("Answer: "), "{answer}: {said}");
+    }
+}

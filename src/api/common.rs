@@ -71,8 +71,14 @@ impl DataSync {
     }
 }
 
+/// Takes the description of a type out of its schema: `kubectl explain` is to show that of the field, which an optional one would lose to it.
+fn by_its_field(schema: &mut schemars::Schema) {
+    schema.remove("description");
+}
+
 /// Who lets a gate pass when nothing else holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = by_its_field)]
 pub enum Approval {
     /// The gate passes by itself.
     #[default]
@@ -83,6 +89,7 @@ pub enum Approval {
 
 /// The only answer to a question that can only be agreed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = by_its_field)]
 pub enum Yes {
     /// Go on.
     Approved,
@@ -90,6 +97,7 @@ pub enum Yes {
 
 /// The answer at the commit gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = by_its_field)]
 pub enum Verdict {
     /// Accept the result: the source copy is retired.
     Approved,
