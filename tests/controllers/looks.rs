@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use homeward::api::{FailoverPhase, ProtectedVirtualMachine, RecoveryVault, Site};
-use homeward::domain::{ActionKind, ErrorClass};
+use homeward::domain::{ActionKind, ErrorClass, Progress, ProtectionState};
 use homeward::driver::DriverError;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
@@ -301,5 +301,49 @@ async fn what_a_driver_refuses_is_said_and_tried_again() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_replica_shows_how_far_it_is() {
+    let bench = Bench::new("seeding").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench.vault("vault").await;
+    bench.vm("web", Site::OnPremises, json!({})).await;
+    let whole = protected(&bench, "web").await;
+    let replication = |vm: &ProtectedVirtualMachine| vm.status.clone()?.replication;
+    assert!(replication(&whole).unwrap().progress.is_none());
+    {
+        let mut state = vault.state.lock().unwrap();
+        let protection = state
+            .vms
+            .get_mut("web")
+            .unwrap()
+            .protection
+            .as_mut()
+            .unwrap();
+        protection.state = ProtectionState::Seeding;
+        protection.last_whole = None;
+        protection.progress = Some(Progress {
+            what: "what differs to be sent".into(),
+            bytes_done: 70 << 20,
+            bytes_total: Some(200 << 20),
+            bytes_per_second: Some(1 << 20),
+        });
+    }
+    let seen = bench
+        .vm_is("web", "seeding", |vm| {
+            condition(vm, "Ready") == "False/Seeding"
+        })
+        .await;
+    let progress = replication(&seen).unwrap().progress.unwrap();
+    assert_eq!(progress.summary, "35% of 200 MiB");
+    assert!(progress.estimated_completion_time.is_some());
+    let said = serde_json::to_string(&seen.status).unwrap();
+    assert!(
+        said.contains("being made in Azure: 35% of 200 MiB"),
+        "{said}"
+    );
     running.end().await;
 }

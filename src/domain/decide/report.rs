@@ -476,3 +476,37 @@ fn target_consistent(world: &World<'_>) -> Said {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_written_after_a_while_and_whatever_the_clock_does() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let done = |mib: u64| Progress {
+            what: String::new(),
+            bytes_done: mib << 20,
+            bytes_total: Some(200 << 20),
+            bytes_per_second: Some(10 << 20),
+        };
+        let first = progress(&done(70), None, at(1000), 10).unwrap();
+        assert_eq!(first.summary, "35% of 200 MiB");
+        assert_eq!(
+            first.estimated_completion_time.as_ref().map(|time| time.0),
+            Some(at(1013))
+        );
+        for (second, percent) in [(1009, 35), (1010, 40), (500, 40)] {
+            let next = progress(&done(80), Some(&first), at(second), 10).unwrap();
+            assert_eq!(next.summary, format!("{percent}% of 200 MiB"), "{second}");
+        }
+        let unknown = Progress {
+            bytes_total: None,
+            bytes_per_second: None,
+            ..done(3)
+        };
+        let unknown = progress(&unknown, None, at(0), 10).unwrap();
+        assert_eq!(unknown.summary, "3 MiB");
+        assert!(unknown.estimated_completion_time.is_none());
+    }
+}
