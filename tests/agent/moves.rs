@@ -1,8 +1,8 @@
 //! Whole moves, there and back, by orders.
 
 use homeward::agent::api::{
-    CandidatesUsed, Command, ContentKind, DeliverMode, ManifestSource, OrderResult, PowerSwitch,
-    RefusalKind, Role, StopProof,
+    CandidatesUsed, Command, ContentKind, DeliverMode, ManifestSource, Order, OrderResult,
+    PowerSwitch, RefusalKind, Role, StopProof,
 };
 
 use crate::site::{MIB, Sites, VM};
@@ -374,4 +374,44 @@ async fn disks_of_a_vm_that_is_off_are_read_when_they_were_written_to() {
     .await;
     az.ok(sites.order(2, Command::Start { stop: record })).await;
     sites.same_disks();
+}
+
+/// S1, S2: however many come at once, one takes the step, and the register says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn s01_of_orders_that_come_at_once_with_one_step_one_is_taken() {
+    let sites = Sites::protected().await;
+    for _ in 0..12 {
+        let step = sites.next_step();
+        let order = |seconds: u64| Order {
+            step,
+            ..sites.order(
+                1,
+                Command::Replicate {
+                    peer: sites.az.address(),
+                    interval_seconds: seconds,
+                    immediate: false,
+                },
+            )
+        };
+        let given = (0..8).map(|number| {
+            let seconds = 3_000 + number;
+            let order = order(seconds);
+            let hv = &sites.hv;
+            async move { (seconds, hv.give(order).await) }
+        });
+        let answers = futures::future::join_all(given).await;
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(_, answer)| answer.is_ok());
+        assert_eq!(taken.len(), 1, "{taken:?}");
+        for (_, refusal) in refused {
+            assert_eq!(refusal.unwrap_err().kind, RefusalKind::StepReused);
+        }
+        let vm = sites.hv.vm().await;
+        assert_eq!(vm.register.unwrap().step, step);
+        assert_eq!(
+            vm.replication.unwrap().interval_seconds,
+            taken[0].0,
+            "what was taken is what is done"
+        );
+    }
 }
