@@ -279,6 +279,10 @@ impl Hypervisor for ProcessHypervisor {
         Self::arguments(guest, &spec).map(drop)
     }
 
+    fn suits(&self, _: &GuestDefinition) -> Result<()> {
+        Ok(())
+    }
+
     fn usable(&self) -> Result<()> {
         Ok(())
     }

@@ -160,11 +160,11 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         }
         match super::definitions::guest(definition, &host.config) {
             Ok(guest) => {
-                // What would break a start off is told of before anybody relies on it.
+                // What would break a start off is told of before anybody relies on it; the disks are asked below, with patience.
                 let passive = register
                     .as_ref()
                     .is_some_and(|own| own.role == Role::Replica);
-                let check = || host.hypervisor.check(&guest).err();
+                let check = || host.hypervisor.suits(&guest).err();
                 if let Some(wrong) = passive.then(check).flatten() {
                     problems.push(Problem {
                         kind: ProblemKind::Definition,
@@ -236,7 +236,12 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
             Err(_) => {}
         }
     }
-    let dirty_bytes = dirty_bytes(host, vm, power).await;
+    // Disks that do not answer are not looked at in passing either.
+    let dirty_bytes = if hangs {
+        None
+    } else {
+        dirty_bytes(host, vm, power).await
+    };
     VmState {
         uuid: vm.uuid,
         name: definition

@@ -11,8 +11,11 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::api::{Power, PowerSwitch, Register, Role};
+use super::definitions::size_of;
 use super::host::{Host, Vm, lock};
+use super::hypervisor::disk::DiskKind;
 use super::{orders, peer, replication};
+use crate::dataplane::Content;
 
 /// The first pause between two attempts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -73,6 +76,9 @@ async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bo
         void(host, vm).await?;
         *voided = true;
     }
+    if register.role == Role::Replica {
+        void_devices(host, vm).await?;
+    }
     let started = bring_up(host, vm).await?;
     let boot_id = host.boot_id.clone();
     host.change(vm, move |register| {
@@ -99,6 +105,7 @@ async fn bring_up(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<bool, String> {
         return Ok(false);
     }
     match host.power(vm.uuid).await {
+        // A process in which the guest never ran, or has ended, pays nothing that is owed.
         (Power::Off, _) => {
             peer::check(host, vm, register.epoch)
                 .await
@@ -112,6 +119,12 @@ async fn bring_up(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<bool, String> {
             "whether the guest runs is not known: {}",
             why.unwrap_or_default()
         )),
+        (Power::Paused | Power::ShutDown, _) if register.start_owed => {
+            orders::run(host, vm, register.epoch, register.step)
+                .await
+                .map_err(|failed| format!("the guest should run here: {}", failed.message))?;
+            Ok(true)
+        }
         (Power::Running | Power::Paused | Power::ShutDown, _) => Ok(false),
     }
 }
@@ -185,6 +198,29 @@ async fn void(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), String> {
     })
 }
 
+/// S13: after a reboot another device may stand behind a path, and nothing of a device tells whether it is the same. What a replica holds on one is
+/// compared again.
+async fn void_devices(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), String> {
+    let Some(definition) = host.definitions.get(vm.uuid) else {
+        return Ok(());
+    };
+    let on_devices = tokio::task::spawn_blocking(move || {
+        let mut disks = definition.disks.iter();
+        disks.any(|disk| matches!(size_of(disk), Ok((_, DiskKind::Device))))
+    });
+    if !on_devices.await.map_err(|failed| failed.to_string())? {
+        return Ok(());
+    }
+    let volume = host.volume(vm).await.map_err(|failed| failed.message)?;
+    let voided = volume.with(|set| {
+        if matches!(set.content(), Content::Whole { .. }) {
+            set.void()?;
+        }
+        Ok(())
+    });
+    voided.await.map_err(|failed| failed.message)
+}
+
 const fn wants_to_run(register: &Register) -> bool {
     matches!(register.desired_power, PowerSwitch::On)
 }
@@ -242,6 +278,11 @@ pub(super) fn complaint(vm: &Vm, power: Power) -> Option<String> {
     }
     let should = orders::may_run(vm) && vm.register().is_some_and(|own| wants_to_run(&own));
     let idle = lock(&vm.running).is_none();
+    if idle && orders::owes_a_start(vm) && power != Power::Running {
+        return Some(
+            "the guest was to be started and has not come up yet; it is tried again".to_owned(),
+        );
+    }
     (should && idle && matches!(power, Power::Off | Power::ShutDown)).then(|| {
         "the guest should run and does not: it was shut down from inside, or its process ended; start it with `homeward vm start`, or switch it off with `homeward vm stop` if that is what is wanted".to_owned()
     })

@@ -162,6 +162,8 @@ impl Next {
 #[derive(Default)]
 pub(crate) struct Replication {
     live: Mutex<Live>,
+    /// Held while what is kept is written; nobody on a runtime thread waits for a disk.
+    writing: Mutex<()>,
     wake: Notify,
     /// Held by the pass under way, and by whoever changes the guest's power.
     busy: tokio::sync::Mutex<()>,
@@ -190,11 +192,11 @@ impl Replication {
         vm: Uuid,
         change: impl FnOnce(&mut Kept),
     ) -> Result<(), OperationError> {
-        let mut live = lock(&self.live);
-        let mut kept = live.kept.clone();
+        let _writing = lock(&self.writing);
+        let mut kept = self.kept();
         change(&mut kept);
         store.save(Kind::Replication, vm, &kept)?;
-        live.kept = kept;
+        lock(&self.live).kept = kept;
         Ok(())
     }
 

@@ -306,7 +306,8 @@ impl From<PassError> for OperationError {
             PassError::SourceRead { .. } => OperationErrorKind::SourceRead,
             PassError::SourceState(_) => OperationErrorKind::Storage,
             PassError::TargetIo(_) => OperationErrorKind::TargetWrite,
-            PassError::Corrupt(_) => OperationErrorKind::Corrupt,
+            // What was trusted is trusted no more: the next pass compares everything.
+            PassError::Corrupt(_) => OperationErrorKind::TargetWrite,
             PassError::Protocol { .. } => OperationErrorKind::Protocol,
         };
         let message = match &failed {

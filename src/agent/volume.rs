@@ -98,8 +98,9 @@ impl Host {
             }
             *slot = None;
         }
-        let (folder, uuid, specs) = (self.volume_folder(vm.uuid), vm.uuid, specs(&definition)?);
-        let set = blocking(move || Ok(VolumeSet::open(&folder, uuid, &specs)?)).await?;
+        let (folder, uuid) = (self.volume_folder(vm.uuid), vm.uuid);
+        let set =
+            blocking(move || Ok(VolumeSet::open(&folder, uuid, &specs(&definition)?)?)).await?;
         let shown = Mutex::new(state(set.content()));
         let volume = Arc::new(Volume {
             set: Arc::new(Mutex::new(set)),

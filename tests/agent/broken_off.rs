@@ -250,3 +250,42 @@ async fn a_host_that_could_start_nothing_says_so() {
     unusable.store(false, std::sync::atomic::Ordering::SeqCst);
     assert!(!said(&sites.az.state().await));
 }
+
+/// S12: an error of a disk is told once, to who had it open; a second try would find nothing wrong and deliver what stands there.
+#[tokio::test(flavor = "multi_thread")]
+async fn s12_a_stop_whose_content_did_not_all_reach_its_disk_is_never_a_record() {
+    let mut sites = Sites::protected().await;
+    let stop = |epoch| {
+        let target = "az01".into();
+        sites.order(
+            epoch,
+            Command::Stop {
+                target,
+                force: false,
+            },
+        )
+    };
+    let (first, again) = (stop(2), stop(2));
+    die_at(&mut sites.hv, "Stop:ended", first).await;
+    // What the agent writes down when the sync of a disk fails.
+    let mark = sites.hv.folder.join(format!("state/attached/{VM}.json"));
+    let mut kept: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&mark).unwrap()).unwrap();
+    kept["unsound"] = "disk root: what the guest wrote did not all reach it".into();
+    fs::write(&mark, kept.to_string()).unwrap();
+    let failed = sites.hv.give(again).await.unwrap();
+    let error = failed.error.unwrap();
+    assert_eq!(error.kind, OperationErrorKind::Unsound);
+    assert!(error.message.contains("did not all reach it"));
+    assert!(sites.hv.vm().await.register.unwrap().stop.is_none());
+    // It goes back, and may be moved another time.
+    let fenced = sites.az.ok(sites.order(3, Command::Fence {})).await;
+    let OrderResult::Fenced { record } = fenced else {
+        panic!("{fenced:?}")
+    };
+    let resume = Command::Resume { fence: record };
+    sites.hv.ok(sites.order(3, resume)).await;
+    assert!(sites.hv.fake.running(VM));
+    sites.cut_over(&sites.hv, &sites.az, 4).await;
+    sites.same_disks();
+}

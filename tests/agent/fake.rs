@@ -285,6 +285,10 @@ impl Hypervisor for Fake {
         Ok(())
     }
 
+    fn suits(&self, _: &GuestDefinition) -> Result<()> {
+        Ok(())
+    }
+
     fn usable(&self) -> Result<()> {
         if self.unusable.load(Ordering::SeqCst) {
             return Err(HypervisorError::Invalid {

@@ -82,6 +82,8 @@ pub enum OperationErrorKind {
     DiskWithoutTarget,
     /// The content is not what it has to be.
     Corrupt,
+    /// What a stopped guest wrote did not all reach its disk: what stands there is not delivered, however often it is asked for (S12).
+    Unsound,
     /// The agents do not understand one another.
     Protocol,
     /// Cut short by a newer order.

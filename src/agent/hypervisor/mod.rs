@@ -406,6 +406,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Invalid` names the first field that this host cannot satisfy.
     fn check(&self, guest: &GuestDefinition) -> Result<()>;
 
+    /// As [`Hypervisor::check`], without looking at a disk.
+    ///
+    /// # Errors
+    /// `Invalid` names the first field that this host cannot satisfy.
+    fn suits(&self, guest: &GuestDefinition) -> Result<()>;
+
     /// Whether guests could be started on this host at all: the program, the processor's support. Looks at files only.
     ///
     /// # Errors

@@ -47,14 +47,22 @@ pub(super) async fn check(
         }
     }
     let placed = definitions::placed(arriving, known.as_ref(), &host.config.storage_dir);
+    let looking = Arc::clone(host);
+    let measured = tokio::task::spawn_blocking(move || {
+        let shared = looking.definitions.shared(&placed);
+        (
+            shared,
+            needed(&placed),
+            room::of(&looking.config.storage_dir),
+        )
+    });
+    let (shared, needed, room) = measured
+        .await
+        .map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
     // What arrives would be written over what another VM has.
-    if let Some(message) = host.definitions.shared(&placed) {
+    if let Some(message) = shared {
         return Err(refusal(RefusalKind::DisksDiffer, message));
     }
-    let storage = host.config.storage_dir.clone();
-    let measured = tokio::task::spawn_blocking(move || (needed(&placed), room::of(&storage))).await;
-    let (needed, room) =
-        measured.map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
     let room = room.map_err(|failed| refusal(RefusalKind::Storage, failed))?;
     if needed > room.spare() {
         let message = format!("the disks need {needed} bytes on this host's storage, where {room}");
@@ -132,9 +140,20 @@ pub(super) async fn enroll(
     }
     work.place("defined").await;
     let volume = host.volume(&vm).await?;
-    // Only what is made here is known to be new (S16).
-    volume.with(|set| Ok(set.create_missing()?)).await?;
+    if !missing.is_empty() {
+        // Whoever sends holds the disks until they are told to let go.
+        let gate = Arc::clone(&volume.gate);
+        // Only what is made here is known to be new (S16).
+        let made = volume
+            .with_closed(move || gate.close_all(), |set| Ok(set.create_missing()?))
+            .await;
+        volume.gate.reopen();
+        made?;
+    }
     let (_, guest) = host.guest(vm.uuid)?;
-    host.hypervisor.check(&guest)?;
+    {
+        let host = Arc::clone(&host);
+        blocking(move || Ok(host.hypervisor.check(&guest)?)).await?;
+    }
     Ok(OrderResult::Enrolled { created: missing })
 }

@@ -15,7 +15,15 @@ pub(super) async fn fence(work: &Work) -> Result<OrderResult, OperationError> {
         .is_some_and(|register| register.start.is_some());
     // Who sends to a VM without a definition came when it had one.
     let volume = if host.definitions.get(vm.uuid).is_some() {
-        Some(host.volume(vm).await?)
+        match host.volume(vm).await {
+            Ok(volume) => Some(volume),
+            // Where nothing has run, disks that cannot be opened take no data either, and must not keep the source from coming back.
+            Err(failed) if !was_started && vm.volume.lock().await.is_none() => {
+                tracing::warn!(vm = %vm.uuid, epoch, error = %failed.message, "the disks here cannot be opened; this host is fenced all the same");
+                None
+            }
+            Err(failed) => return Err(failed),
+        }
     } else {
         vm.volume.lock().await.clone()
     };

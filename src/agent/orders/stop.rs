@@ -43,6 +43,9 @@ pub(super) struct Changes {
 struct RanOn {
     epoch: u64,
     disks: Vec<GuestDisk>,
+    /// Why what it wrote at last is not all on those disks. An error of a disk is told once: a second stop would find nothing wrong (S12).
+    #[serde(default)]
+    unsound: Option<String>,
 }
 
 /// S14: a disk that the last pass did not bring to the target is seen before the fence.
@@ -100,6 +103,7 @@ pub(super) async fn stop(
         .register()
         .ok_or_else(|| internal("the register is gone"))?;
     let (before, guest) = host.guest(vm.uuid)?;
+    sound(host, vm, epoch).await?;
     let held = hold(&before).await?;
     let attached = ran_on(host, vm, &guest, epoch).await?;
     work.phase(ProgressPhase::ShuttingDown);
@@ -120,7 +124,10 @@ pub(super) async fn stop(
         );
         return Err(error(OperationErrorKind::DiskWithoutTarget, message));
     }
-    let disks = shapes(&definition, held).await?;
+    if let Err(failed) = synced(held).await {
+        return Err(unsound_from_now_on(host, vm, epoch, failed).await?);
+    }
+    let disks = shapes(&definition).await?;
     let (roots, source) = content(work, &definition, epoch).await?;
     work.place("read").await;
 
@@ -157,7 +164,11 @@ async fn ran_on(
     let (host, uuid) = (Arc::clone(host), vm.uuid);
     blocking(move || match now {
         Some(disks) => {
-            let kept = RanOn { epoch, disks };
+            let kept = RanOn {
+                epoch,
+                disks,
+                unsound: None,
+            };
             host.store.save(Kind::Attached, uuid, &kept)?;
             Ok(Some(kept.disks))
         }
@@ -353,20 +364,68 @@ pub(super) async fn changes(host: &Arc<Host>, vm: &Arc<Vm>, epoch: u64) -> Optio
     })
 }
 
-/// Sizes as they are now; what the guest wrote is on the disk when this returns (S3, S12).
-async fn shapes(
-    definition: &VmDefinition,
-    held: Vec<(String, File)>,
-) -> Result<Vec<DiskShape>, OperationError> {
-    let disks = definition.disks.clone();
+/// What the guest wrote is on the disk when this returns (S3, S12).
+async fn synced(held: Vec<(String, File)>) -> Result<(), OperationError> {
     blocking(move || {
         for (id, file) in &held {
             file.sync_all().map_err(|failed| {
                 let message =
                     format!("disk {id}: what the guest wrote did not all reach it: {failed}");
-                error(OperationErrorKind::SourceRead, message)
+                error(OperationErrorKind::Unsound, message)
             })?;
         }
+        Ok(())
+    })
+    .await
+}
+
+/// Writes down that this stop's content cannot be trusted, and takes back what was said of it. Returns what to tell.
+async fn unsound_from_now_on(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    epoch: u64,
+    failed: OperationError,
+) -> Result<OperationError, OperationError> {
+    tracing::error!(vm = %vm.uuid, epoch, error = %failed.message, "a disk did not take what the guest wrote at last; the move cannot go on from it");
+    let (kept, uuid, why) = (Arc::clone(host), vm.uuid, failed.message.clone());
+    blocking(move || {
+        let before = kept.store.load::<RanOn>(Kind::Attached, uuid)?;
+        let disks = before
+            .filter(|before| before.epoch == epoch)
+            .map(|before| before.disks);
+        let mark = RanOn {
+            epoch,
+            disks: disks.unwrap_or_default(),
+            unsound: Some(why),
+        };
+        kept.store.save(Kind::Attached, uuid, &mark)?;
+        kept.store.remove(Kind::Changes, uuid)?;
+        Ok(())
+    })
+    .await?;
+    let volume = host.volume(vm).await?;
+    volume.with(|set| Ok(set.void()?)).await?;
+    replication::forget(host, vm).await?;
+    Ok(failed)
+}
+
+/// S12: a stop of this epoch has found that a disk did not take everything; that it finds nothing the next time says nothing.
+async fn sound(host: &Arc<Host>, vm: &Arc<Vm>, epoch: u64) -> Result<(), OperationError> {
+    let (host, uuid) = (Arc::clone(host), vm.uuid);
+    let kept = blocking(move || Ok(host.store.load::<RanOn>(Kind::Attached, uuid)?)).await?;
+    match kept
+        .filter(|kept| kept.epoch == epoch)
+        .and_then(|kept| kept.unsound)
+    {
+        None => Ok(()),
+        Some(why) => Err(error(OperationErrorKind::Unsound, why)),
+    }
+}
+
+/// Sizes as they are now, of disks that take a sync.
+async fn shapes(definition: &VmDefinition) -> Result<Vec<DiskShape>, OperationError> {
+    let disks = definition.disks.clone();
+    blocking(move || {
         disks
             .iter()
             .map(|disk| {

@@ -280,7 +280,9 @@ async fn create(
             Ok(made) => made,
             // S6: whatever has this name is not this move; nothing of it is inherited.
             Err(error) if error.is_already_exists() => {
-                number = highest_number(context, &fetched.key).max(number) + 1;
+                number = highest_number(context, &fetched.key)
+                    .max(number)
+                    .saturating_add(1);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -300,13 +302,18 @@ async fn create(
     Err(ActError::NamesTaken(fetched.key.clone()))
 }
 
+/// Numbers from here on were made by hand; what follows them would not be a number for long.
+const MOST_NUMBERS: i64 = 1 << 40;
+
 /// The highest number that a Failover of this name has, whosever it is; 0 when there is none.
 fn highest_number(context: &Context, vm: &Key) -> i64 {
     let of_this = |failover: &Arc<Guarded<Failover>>| {
         let meta = failover.meta();
         let (name, number) = meta.name.as_deref()?.rsplit_once('-')?;
         let here = meta.namespace.as_deref() == Some(&vm.namespace) && name == vm.name;
-        here.then(|| number.parse().ok()).flatten()
+        here.then(|| number.parse().ok())
+            .flatten()
+            .filter(|number| *number < MOST_NUMBERS)
     };
     let all = context.failovers.store.state();
     all.iter().filter_map(of_this).max().unwrap_or(0)

@@ -24,6 +24,7 @@ use super::conditions::ConditionType;
 use super::decision::{Decision, Effect, Event, Pace};
 use super::fact::Fact;
 use super::failure::ErrorClass;
+use super::observation::Stage;
 use super::world::{CurrentFailover, VaultView, World};
 use crate::api::{
     FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
@@ -50,7 +51,9 @@ fn without_another_vm<'a>(world: &World<'a>) -> Option<World<'a>> {
     let Fact::Known(view) = &world.vault else {
         return None;
     };
-    (seen.id != known).then(|| World {
+    // Of two of the name one is shown, and that they contradict each other is the stronger word.
+    let contradicts = matches!(seen.stage, Fact::Known(Stage::Contradiction { .. }));
+    (seen.id != known && !contradicts).then(|| World {
         vault: Fact::Known(VaultView {
             vm: Fact::Absent,
             ..view.clone()

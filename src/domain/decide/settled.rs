@@ -164,14 +164,16 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     }
     let vm = match &view.vm {
         Fact::Known(vm) => *vm,
+        // S6: where the right to run it stands is not looked for under another name, also when it is to be let go.
+        Fact::Absent if view.renamed.is_some() => {
+            let name = view.renamed.unwrap_or_default();
+            return Outcome::stalled(
+                Reason::VirtualMachineNotFound,
+                format!("waits for {}", super::renamed(world, name)),
+            );
+        }
         Fact::Absent if intent.deleting => return release("the vault does not know the VM"),
         Fact::Absent => {
-            if let Some(name) = view.renamed {
-                return Outcome::stalled(
-                    Reason::VirtualMachineNotFound,
-                    format!("waits for {}", super::renamed(world, name)),
-                );
-            }
             return Outcome::stalled(
                 Reason::VirtualMachineNotFound,
                 match &world.status.virtual_machine_id {

@@ -82,9 +82,9 @@ pub(super) const fn class_of_refusal(kind: RefusalKind) -> ErrorClass {
 pub(super) const fn class_of_failure(kind: OperationErrorKind) -> ErrorClass {
     match kind {
         // Asking again would do the same: the move turns back, and the VM runs on where it was.
-        OperationErrorKind::ShutdownTimedOut | OperationErrorKind::Hypervisor => {
-            ErrorClass::Unresponsive
-        }
+        OperationErrorKind::ShutdownTimedOut
+        | OperationErrorKind::Hypervisor
+        | OperationErrorKind::Unsound => ErrorClass::Unresponsive,
         OperationErrorKind::NoSpace => ErrorClass::Capacity,
         // Corrupt: what the stop wrote down does not change, so asking again finds the same.
         OperationErrorKind::DiskWithoutTarget

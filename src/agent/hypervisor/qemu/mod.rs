@@ -106,6 +106,14 @@ impl Hypervisor for Qemu {
         .map(|_| ())
     }
 
+    fn suits(&self, guest: &GuestDefinition) -> Result<()> {
+        argv::check_all_but_disks(
+            &self.config,
+            &GuestFiles::new(&self.config.state_dir, guest.uuid),
+            guest,
+        )
+    }
+
     fn usable(&self) -> Result<()> {
         self.config.usable()
     }

@@ -771,17 +771,26 @@ fn s05_a_commit_needs_a_running_guest_and_ends_every_way_back() {
         RefusalKind::NotRunning
     );
     az.running = true;
-    let forged = CommitRecord {
-        vm: VM,
-        epoch: 1,
-        host: az.name.into(),
-        failover: None,
-        at: Timestamp::UNIX_EPOCH,
-    };
-    assert_eq!(
-        kind(hv.order(&order(2, 5, Command::Retire { commit: forged }))),
-        RefusalKind::WrongRecord
-    );
+    // A record of an earlier move, of another host, of another VM.
+    for (vm, epoch, host) in [
+        (VM, 1, az.name),
+        (VM, 2, HOSTS[2]),
+        (Uuid::from_u128(8), 2, az.name),
+    ] {
+        let forged = CommitRecord {
+            vm,
+            epoch,
+            host: host.into(),
+            failover: None,
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let retired = hv.order(&order(2, 5, Command::Retire { commit: forged }));
+        assert_eq!(
+            kind(retired),
+            RefusalKind::WrongRecord,
+            "{vm} {epoch} {host}"
+        );
+    }
     az.order(&order(2, 4, Command::Commit {})).unwrap();
     az.settle(&mut issued);
     assert_eq!(

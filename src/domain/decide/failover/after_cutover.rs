@@ -35,7 +35,9 @@ impl Move<'_> {
                 return Next::Wait(Wait::mend(REGISTERS_GONE));
             }
         };
-        if as_left || self.has_started() {
+        // A silent hypervisor may yet turn out not to have started it.
+        let known = vm.power[self.to()].known().is_some();
+        if (as_left && known) || self.has_started() {
             self.saw_started(vm);
         }
         let back = self.fo.spec.commit == Some(Verdict::Rollback);

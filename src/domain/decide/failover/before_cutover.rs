@@ -12,7 +12,7 @@ use crate::domain::fact::Fact;
 use crate::domain::observation::{OperationState, ProtectionState, Stage, VmObservation};
 use crate::domain::world::VaultView;
 
-use super::{Move, Next, disconnected, obstacles};
+use super::{Move, Next, disconnected, down, obstacles};
 
 impl Move<'_> {
     pub(super) fn awaiting_start(&mut self) -> Next {
@@ -305,12 +305,9 @@ impl Move<'_> {
                 _ => return Next::Enter(FailoverPhase::Synchronizing),
             }
         }
-        if let Some(why) = &vm.down_because {
+        if vm.down_because.is_some() {
             // It would be moved as one that is meant to be off, and left off.
-            return Next::Wait(Wait::mend(format!(
-                "the guest, which should run in {} and does not: {why}",
-                self.from()
-            )));
+            return Next::Wait(down(vm, self.from()));
         }
         self.predict(vm);
         self.gates_passed = true;

@@ -8,7 +8,7 @@ use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
 use crate::domain::observation::{Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE, doing, running};
+use super::{Move, Next, REGISTERS_GONE, disconnected, doing, down, running};
 
 /// After so many refusals in a row, which take a minute and more, the last delta is not asked for again while the VM is down.
 const REFUSALS: i64 = 20;
@@ -52,6 +52,9 @@ impl Move<'_> {
                 .unwrap_or_default();
             return self.turn_back(why, FailoverOutcome::Failed);
         }
+        // While a site is away nothing can be turned back either, and the line may come back any moment.
+        let both_answer =
+            matches!(&self.world.vault, Fact::Known(view) if disconnected(view).is_none());
         // The VM is down: what nobody but a person can mend is mended while it runs at its source.
         let hopeless = self.status.failure.as_ref().filter(|failure| {
             let is = |classes: &[ErrorClass]| {
@@ -60,6 +63,7 @@ impl Move<'_> {
             // What is refused again and again is not mended by waiting either.
             is(&[ErrorClass::Invalid, ErrorClass::Capacity])
                 || (failure.count >= REFUSALS && is(&[ErrorClass::Conflict, ErrorClass::Denied]))
+                || (failure.count >= REFUSALS && both_answer && is(&[ErrorClass::Transient]))
         });
         if let Some(failure) = hopeless
             && can.cancel_after_stop
@@ -92,6 +96,8 @@ impl Move<'_> {
             Stage::Settled { .. } if self.may_wait_again() => {
                 Next::Enter(FailoverPhase::AwaitingCutover)
             }
+            // It would be moved as one that is meant to be off; an order that may still be on its way is refused for the same reason.
+            Stage::Settled { .. } if vm.down_because.is_some() => Next::Wait(down(vm, from)),
             Stage::Settled { .. } if can.separate_stop => Next::Submit(Action::StopSource { from }),
             Stage::SourceFenced { .. } => {
                 if let Some(running) = running(vm, from) {

@@ -167,13 +167,14 @@ impl Move<'_> {
         };
         let vm = match &view.vm {
             Fact::Known(vm) => *vm,
+            Fact::Absent if view.renamed.is_some() => {
+                let name = view.renamed.unwrap_or_default();
+                return Next::Wait(Wait::mend(renamed(world, name)));
+            }
             Fact::Absent if world.intent.deleting => {
                 return self.abandon("no host of the vault knows the VM any more");
             }
             Fact::Absent => {
-                if let Some(name) = view.renamed {
-                    return Next::Wait(Wait::mend(renamed(world, name)));
-                }
                 let id = world.status.virtual_machine_id.as_deref();
                 return Next::Wait(Wait::mend(format!(
                     "VM {} of UUID {} to be known to the vault again (another VM of its name does not count): bring it back, or delete this ProtectedVirtualMachine",
@@ -263,7 +264,7 @@ impl Move<'_> {
         // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
         let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
         // A resume that broke off is first given again, in the name that the registers know.
-        let half = broke_off(vm, self.from(), ActionKind::ResumeSource).is_some();
+        let half = half_resumed(vm, self.from());
         (other && !half && matches!(stage, Stage::Settled { .. }))
             .then_some(Next::Ask(Action::Release, None))
     }
@@ -318,6 +319,11 @@ fn running(vm: &VmObservation, site: Site) -> Option<&Operation> {
         .find(|operation| operation.site == site && operation.state == OperationState::Running)
 }
 
+/// Whether the right is back at a site by an order that has not brought the guest up there.
+fn half_resumed(vm: &VmObservation, at: Site) -> bool {
+    broke_off(vm, at, ActionKind::ResumeSource).is_some() && vm.down_because.is_some()
+}
+
 /// The last order of this kind at a site, when it was taken and did not come to its end.
 fn broke_off(vm: &VmObservation, site: Site, kind: ActionKind) -> Option<&Operation> {
     vm.operations.iter().find(|operation| {
@@ -328,6 +334,14 @@ fn broke_off(vm: &VmObservation, site: Site, kind: ActionKind) -> Option<&Operat
                 OperationState::Failed { .. } | OperationState::Interrupted
             )
     })
+}
+
+/// For a guest that should run and does not.
+fn down(vm: &VmObservation, at: Site) -> Wait {
+    let why = vm.down_because.as_deref().unwrap_or_default();
+    Wait::mend(format!(
+        "the guest, which should run in {at} and does not: {why}"
+    ))
 }
 
 fn doing(kind: ActionKind) -> String {

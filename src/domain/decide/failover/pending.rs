@@ -13,15 +13,16 @@ use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
 use crate::domain::observation::{Operation, OperationState, Stage, VmObservation};
 
-use super::{Move, Next, broke_off, doing};
+use super::{Move, Next, doing, half_resumed};
 
 /// How much a part of an action keeps the whole from being done.
 const fn gravity(state: &OperationState) -> u8 {
     match state {
         OperationState::Succeeded => 0,
-        OperationState::Running => 1,
-        OperationState::Interrupted => 2,
-        OperationState::Failed { .. } => 3,
+        OperationState::Interrupted => 1,
+        OperationState::Failed { .. } => 2,
+        // It is judged when all its parts have ended.
+        OperationState::Running => 3,
     }
 }
 
@@ -251,8 +252,7 @@ impl Move<'_> {
         let from = self.from();
         self.seen()
             .filter(|vm| {
-                !matches!(vm.stage, Fact::Known(Stage::Settled { .. }))
-                    || broke_off(vm, from, ActionKind::ResumeSource).is_some()
+                !matches!(vm.stage, Fact::Known(Stage::Settled { .. })) || half_resumed(vm, from)
             })
             .and_then(|vm| vm.failover.clone())
             .unwrap_or_else(|| self.fo.uid.into())

@@ -16,7 +16,7 @@ use super::Move;
 
 /// How often a Failover's progress is written at most: every 5 seconds.
 const PROGRESS_INTERVAL_SECONDS: i64 = 5;
-/// How often the bytes that a rollback would drop are written while commit waits: every 15 seconds.
+/// How often the bytes that a rollback would drop are written while commit waits: every 15 seconds, after the first half minute.
 const UNCOMMITTED_INTERVAL_SECONDS: i64 = 15;
 
 impl Move<'_> {
@@ -132,7 +132,7 @@ impl Move<'_> {
         // At first a person may be about to decide; later the figure matters less than the number of writes.
         let young = now.duration_since(since.0).as_secs() < 2 * UNCOMMITTED_INTERVAL_SECONDS;
         let interval = if young {
-            2
+            PROGRESS_INTERVAL_SECONDS
         } else {
             UNCOMMITTED_INTERVAL_SECONDS
         };

@@ -8,7 +8,7 @@ use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE, broke_off, doing, running};
+use super::{Move, Next, REGISTERS_GONE, doing, half_resumed, running};
 
 impl Move<'_> {
     /// Why the move should go back, if it should.
@@ -117,8 +117,7 @@ impl Move<'_> {
                 .then(|| Next::Wait(Wait::operation(doing(operation.kind))));
         }
         // Whatever became of the order: a guest that is as it should be needs no other.
-        let half = broke_off(vm, from, ActionKind::ResumeSource).is_some();
-        (half && vm.down_because.is_some()).then_some(Next::Submit(Action::ResumeSource { from }))
+        half_resumed(vm, from).then_some(Next::Submit(Action::ResumeSource { from }))
     }
 
     pub(super) fn rolling_back(&mut self, vm: &VmObservation, stage: &Stage) -> Next {
