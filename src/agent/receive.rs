@@ -61,10 +61,20 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) -> anyhow::Res
         let Ok(stream) = stream else { continue };
         let (host, open) = (Arc::clone(&host), Arc::clone(&open));
         open.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(open);
         tokio::task::spawn_blocking(move || {
+            let _counted = counted;
             one(&host, stream, from, stranger);
-            open.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// One of the open connections, also when it ends in a panic.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

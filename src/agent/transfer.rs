@@ -305,9 +305,8 @@ impl From<PassError> for OperationError {
             PassError::NoSpace { .. } => OperationErrorKind::NoSpace,
             PassError::SourceRead { .. } => OperationErrorKind::SourceRead,
             PassError::SourceState(_) => OperationErrorKind::Storage,
-            PassError::TargetIo(_) => OperationErrorKind::TargetWrite,
-            // What was trusted is trusted no more: the next pass compares everything.
-            PassError::Corrupt(_) => OperationErrorKind::TargetWrite,
+            // Corrupt: what was trusted is trusted no more, and the next pass compares everything.
+            PassError::TargetIo(_) | PassError::Corrupt(_) => OperationErrorKind::TargetWrite,
             PassError::Protocol { .. } => OperationErrorKind::Protocol,
         };
         let message = match &failed {

@@ -111,6 +111,16 @@ async fn s15_a_point_that_was_left_open_does_not_end_replication() {
     sites.replicate(&sites.hv, &sites.az, 1).await;
 }
 
+/// No pass comes after a pause that would let it go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn s15_a_guest_left_standing_in_a_point_goes_on_when_replication_is_paused() {
+    let sites = Sites::protected().await;
+    sites.hv.fake.leave_in_a_point(VM);
+    assert_eq!(sites.hv.vm().await.power, Power::Paused);
+    sites.hv.ok(sites.order(1, Command::Pause {})).await;
+    assert_eq!(sites.hv.vm().await.power, Power::Running);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_left_standing_in_a_point_can_be_stopped() {
     let sites = Sites::protected().await;

@@ -324,6 +324,8 @@ async fn effect(work: Work) -> Result<OrderResult, OperationError> {
         Command::Pause {} => {
             replication::pause(host, vm).await?;
             drop(vm.replication.quiet().await);
+            // No pass comes any more that would let a guest go on which was left standing in a point in time.
+            stop::awake(host, vm, &host.process(vm.uuid)).await;
             Ok(OrderResult::Paused {})
         }
         Command::Stop { target, force } => stop::stop(&work, &target, force).await,

@@ -124,6 +124,8 @@ impl VolumeSet {
     fn begin_in_place(&mut self, hello: &Hello) -> Result<(Target, Welcome), SetError> {
         if let Content::NewFiles { base, .. } = self.record.content.clone() {
             self.leave_new_files(base)?;
+            // The old files stood beside the new ones for a while, and nobody looked at them.
+            self.void_if_touched()?;
         }
         let (base, offered, trusted) = match &self.record.content {
             Content::Whole { point, exact: true } => {
