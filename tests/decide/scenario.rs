@@ -570,10 +570,9 @@ impl World {
         };
         match vm.stage {
             Fact::Known(Stage::Settled { .. } | Stage::Unclaimed { .. }) => Ok(()),
-            Fact::Known(_) if self.orphaned || self.store.released_unseen => {
+            Fact::Known(_) if self.orphaned => {
                 // S6: whoever makes the resource anew finds the registers, and goes on from them.
                 self.orphaned = false;
-                self.store.released_unseen = false;
                 self.store.apply(spec(Site::OnPremises));
                 self.converge()
             }

@@ -59,8 +59,6 @@ pub struct Store {
     pub failovers: BTreeMap<i64, Failover>,
     counter: u64,
     pub writes: u64,
-    /// The resource was let go before the VM had ever been seen: whatever somebody else has left half way is not its affair.
-    pub released_unseen: bool,
 }
 
 impl Store {
@@ -70,7 +68,6 @@ impl Store {
             failovers: BTreeMap::new(),
             counter: 0,
             writes: 0,
-            released_unseen: false,
         };
         store.apply(spec);
         store
@@ -233,9 +230,7 @@ impl Store {
     }
 
     pub fn release_pvm(&mut self) {
-        if let Some(pvm) = self.pvm.take_if(|pvm| pvm.deleting) {
-            self.released_unseen = pvm.status.virtual_machine_id.is_none();
-        }
+        self.pvm.take_if(|pvm| pvm.deleting);
         self.writes += 1;
     }
 

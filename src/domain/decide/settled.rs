@@ -188,7 +188,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
                 },
             );
         }
-        Fact::Unknown(why) if intent.deleting => return let_go_unseen(world, why),
+        Fact::Unknown(why) if intent.deleting => return let_go_later(why),
         Fact::Unknown(why) => {
             return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}"));
         }
@@ -244,14 +244,19 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     }
 }
 
-/// The resource is being deleted, and nothing is known of the VM. What was never seen was never asked for anything (safety rule S2: the status is
-/// stored first).
+/// The resource is being deleted, and nothing has been seen of its vault. What was never seen was never asked for anything (safety rule S2: the
+/// status is stored first).
 fn let_go_unseen(world: &World<'_>, why: &str) -> Outcome {
     let status = world.status;
     let seen = status.virtual_machine_id.is_some() || status.epoch.is_some();
     if !seen && world.history.is_empty() && matches!(world.failover, CurrentFailover::None) {
         return release("the VM was never taken on");
     }
+    let_go_later(why)
+}
+
+/// S6: somebody may have left the VM half way; only a look tells.
+fn let_go_later(why: &str) -> Outcome {
     Outcome::new(
         VirtualMachinePhase::Detaching,
         Reason::Detaching,
