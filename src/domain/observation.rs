@@ -389,8 +389,6 @@ pub struct Operation {
     pub kind: ActionKind,
     /// How it stands.
     pub state: OperationState,
-    /// When it ended, where that is known.
-    pub ended: Option<Timestamp>,
     /// How far it is.
     pub progress: Option<Progress>,
     /// Bytes on the wire, once it is done.

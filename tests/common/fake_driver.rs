@@ -250,7 +250,6 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         vm.marks[site] = Some(*mark);
     }
     vm.operations.push(Operation {
-        ended: None,
         site: action.site().unwrap_or(Site::OnPremises),
         mark: *mark,
         kind: action.kind(),

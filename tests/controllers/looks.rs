@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use homeward::api::{FailoverPhase, ProtectedVirtualMachine, RecoveryVault, Site};
-use homeward::domain::{ActionKind, ErrorClass, Progress, ProtectionState};
+use homeward::domain::{ActionKind, ErrorClass, OperationState, Progress, ProtectionState};
 use homeward::driver::DriverError;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
@@ -345,5 +345,44 @@ async fn the_first_replica_shows_how_far_it_is() {
         said.contains("being made in Azure: 35% of 200 MiB"),
         "{said}"
     );
+    running.end().await;
+}
+
+/// The source goes on sending, and only the target knows that it could not take the VM.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_could_not_take_the_vm_is_not_called_protection() {
+    let bench = Bench::new("not-taken").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench.vault("vault").await;
+    bench.vm("web", Site::OnPremises, json!({})).await;
+    protected(&bench, "web").await;
+    let asked = vault.kinds("web").len();
+    {
+        let mut state = vault.state.lock().unwrap();
+        let vm = state.vms.get_mut("web").unwrap();
+        let protect = vm
+            .operations
+            .iter_mut()
+            .rfind(|it| it.kind == ActionKind::Protect);
+        let protect = protect.unwrap();
+        protect.site = Site::Azure;
+        protect.state = OperationState::Failed {
+            class: ErrorClass::Invalid,
+            message: "boot.kernel: it is not there".into(),
+        };
+    }
+    let told = bench
+        .vm_is("web", "stalled", |vm| {
+            condition(vm, "Stalled") == "True/VirtualMachineNotReady"
+        })
+        .await;
+    let said = serde_json::to_string(&told.status).unwrap();
+    assert!(
+        said.contains("Azure cannot take the VM") && said.contains("boot.kernel: it is not there"),
+        "{said}"
+    );
+    // It is told first, and asked again only after a while.
+    assert_eq!(vault.kinds("web").len(), asked);
     running.end().await;
 }

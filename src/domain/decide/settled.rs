@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::super::action::{Action, ActionKind, Mark};
-use super::super::conditions::Reason;
+use super::super::conditions::{ConditionType, Reason};
 use super::super::decision::{Decision, Effect, Event, NewFailover, Pace};
 use super::super::fact::Fact;
 use super::super::observation::{
@@ -623,7 +623,7 @@ fn unfinished_replica(world: &World<'_>, vm: &VmObservation, to: Site) -> Option
             Some(again.unwrap_or_else(|| {
                 Outcome::stalled(
                     Reason::VirtualMachineNotReady,
-                    format!("{to} cannot take the VM, and is asked again every minute: {message}"),
+                    format!("{to} cannot take the VM, and is asked again after a while: {message}"),
                 )
             }))
         }
@@ -634,9 +634,13 @@ fn unfinished_replica(world: &World<'_>, vm: &VmObservation, to: Site) -> Option
 fn again_after(world: &World<'_>, making: &Operation, delay: SignedDuration) -> Option<Outcome> {
     let from = making.site.other();
     let vm = super::report::seen(world)?;
-    let due = making
-        .ended
-        .is_none_or(|ended| world.now.duration_since(ended).abs() >= delay);
+    // By this operator's own clock, since when a person is asked to mend it: the order ended by another host's.
+    let asked = world.status.conditions.iter().find(|condition| {
+        condition.type_ == ConditionType::Stalled.as_str()
+            && condition.reason == Reason::VirtualMachineNotReady.as_str()
+    });
+    let stood = asked.map(|asked| world.now.duration_since(asked.last_transition_time.0).abs());
+    let due = delay.is_zero() || stood.is_some_and(|stood| stood >= delay);
     due.then(|| {
         Outcome::doing(
             VirtualMachinePhase::Protecting,

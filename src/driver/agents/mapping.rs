@@ -406,7 +406,6 @@ fn operations(site: Site, at: &At<'_>) -> Vec<Operation> {
             },
             kind: *kind,
             state: state.clone(),
-            ended: operation.ended_at,
             progress: operation.progress.as_ref().map(progress),
             bytes_on_wire: pass.map(|pass| pass.bytes_sent),
             bytes_changed: pass.map(|pass| pass.bytes_changed),

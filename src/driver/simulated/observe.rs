@@ -318,7 +318,6 @@ fn operations(sides: &BySite<Fact<&Side>>) -> Vec<Operation> {
                 mark: last.message.mark,
                 kind: last.message.kind,
                 state: last.state.clone(),
-                ended: None,
                 progress: None,
                 bytes_on_wire: (last.sent > 0).then_some(last.sent),
                 bytes_changed: (last.changed > 0).then_some(last.changed),
