@@ -1,0 +1,185 @@
+//! A VM that is where it should be: its protection towards the other site.
+
+use jiff::SignedDuration;
+
+use super::{Outcome, disconnected, mend, next_mark};
+use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
+use crate::domain::action::{Action, ActionKind};
+use crate::domain::conditions::{ConditionType, Reason};
+use crate::domain::decide::wait::Waiting;
+use crate::domain::decide::{report, submission};
+use crate::domain::fact::Fact;
+use crate::domain::observation::{
+    Operation, OperationState, Power, ProtectionState, VmObservation,
+};
+use crate::domain::world::{VaultView, World};
+
+/// What holds protection.
+fn not_ready(view: &VaultView<'_>, vm: &VmObservation) -> Option<Outcome> {
+    mend(&vm.obstacles)
+        .or_else(|| mend(&vm.protection_obstacles))
+        .or_else(|| disconnected(view))
+}
+
+pub(super) fn protect(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    view: &VaultView<'_>,
+    vm: &VmObservation,
+    site: Site,
+) -> Outcome {
+    let to = site.other();
+    if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
+        return Outcome::new(
+            VirtualMachinePhase::Unprotected,
+            Reason::ServiceDoesNotProtectFromAzure,
+            None,
+            why.clone(),
+        );
+    }
+    if let Some(outcome) = unfinished_replica(world, vm, to) {
+        return outcome;
+    }
+    let state = match &vm.protection {
+        Fact::Known(protection)
+            if protection.from == site
+                && vm.protection_stale.is_none()
+                && !matches!(protection.state, ProtectionState::Paused) =>
+        {
+            &protection.state
+        }
+        Fact::Unknown(why) => {
+            return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
+        }
+        Fact::Known(_) | Fact::Absent => {
+            if let Some(why) = vm.down_because.as_ref().filter(|_| world.intent.suspend) {
+                return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
+            }
+            if world.intent.suspend {
+                return Outcome::new(
+                    VirtualMachinePhase::Suspended,
+                    Reason::Suspended,
+                    Some(Waiting::Suspended),
+                    "spec.suspend is true: protection begins when it is set to false",
+                );
+            }
+            if let Some(outcome) = not_ready(view, vm) {
+                return outcome;
+            }
+            return Outcome::doing(
+                VirtualMachinePhase::Protecting,
+                Reason::Seeding,
+                submission(
+                    world,
+                    Action::Protect { from: site },
+                    next_mark(world, vm),
+                    None,
+                ),
+                match &vm.protection_stale {
+                    Some(why) => format!("protection towards {to} is set up anew: {why}"),
+                    None => format!("protection towards {to} is set up"),
+                },
+            );
+        }
+    };
+    let whole = vm
+        .protection
+        .known()
+        .and_then(|protection| protection.last_whole.as_ref())
+        .is_some();
+    if let Some(why) = &vm.down_because {
+        return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
+    }
+    let runs = match vm.power[site] {
+        Fact::Known(Power::Off) => "is switched off",
+        _ => "runs",
+    };
+    match state {
+        ProtectionState::Failing(why) => Outcome::new(
+            VirtualMachinePhase::Unprotected,
+            Reason::ReplicationFailing,
+            Some(Waiting::Outside),
+            format!("replication to {to} goes on trying: {why}"),
+        ),
+        ProtectionState::Seeding | ProtectionState::Replicating | ProtectionState::Paused
+            if !whole =>
+        {
+            Outcome::new(
+                VirtualMachinePhase::Protecting,
+                Reason::Seeding,
+                Some(Waiting::Operation),
+                match status
+                    .replication
+                    .as_ref()
+                    .and_then(|it| it.progress.as_ref())
+                {
+                    Some(progress) => format!(
+                        "the first replica is being made in {to}: {}",
+                        progress.summary
+                    ),
+                    None => format!("the first replica is being made in {to}"),
+                },
+            )
+        }
+        _ if world.intent.suspend => Outcome::new(
+            VirtualMachinePhase::Suspended,
+            Reason::Suspended,
+            Some(Waiting::Suspended),
+            format!("{runs} in {site} and is protected; spec.suspend is true"),
+        ),
+        _ => Outcome::new(
+            VirtualMachinePhase::Protected,
+            Reason::AsDeclared,
+            None,
+            format!("{runs} in {site} and is protected towards {to}"),
+        ),
+    }
+}
+
+/// The passive site was told to make a place for the replica, and that has not ended well: replication alone would not tell.
+fn unfinished_replica(world: &World<'_>, vm: &VmObservation, to: Site) -> Option<Outcome> {
+    let making = vm
+        .operations
+        .iter()
+        .find(|operation| operation.site == to && operation.kind == ActionKind::Protect)?;
+    match &making.state {
+        OperationState::Succeeded => None,
+        OperationState::Running => Some(Outcome::new(
+            VirtualMachinePhase::Protecting,
+            Reason::Seeding,
+            Some(Waiting::Operation),
+            format!("the replica's place is being made in {to}"),
+        )),
+        OperationState::Failed { .. } | OperationState::Interrupted if world.intent.suspend => None,
+        OperationState::Failed { class, message } => {
+            let again = again_after(world, making, class.retry_delay(u64::MAX));
+            Some(again.unwrap_or_else(|| {
+                Outcome::stalled(
+                    Reason::VirtualMachineNotReady,
+                    format!("{to} cannot take the VM, and is asked again after a while: {message}"),
+                )
+            }))
+        }
+        OperationState::Interrupted => again_after(world, making, SignedDuration::ZERO),
+    }
+}
+
+fn again_after(world: &World<'_>, making: &Operation, delay: SignedDuration) -> Option<Outcome> {
+    let from = making.site.other();
+    let vm = report::seen(world)?;
+    // By this operator's own clock, since when a person is asked to mend it: the order ended by another host's.
+    let asked = world.status.conditions.iter().find(|condition| {
+        condition.type_ == ConditionType::Stalled.as_str()
+            && condition.reason == Reason::VirtualMachineNotReady.as_str()
+    });
+    let stood = asked.map(|asked| world.now.duration_since(asked.last_transition_time.0).abs());
+    let due = delay.is_zero() || stood.is_some_and(|stood| stood >= delay);
+    due.then(|| {
+        Outcome::doing(
+            VirtualMachinePhase::Protecting,
+            Reason::Seeding,
+            submission(world, Action::Protect { from }, next_mark(world, vm), None),
+            format!("protection towards {} is set up again", making.site),
+        )
+    })
+}
