@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command as Program, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use homeward::{
-    agent::api::{Command, ContentKind, Order, Roots},
+    agent::api::{Command, ContentKind, Order, OrderResult, Roots},
     api::{FailoverOutcome, Site},
 };
 use homeward_playground::{
@@ -185,12 +185,21 @@ pub async fn old_state_boots(lane: &Lane, site: Site, old: &Roots) -> Result<boo
         Ok(found.filter(|vm| vm.content.kind == ContentKind::Whole))
     })
     .await?;
+    let undone = eventually(LIMIT, "the undo tells what it did", async || {
+        let found = host.vm(lane.vm.uuid).await?;
+        let result = found.and_then(|vm| vm.operation?.result);
+        Ok(match result {
+            Some(OrderResult::Undone { blocks }) => Some(blocks),
+            _ => None,
+        })
+    })
+    .await?;
     println!(
-        "  undone from {:?}; whole as of {:?}",
-        found.content.kind, whole.content.point
+        "  {undone} blocks undone; whole as of {:?}",
+        whole.content.point
     );
     // A pass that had ended left a new whole state; one that was in its middle leaves the very old one, and no third.
-    let middle = found.content.kind == ContentKind::Partial;
+    let middle = undone > 0;
     ensure!(
         !middle || whole.content.roots.as_ref() == Some(old),
         "what was undone is not what was there before"
