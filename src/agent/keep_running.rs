@@ -38,19 +38,29 @@ pub(super) async fn after_reboot(host: &Arc<Host>, vm: &Arc<Vm>) -> bool {
     }
 }
 
-async fn try_again(host: Arc<Host>, vm: Arc<Vm>, mut voided: bool) {
-    let mut pause = FIRST_PAUSE;
+/// Waits a while, twice as long the next time, and then for a moment in which no order is at work. None is admitted while the guard lives: one that
+/// takes the right to run away must not cross a start. None: the agent ends.
+async fn next_turn<'a>(
+    host: &Host,
+    vm: &'a Vm,
+    pause: &mut Duration,
+) -> Option<tokio::sync::MutexGuard<'a, ()>> {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = host.shutdown.cancelled() => return,
+            () = tokio::time::sleep(*pause) => {}
+            () = host.shutdown.cancelled() => return None,
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        // No order is admitted meanwhile: one that takes the right to run away must not cross a start.
-        let _turn = vm.turn.lock().await;
-        if lock(&vm.running).is_some() {
-            continue;
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        let turn = vm.turn.lock().await;
+        if lock(&vm.running).is_none() {
+            return Some(turn);
         }
+    }
+}
+
+async fn try_again(host: Arc<Host>, vm: Arc<Vm>, mut voided: bool) {
+    let mut pause = FIRST_PAUSE;
+    while let Some(_turn) = next_turn(&host, &vm, &mut pause).await {
         match attempt(&host, &vm, &mut voided).await {
             Ok(_) => {
                 vm.boot_unsettled.store(false, Ordering::SeqCst);
@@ -153,17 +163,7 @@ pub(super) fn until_it_runs(host: &Arc<Host>, vm: &Arc<Vm>, why: &str) {
     let (host, vm) = (Arc::clone(host), Arc::clone(vm));
     tokio::spawn(async move {
         let mut pause = FIRST_PAUSE;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = host.shutdown.cancelled() => return,
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            // No order is admitted meanwhile: one that takes the right to run away must not cross a start.
-            let _turn = vm.turn.lock().await;
-            if lock(&vm.running).is_some() {
-                continue;
-            }
+        while let Some(_turn) = next_turn(&host, &vm, &mut pause).await {
             let up = match bring_up(&host, &vm).await {
                 Ok(_) => paid(&host, &vm).await,
                 Err(why) => Err(why),

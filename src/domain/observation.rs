@@ -74,9 +74,7 @@ impl VaultObservation {
             (None, Err(why)) => Fact::Unknown(why.clone()),
         }
     }
-}
 
-impl VaultObservation {
     /// The name of the VM of this identity, when it is another than `name`.
     #[must_use]
     pub fn renamed(&self, id: &str, name: &str) -> Option<&str> {
