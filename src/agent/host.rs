@@ -35,6 +35,8 @@ pub(crate) struct Host {
     pub started_at: Timestamp,
     pub failpoints: Failpoints,
     pub bandwidth: super::transfer::Bandwidth,
+    /// Room for replicas whose enrolment is under way.
+    pub promises: super::growth::Promises,
     /// Those of the passes that come round by themselves that may be under way.
     pub passes: Semaphore,
     pub shutdown: CancellationToken,
@@ -196,6 +198,7 @@ impl Host {
             started_at: Timestamp::now(),
             failpoints,
             bandwidth: super::transfer::Bandwidth::default(),
+            promises: super::growth::Promises::default(),
             shutdown,
             found: Mutex::default(),
             problems: Mutex::new(problems),

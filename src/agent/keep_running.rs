@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::api::{Power, PowerSwitch, Register, Role};
 use super::definitions::size_of;
-use super::host::{Host, Vm, lock};
+use super::host::{Host, Vm, blocking, lock};
 use super::hypervisor::disk::DiskKind;
 use super::{orders, peer, replication};
-use crate::dataplane::Content;
+use crate::dataplane::{Content, VolumeSet};
 
 /// The first pause between two attempts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -89,12 +89,14 @@ async fn attempt(host: &Arc<Host>, vm: &Arc<Vm>, voided: &mut bool) -> Result<bo
     if register.role == Role::Replica {
         void_devices(host, vm).await?;
     }
-    let started = bring_up(host, vm).await?;
+    // Without a definition there is nothing to start; should it come back, that the guest does not run is complained of.
+    let defined = host.definitions.get(vm.uuid).is_some();
+    let started = defined && bring_up(host, vm).await?;
     let boot_id = host.boot_id.clone();
     host.change(vm, move |register| {
         let next = register.map(|register| Register {
             boot_id,
-            start_owed: false,
+            start_owed: register.start_owed && !defined,
             updated_at: Timestamp::now(),
             ..register.clone()
         });
@@ -185,9 +187,21 @@ pub(super) fn until_it_runs(host: &Arc<Host>, vm: &Arc<Vm>, why: &str) {
 
 /// S12: digests of a source are void after a reboot: what the cache held may never have reached the disk.
 async fn void(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), String> {
-    let voided = match host.volume(vm).await {
-        Ok(volume) => volume.with(|set| Ok(set.void()?)).await,
-        Err(failed) => Err(failed),
+    let voided = if host.definitions.get(vm.uuid).is_some() {
+        match host.volume(vm).await {
+            Ok(volume) => volume.with(|set| Ok(set.void()?)).await,
+            Err(failed) => Err(failed),
+        }
+    } else {
+        // Should the definition come back, what was known of its disks before the reboot must not count.
+        let (folder, uuid) = (host.volume_folder(vm.uuid), vm.uuid);
+        blocking(move || {
+            if let Some(mut set) = VolumeSet::open_recorded(&folder, uuid)? {
+                set.void()?;
+            }
+            Ok(())
+        })
+        .await
     };
     let forgotten = replication::forget(host, vm).await;
     voided.and(forgotten).map_err(|failed| {

@@ -21,6 +21,7 @@ pub mod config;
 mod console;
 mod definitions;
 pub mod failpoint;
+mod growth;
 mod host;
 pub mod hypervisor;
 mod inventory;

@@ -189,7 +189,7 @@ impl Admission for Door {
             let session = volume
                 .gate
                 .open_session(hello.epoch)
-                .map_err(|barred| definitions::refusal(RefusalKind::Busy, barred.to_string()))?;
+                .map_err(|why| definitions::refusal(RefusalKind::Busy, why.to_string()))?;
             Ok((
                 next,
                 Admitted {

@@ -25,7 +25,7 @@ use super::api::{
     DiskDefinition, OperationError, OperationErrorKind, PassReport, PeerAddress, Progress,
     ReplicationActivity, ReplicationState, Role, Roots, RunningPass, StepId,
 };
-use super::host::{Host, Vm, blocking, cancelled, error, lock};
+use super::host::{Host, Vm, blocking, cancelled, error, internal, lock};
 use super::hypervisor::{
     Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, PointOutcome,
 };
@@ -126,6 +126,20 @@ struct Live {
     cancel: Option<CancellationToken>,
     /// Who waits for quiet; no pass begins before them.
     waiting: u32,
+}
+
+impl Live {
+    /// A pass has failed; gives how long until the next.
+    fn fail(&mut self, failed: OperationError) -> Duration {
+        (self.pass, self.cancel) = (None, None);
+        self.failures = self.failures.saturating_add(1);
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << self.failures.saturating_sub(1).min(10))
+            .min(LONGEST_PAUSE);
+        self.last_error = Some((failed, Timestamp::now()));
+        self.next = Some(Next::after(pause));
+        pause
+    }
 }
 
 /// Counts who waits for quiet, also when the waiting is given up.
@@ -264,7 +278,19 @@ pub(crate) fn ensure(host: &Arc<Host>, vm: &Arc<Vm>) {
         }
         live.task = true;
     }
-    tokio::spawn(run(Arc::clone(host), Arc::clone(vm)));
+    tokio::spawn(supervise(Arc::clone(host), Arc::clone(vm)));
+}
+
+/// A panic in the loop ends a pass, not replication: the next pass begins as after any other failure.
+async fn supervise(host: Arc<Host>, vm: Arc<Vm>) {
+    while let Err(failed) = tokio::spawn(run(Arc::clone(&host), Arc::clone(&vm))).await {
+        if failed.is_cancelled() {
+            return;
+        }
+        tracing::error!(vm = %vm.uuid, error = %failed, "the replication loop broke off; it begins again");
+        let told = internal(format!("the agent's replication task failed: {failed}"));
+        lock(&vm.replication.live).fail(told);
+    }
 }
 
 /// Whether the register lets this host send (S1): it owns the VM, and no start waits for its commit.
@@ -381,16 +407,12 @@ async fn one_pass(host: &Arc<Host>, vm: &Arc<Vm>) {
             live.next = Some(Next::after(FIRST_PAUSE));
         }
         Err(failed) => {
-            live.failures = live.failures.saturating_add(1);
-            let pause = FIRST_PAUSE
-                .saturating_mul(1 << live.failures.saturating_sub(1).min(10))
-                .min(LONGEST_PAUSE);
+            let (kind, message) = (failed.kind, failed.message.clone());
+            let pause = live.fail(failed);
             tracing::warn!(
-                vm = %vm.uuid, %pass, peer = %order.peer.host, kind = ?failed.kind, error = %failed.message,
+                vm = %vm.uuid, %pass, peer = %order.peer.host, ?kind, error = %message,
                 failures = live.failures, retry_in_seconds = pause.as_secs(), "pass failed"
             );
-            live.last_error = Some((failed, Timestamp::now()));
-            live.next = Some(Next::after(pause));
         }
     }
 }

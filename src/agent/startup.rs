@@ -187,10 +187,11 @@ async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>) {
             tracing::error!(vm = %vm.uuid, role = %register.role, "the guest runs though this host has no right to run it");
         }
     }
-    if rebooted && defined && keep_running::after_reboot(host, vm).await {
+    // Also without a definition: what follows from the reboot is then owed until there is one.
+    if rebooted && keep_running::after_reboot(host, vm).await {
         lock(found).started.push(vm.uuid);
     }
-    if !rebooted && defined && orders::owes_a_start(vm) {
+    if (!rebooted || !defined) && orders::owes_a_start(vm) {
         keep_running::until_it_runs(
             host,
             vm,

@@ -58,10 +58,20 @@ impl Volume {
 
 impl Host {
     /// The VM's disks; opened when they are first asked for, and again when the definition names others.
+    ///
+    /// Whoever stops waiting for them leaves the opening to its end: it may read a large journal, and the next to ask finds it done.
     pub(crate) async fn volume(
         self: &Arc<Self>,
         vm: &Arc<Vm>,
     ) -> Result<Arc<Volume>, OperationError> {
+        let (host, vm) = (Arc::clone(self), Arc::clone(vm));
+        let opening = tokio::spawn(async move { host.open_volume(&vm).await });
+        opening
+            .await
+            .unwrap_or_else(|failed| Err(internal(failed.to_string())))
+    }
+
+    async fn open_volume(&self, vm: &Vm) -> Result<Arc<Volume>, OperationError> {
         let definition = self
             .definitions
             .get(vm.uuid)

@@ -45,7 +45,7 @@ pub mod wire;
 pub use error::{PassError, SetError, Side};
 pub use identity::{Content, DiskId, Mode, Point, Roots, UsedCandidates, WhyAll};
 pub use io::UndoReport;
-pub use io::gate::{Barred, Gate, Session};
+pub use io::gate::{Barred, Gate, NotOpened, Session};
 pub use io::source::{BlockSource, FileSource};
 pub use io::volume_set::{DiskSpec, Lock, VolumeSet};
 pub use net::{

@@ -430,6 +430,68 @@ fn s09_a_session_that_comes_late_to_the_disks_changes_nothing() {
 }
 
 #[test]
+fn s09_a_session_that_is_barred_at_the_end_of_its_pass_does_not_make_it_whole() {
+    for mode in [Mode::InPlace, Mode::NewFiles] {
+        let (old, _, source, fs, target) = pair();
+        // A fence comes when all is written: at the last sync, which is not done by the thread that proves, and after all others have ended.
+        let gate = Arc::clone(&target.gate);
+        let (mut serving, mut written) = (None, false);
+        fs.fault(move |effect, path| {
+            let here = std::thread::current().id();
+            let serving = *serving.get_or_insert(here);
+            let data = path.ends_with("vda") || path.ends_with("vda.incoming");
+            written |= effect == Effect::Write && data;
+            if effect == Effect::Sync && data && written && here == serving {
+                gate.close_all();
+            }
+            None
+        });
+        let (outcome, served) = pass(&source, &target, spec(1, mode, Candidates::All));
+        assert!(
+            matches!(
+                outcome,
+                Err(PassError::Disconnected(_) | PassError::Barred(_))
+            ),
+            "{outcome:?}"
+        );
+        assert!(!matches!(served, Served::Whole(_)), "{served:?}");
+        fs.no_fault();
+        let content = target.set().content().clone();
+        assert!(
+            matches!(
+                content,
+                Content::Partial { .. } | Content::NewFiles { whole: None, .. }
+            ),
+            "{content:?}"
+        );
+        target.set().undo().unwrap();
+        assert!(target.read("vda") == old, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_set_without_its_definition_can_still_be_voided() {
+    let source = Site::new(&[("vda", &noise(2, KIB64))]);
+    let host = Site::new(&[("vda", &noise(1, KIB64))]);
+    pass(&source, &host, spec(1, Mode::InPlace, Candidates::All))
+        .0
+        .unwrap();
+    let (state, disks) = (host.path("state"), host.set().disks());
+    // The agent that had it open is gone.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let none = VolumeSet::open_recorded(elsewhere.path(), VM).unwrap();
+    assert!(none.is_none());
+    *host.set() = VolumeSet::open(elsewhere.path(), VM, &[]).unwrap();
+    let mut set = VolumeSet::open_recorded(&state, VM).unwrap().unwrap();
+    assert_eq!(set.disks(), disks);
+    assert!(matches!(set.content(), Content::Whole { .. }));
+    set.void().unwrap();
+    drop(set);
+    let set = VolumeSet::open(&state, VM, &disks).unwrap();
+    assert!(matches!(set.content(), Content::Unknown));
+}
+
+#[test]
 fn a_second_process_is_kept_out() {
     let target = Site::new(&[("vda", &noise(1, KIB64))]);
     let again = VolumeSet::open(&target.path("state"), VM, &target.set().disks());

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use homeward::dataplane::io::fs::{Fs, Open};
 use homeward::dataplane::*;
@@ -243,6 +244,16 @@ impl Loop {
     }
 }
 
+impl Loop {
+    /// Another file stands behind it.
+    fn put(&self, file: &Path) {
+        for arguments in [vec!["--detach", &self.0], vec![&self.0, file.to_str().unwrap()]] {
+            let done = std::process::Command::new("losetup").args(arguments).status();
+            assert!(done.unwrap().success());
+        }
+    }
+}
+
 impl Drop for Loop {
     fn drop(&mut self) {
         let _ = std::process::Command::new("losetup")
@@ -306,6 +317,41 @@ fn s16_a_real_device_gets_zeros_and_keeps_its_size() {
     std::os::unix::fs::symlink(&device.0, dir.path().join("vda")).unwrap();
     let target = Site::of_existing(host, dir.path().to_owned(), &["vda"]);
     onto_a_device(&old, &new, &target);
+}
+
+/// A path may come to stand for another device, without a reboot: a loop device, a LUN, a logical volume that was made anew.
+#[test]
+fn s13_another_device_behind_the_path_is_not_believed_to_hold_the_point() {
+    let (old, new) = for_a_device();
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    for below in [&first, &second] {
+        std::fs::write(below, &old).unwrap();
+    }
+    let Some(device) = Loop::over(&first) else {
+        eprintln!("skipped: no leave to make a loop device");
+        return;
+    };
+    let host: Arc<dyn Fs> = Arc::new(homeward::dataplane::io::fs::HostFs);
+    let link = dir.path().join("vda");
+    std::os::unix::fs::symlink(&device.0, &link).unwrap();
+    let target = Site::of_existing(host, dir.path().to_owned(), &["vda"]);
+    let source = Site::new(&[("vda", &new)]);
+    let roots = pass(&source, &target, in_place(1)).0.unwrap().roots;
+    source.write("vda", 5, b"more");
+    let next = |n, base| spec(n, Mode::InPlace, ranges(base, &[("vda", 0..10)]));
+    let outcome = pass(&source, &target, next(2, &roots)).0.unwrap();
+    assert_eq!(outcome.used_candidates, UsedCandidates::Ranges);
+    // The same device number for another disk, as after the first was taken away and the second came.
+    target.reopen().unwrap();
+    device.put(&second);
+    let outcome = pass(&source, &target, next(3, &outcome.roots)).0.unwrap();
+    assert_eq!(
+        outcome.used_candidates,
+        UsedCandidates::All(WhyAll::TargetBase),
+        "{outcome:?}"
+    );
+    assert!(target.read("vda") == source.read("vda"));
 }
 
 #[test]
@@ -440,6 +486,58 @@ fn s10_a_journal_leaves_the_last_room_to_the_registers_beside_it() {
         target.set().void().unwrap();
         target.write("vda", 0, &old);
     }
+}
+
+/// Whatever was counted before the pass: others take room meanwhile, and a sparse disk grows.
+#[test]
+fn s10_a_disk_does_not_grow_into_the_room_that_is_left_to_others() {
+    let left = 1 << 20;
+    for mode in [Mode::InPlace, Mode::NewFiles] {
+        let new = noise(2, 60 * KIB64);
+        let source = Site::new(&[("vda", &new)]);
+        let (fs, target) = sim(&vec![0; new.len()]);
+        fs.set_total(20 * left);
+        fs.set_free(100 * left);
+        let free = fs.free();
+        // Somebody else takes the room when the first bytes have been written.
+        fs.fault(move |effect, path| {
+            let data = path.ends_with("vda") || path.ends_with("vda.incoming");
+            if effect == Effect::Write && data {
+                free.store(left, Ordering::SeqCst);
+            }
+            None
+        });
+        let whole = || pass(&source, &target, spec(1, mode, Candidates::All)).0;
+        let failed = whole().unwrap_err();
+        assert!(
+            matches!(failed, PassError::NoSpace { .. }) && failed.to_string().contains("grows"),
+            "{failed:?}"
+        );
+        // What has arrived stays, and with room again it goes on from there.
+        fs.no_fault();
+        fs.set_free(100 * left);
+        let outcome = whole().unwrap();
+        assert!(outcome.bytes_resumed > 0, "{outcome:?}");
+        target.set().seal(&outcome.roots).unwrap();
+        assert!(target.read("vda") == new);
+    }
+}
+
+#[test]
+fn a_disk_that_has_its_room_is_written_where_nothing_else_is_left() {
+    let (_, new, source, fs, target) = pair();
+    let left = 1 << 20;
+    fs.set_total(20 * left);
+    fs.set_free(100 * left);
+    let free = fs.free();
+    fs.fault(move |effect, path| {
+        if effect == Effect::Write && path.ends_with("vda") {
+            free.store(0, Ordering::SeqCst);
+        }
+        None
+    });
+    pass(&source, &target, in_place(1)).0.unwrap();
+    assert!(whole_in_place(&target) && target.read("vda") == new);
 }
 
 /// It may be as large as the disks are.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use homeward::dataplane::io::fs::{Disk, Fs, Open, Stamp};
@@ -56,7 +57,7 @@ struct State {
     crashed: bool,
     generation: u64,
     rule: Option<Rule>,
-    free: u64,
+    free: Arc<AtomicU64>,
     total: u64,
     full_from: Option<u64>,
     devices: BTreeSet<PathBuf>,
@@ -113,7 +114,7 @@ fn dead() -> io::Error {
 impl SimFs {
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
-            free: u64::MAX,
+            free: Arc::new(AtomicU64::new(u64::MAX)),
             total: 0,
             ..State::default()
         })))
@@ -177,7 +178,12 @@ impl SimFs {
 
     /// So much is free, and nothing of it is left alone.
     pub fn set_free(&self, bytes: u64) {
-        self.state().free = bytes;
+        self.state().free.store(bytes, Ordering::SeqCst);
+    }
+
+    /// What is free, for a rule that changes it in the middle of things.
+    pub fn free(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.state().free)
     }
 
     /// The size of all of it, of which a part is left alone.
@@ -388,7 +394,7 @@ impl Fs for SimFs {
     fn room(&self, _dir: &Path) -> io::Result<Room> {
         let state = self.state();
         Ok(Room {
-            free: state.free,
+            free: state.free.load(Ordering::SeqCst),
             total: state.total,
         })
     }
@@ -561,6 +567,18 @@ impl Disk for SimDisk {
     fn is_device(&self) -> bool {
         let state = self.fs.state();
         (state.inodes.get(&self.inode)).is_some_and(|inode| state.devices.contains(&inode.path))
+    }
+
+    fn room(&self) -> io::Result<Option<Room>> {
+        if self.is_device() {
+            return Ok(None);
+        }
+        self.fs.room(Path::new("/")).map(Some)
+    }
+
+    fn has_room(&self, range: &Range<u64>) -> io::Result<bool> {
+        let data = self.next_data(range.start)?;
+        Ok(data.is_some_and(|data| data.start <= range.start && range.end <= data.end))
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use super::fence;
 use crate::agent::api::{Boot, OperationError, OrderResult, Refusal, RefusalKind, VmDefinition};
 use crate::agent::definitions::{self, refusal};
+use crate::agent::growth::{self, Promise};
 use crate::agent::host::{Host, Vm, Work, blocking};
-use crate::agent::room;
 
-/// Room, networks, boot profile and shape, before anything is changed.
+/// Room, networks, boot profile and shape, before anything is changed. The room is promised.
 pub(super) async fn check(
     host: &Arc<Host>,
     vm: &Arc<Vm>,
     arriving: &VmDefinition,
-) -> Result<(), Refusal> {
+) -> Result<Promise, Refusal> {
     for network in &arriving.networks {
         if !host.config.networks.contains(&network.name) {
             let message = format!(
@@ -47,50 +47,14 @@ pub(super) async fn check(
         }
     }
     let placed = definitions::placed(arriving, known.as_ref(), &host.config.storage_dir);
-    let looking = Arc::clone(host);
-    let measured = tokio::task::spawn_blocking(move || {
-        let shared = looking.definitions.shared(&placed);
-        (
-            shared,
-            needed(&placed),
-            room::of(&looking.config.storage_dir),
-        )
-    });
-    let (shared, needed, room) = measured
-        .await
-        .map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
+    let (looking, disks) = (Arc::clone(host), placed.clone());
+    let shared = tokio::task::spawn_blocking(move || looking.definitions.shared(&disks)).await;
+    let shared = shared.map_err(|failed| refusal(RefusalKind::Storage, failed.to_string()))?;
     // What arrives would be written over what another VM has.
     if let Some(message) = shared {
         return Err(refusal(RefusalKind::DisksDiffer, message));
     }
-    let room = room.map_err(|failed| refusal(RefusalKind::Storage, failed))?;
-    if needed > room.spare() {
-        let message = format!("the disks need {needed} bytes on this host's storage, where {room}");
-        return Err(Refusal {
-            needed: Some(needed),
-            available: Some(room.spare()),
-            ..refusal(RefusalKind::NoSpace, message)
-        });
-    }
-    Ok(())
-}
-
-/// What the disks will take beyond what they take already. Sparse files are counted whole: they fill up.
-fn needed(placed: &VmDefinition) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let missing = |disk: &crate::agent::api::DiskDefinition| {
-        let size = disk.size_bytes.unwrap_or(0);
-        match std::fs::metadata(&disk.path) {
-            Ok(meta) if meta.is_file() => size.saturating_sub(meta.blocks() * 512),
-            Ok(_) => 0,
-            Err(_) => size,
-        }
-    };
-    placed
-        .disks
-        .iter()
-        .map(missing)
-        .fold(0, u64::saturating_add)
+    growth::promise(host, vm, placed).await
 }
 
 pub(super) async fn enroll(

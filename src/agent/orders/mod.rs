@@ -24,6 +24,7 @@ use super::api::{
     OrderKind, OrderResult, Progress, Refusal, RefusalKind, Role, Roots, StepId,
 };
 use super::definitions::refusal;
+use super::growth::Promise;
 use super::host::{Ended, Gathered, Host, Running, Vm, Work, internal, lock};
 use super::manifest;
 use super::register::{self, Admission, Ending};
@@ -58,7 +59,13 @@ pub(crate) async fn take(host: &Arc<Host>, order: Order) -> Result<OrderAnswer, 
             ));
         }
     };
-    let turn = vm.turn.lock().await;
+    let turn = tokio::time::timeout(LET_GO, vm.turn.lock()).await;
+    let turn = turn.map_err(|_| {
+        refusal(
+            RefusalKind::Busy,
+            "another order for this VM is being judged, or its guest or disks have not answered since the agent began; try again",
+        )
+    })?;
     let (step, ended) = match begin(host, &vm, order).await? {
         Begun::Known(operation) => {
             let register = vm
@@ -110,7 +117,7 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
     if let Admission::Known(operation) = judge(host, vm, &order, &gathered)? {
         return Ok(Begun::Known(operation));
     }
-    check(host, vm, &order).await?;
+    let promise = check(host, vm, &order).await?;
     let before = lock(&vm.running).clone();
     if let Some(running) = before {
         tracing::info!(vm = %vm.uuid, epoch = order.epoch, step = order.step, kind = %order.command.kind(), cut_short = %running.step, "a newer order cuts the one under way short");
@@ -174,7 +181,10 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
         before,
         running,
     };
-    tokio::spawn(execute(work));
+    tokio::spawn(async move {
+        execute(work).await;
+        drop(promise);
+    });
     Ok(Begun::Started(step, ended))
 }
 
@@ -244,14 +254,20 @@ async fn unbar(host: &Arc<Host>, vm: &Arc<Vm>) {
 }
 
 /// What the register cannot see: room, networks, the shape of the disks.
-async fn check(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order) -> Result<(), Refusal> {
+async fn check(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    order: &Order,
+) -> Result<Option<Promise>, Refusal> {
     match &order.command {
         Command::Enroll {
             definition,
             owner: _,
-        } => enroll::check(host, vm, definition).await,
-        Command::Stop { target, force: _ } => stop::check(host, vm, target).await,
-        _ => Ok(()),
+        } => enroll::check(host, vm, definition).await.map(Some),
+        Command::Stop { target, force: _ } => {
+            stop::check(host, vm, target).await.map(|()| None)
+        }
+        _ => Ok(None),
     }
 }
 

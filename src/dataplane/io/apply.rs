@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::fs::Disk;
 use super::gate::Session;
+use super::room::Room;
 use super::source::Padded;
 use super::source::Window;
 use super::table::Table;
@@ -196,6 +197,7 @@ impl WriteStage {
 
     /// Writes a batch that is covered.
     pub(crate) fn write(&self, batch: &mut Batch, written: &mut Written) -> Result<(), StageError> {
+        let crowded = self.crowded(batch.used as u64)?;
         for item in batch.items.drain(..) {
             let Some(disk) = self.disks.get(item.disk) else {
                 continue;
@@ -203,6 +205,13 @@ impl WriteStage {
             let blocks = item.blocks.end - item.blocks.start;
             let len = disk.geometry.run_len(item.blocks.start, blocks);
             let offset = item.blocks.start * BLOCK;
+            if item.at.is_some()
+                && let Some(room) = crowded.get(item.disk).copied().flatten()
+                && !disk.takes_no_room(&(offset..offset + len))?
+            {
+                let words = format!("writing disk {}: it grows, and {room}", disk.id);
+                return Err(StageError::new(FailureKind::NoSpace, words));
+            }
             let failed = |error: &std::io::Error| {
                 StageError::io(&format!("writing disk {}", disk.id), error)
             };
@@ -242,6 +251,29 @@ impl WriteStage {
             });
         }
         Ok(())
+    }
+}
+
+impl WriteStage {
+    /// The room of each disk whose file system cannot take so many bytes more and leave to others what is theirs.
+    ///
+    /// What a plan needs was looked at before the pass; others have taken room since, and a sparse disk fills up where nobody counted.
+    fn crowded(&self, bytes: u64) -> Result<Vec<Option<Room>>, StageError> {
+        let look = |disk: &StageDisk| {
+            let room = disk.disk.room().map_err(|error| {
+                StageError::io(&format!("measuring the room of disk {}", disk.id), &error)
+            })?;
+            Ok(room.filter(|room| room.spare() < bytes))
+        };
+        self.disks.iter().map(look).collect()
+    }
+}
+
+impl StageDisk {
+    fn takes_no_room(&self, range: &Range<u64>) -> Result<bool, StageError> {
+        self.disk.has_room(range).map_err(|error| {
+            StageError::io(&format!("measuring the room of disk {}", self.id), &error)
+        })
     }
 }
 

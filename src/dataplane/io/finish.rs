@@ -1,6 +1,7 @@
 //! The end of a pass at the target: verified as a whole, recorded, the journal dropped; or failed, with what must not be believed.
 
 use super::apply::StageError;
+use super::gate::Session;
 use super::source::Padded;
 use super::target::{Target, roots};
 use super::volume_set::VolumeSet;
@@ -15,6 +16,7 @@ impl VolumeSet {
         target: &mut Target,
         promised: &Roots,
         point: String,
+        session: &Session,
     ) -> Result<Roots, StageError> {
         let failed = |error: &std::io::Error| StageError::io("verifying", error);
         for disk in &target.disks {
@@ -51,6 +53,10 @@ impl VolumeSet {
             point,
             pass: target.pass,
         };
+        // S9: that the content is whole is a write too, and drops what an undo would need.
+        let _entered = session
+            .enter()
+            .map_err(|barred| StageError::new(FailureKind::Barred, barred.to_string()))?;
         self.record_finish(target, whole)
             .map_err(|error| state_error(&error))?;
         Ok(found)

@@ -26,15 +26,26 @@ pub enum Open {
     CreateNew,
 }
 
-/// What tells whether a regular file was written to by somebody else.
+/// What tells that a disk is not the one it was, or was written to by somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// The inode.
-    pub inode: u64,
-    /// Seconds of the last change of content.
-    pub seconds: i64,
-    /// Nanoseconds of it.
-    pub nanos: i64,
+#[serde(untagged)]
+pub enum Stamp {
+    /// A regular file.
+    File {
+        /// The inode.
+        inode: u64,
+        /// Seconds of the last change of content.
+        seconds: i64,
+        /// Nanoseconds of it.
+        nanos: i64,
+    },
+    /// A block device. Nothing tells that it was written to; that another one has come to stand behind its path shows.
+    Device {
+        /// Its number.
+        device: u64,
+        /// The kernel's count of disks and media that have come since the boot (`diskseq` in sysfs).
+        sequence: u64,
+    },
 }
 
 /// A file system.
@@ -132,6 +143,16 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
     /// Whether it is a block device: it has a fixed size and no holes.
     fn is_device(&self) -> bool;
+    /// The room in the file system it lies in; `None` for a device, which takes none.
+    ///
+    /// # Errors
+    /// Those of `fstatvfs(2)`.
+    fn room(&self) -> io::Result<Option<Room>>;
+    /// Whether all of a range has its room already, so that writing it takes none. `false` where that is not known.
+    ///
+    /// # Errors
+    /// Those of `fstat(2)` and `lseek(2)`.
+    fn has_room(&self, range: &Range<u64>) -> io::Result<bool>;
     /// Takes an advisory lock that lasts until the file is closed; says whether it was free.
     ///
     /// # Errors
@@ -142,6 +163,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of `fstat(2)`.
     fn stamp(&self) -> io::Result<Option<Stamp>>;
+    /// As [`Disk::stamp`], and it will be the same after a power cut.
+    ///
+    /// # Errors
+    /// Those of `fsync(2)` and `fstat(2)`.
+    fn durable_stamp(&self) -> io::Result<Option<Stamp>> {
+        self.stamp()
+    }
 }
 
 /// Reads all of the buffer; what lies past the end of the file reads as zeros.
@@ -229,11 +257,7 @@ impl Fs for HostFs {
     }
 
     fn room(&self, dir: &Path) -> io::Result<Room> {
-        let stat = rustix::fs::statvfs(named(dir))?;
-        Ok(Room {
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
-        })
+        Ok(rustix::fs::statvfs(named(dir))?.into())
     }
 
     fn file_system(&self, dir: &Path) -> io::Result<u64> {
@@ -249,6 +273,15 @@ impl Fs for HostFs {
             path,
             std::fs::Permissions::from_mode(wanted.mode() & 0o7777),
         )
+    }
+}
+
+impl From<rustix::fs::StatVfs> for Room {
+    fn from(stat: rustix::fs::StatVfs) -> Self {
+        Self {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        }
     }
 }
 
@@ -372,6 +405,23 @@ impl Disk for HostDisk {
         self.device
     }
 
+    fn room(&self) -> io::Result<Option<Room>> {
+        if self.device {
+            return Ok(None);
+        }
+        Ok(Some(rustix::fs::fstatvfs(&self.file)?.into()))
+    }
+
+    fn has_room(&self, range: &Range<u64>) -> io::Result<bool> {
+        let data = self.file.metadata()?;
+        // What was reserved and not yet written looks like a hole, and has its room.
+        if self.device || data.blocks().saturating_mul(512) >= data.len() {
+            return Ok(true);
+        }
+        let data = self.next_data(range.start)?;
+        Ok(data.is_some_and(|data| data.start <= range.start && range.end <= data.end))
+    }
+
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         let how = if exclusive {
             FlockOperation::NonBlockingLockExclusive
@@ -386,16 +436,35 @@ impl Disk for HostDisk {
     }
 
     fn stamp(&self) -> io::Result<Option<Stamp>> {
-        if self.device {
-            return Ok(None);
-        }
         let data = self.file.metadata()?;
-        Ok(Some(Stamp {
+        if self.device {
+            let device = data.rdev();
+            return Ok(sequence(device).map(|sequence| Stamp::Device { device, sequence }));
+        }
+        Ok(Some(Stamp::File {
             inode: data.ino(),
             seconds: data.mtime(),
             nanos: data.mtime_nsec(),
         }))
     }
+
+    fn durable_stamp(&self) -> io::Result<Option<Stamp>> {
+        // `fdatasync(2)` leaves the time of the last change to a later moment.
+        self.file.sync_all()?;
+        self.stamp()
+    }
+}
+
+/// The kernel's number of the disk that stands behind a device's number now (Linux 5.15); a partition has that of its disk.
+fn sequence(device: u64) -> Option<u64> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let read = |path| std::fs::read_to_string(path).ok();
+    read(format!("{folder}/diskseq"))
+        .or_else(|| read(format!("{folder}/../diskseq")))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 impl HostDisk {

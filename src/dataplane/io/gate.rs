@@ -1,7 +1,14 @@
 //! S9: who may write now. One gate a VM; every write passes it with the number of its session.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+/// How long a new session waits for the write under way of the one before it. Most take milliseconds; an undo, or a disk that hangs,
+/// may take far longer than whoever waits can be kept waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The gate of one VM's disks. Shared by whoever receives, starts, undoes or seals.
 #[derive(Default)]
@@ -24,6 +31,17 @@ struct GateState {
 #[error("the session is barred: a newer one, or the host, has taken its place")]
 pub struct Barred;
 
+/// No session could be opened. The one before it, if any, stays what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOpened {
+    /// The gate is closed, or has seen a higher epoch.
+    #[error(transparent)]
+    Barred(#[from] Barred),
+    /// The session before it is at something that takes long.
+    #[error("the session before it is still at a write or an undo on the disks; try again")]
+    Busy,
+}
+
 impl Gate {
     /// An open gate without a session.
     #[must_use]
@@ -32,14 +50,20 @@ impl Gate {
     }
 
     /// Opens a session for an order of this epoch, and closes the one before: it has ended its last write when this returns.
-    /// Call it where the right to write is decided, under the same lock, so that nothing changes in between.
+    /// Call it where the right to write is decided, under the same lock, so that nothing changes in between; for the sake of that lock it
+    /// waits no longer than a few seconds.
     ///
     /// # Errors
-    /// [`Barred`] when the gate is closed or has seen a higher epoch.
-    pub fn open_session(self: &Arc<Self>, epoch: u64) -> Result<Session, Barred> {
-        let mut state = self.write();
+    /// [`NotOpened`]: nothing has changed then.
+    pub fn open_session(self: &Arc<Self>, epoch: u64) -> Result<Session, NotOpened> {
+        self.open_within(epoch, PATIENCE)
+    }
+
+    fn open_within(self: &Arc<Self>, epoch: u64, patience: Duration) -> Result<Session, NotOpened> {
+        let state = self.state.try_write_for(patience);
+        let mut state = state.ok_or(NotOpened::Busy)?;
         if state.closed || epoch < state.epoch {
-            return Err(Barred);
+            return Err(Barred.into());
         }
         state.epoch = epoch;
         state.number += 1;
@@ -55,7 +79,7 @@ impl Gate {
 
     /// Bars every session, and new ones until [`Gate::reopen`]. When it returns, no write is under way and none can begin.
     pub fn close_all(&self) {
-        let mut state = self.write();
+        let mut state = self.state.write();
         state.closed = true;
         state.number += 1;
         drop(state);
@@ -64,13 +88,13 @@ impl Gate {
 
     /// Lets new sessions in again. Those that were barred stay barred.
     pub fn reopen(&self) {
-        self.write().closed = false;
+        self.state.write().closed = false;
     }
 
     /// Whether a session could be opened.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.read().closed
+        self.state.read().closed
     }
 
     /// Ends the connection of the session that was barred, so that it lets go of the disks soon.
@@ -78,14 +102,6 @@ impl Gate {
         if let Some((_, kick)) = self.kicks().take() {
             kick();
         }
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, GateState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, GateState> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kicks(&self) -> MutexGuard<'_, Option<(u64, Kick)>> {
@@ -127,7 +143,7 @@ impl Session {
     /// # Errors
     /// [`Barred`] when this is not the current session.
     pub fn enter(&self) -> Result<Entered<'_>, Barred> {
-        let state = self.gate.read();
+        let state = self.gate.state.read();
         // S9: the number is checked at every write, under the lock that closing takes.
         if state.closed || state.number != self.number || state.epoch != self.epoch {
             Err(Barred)
@@ -184,14 +200,26 @@ mod tests {
         assert_eq!(kicked.load(Ordering::SeqCst), 1);
         assert_eq!(first.enter().unwrap_err(), Barred);
         assert!(second.enter().is_ok());
-        assert_eq!(gate.open_session(2).unwrap_err(), Barred);
+        assert_eq!(gate.open_session(2).unwrap_err(), Barred.into());
         assert!(second.enter().is_ok(), "a refused order bars nobody");
         gate.close_all();
         assert_eq!(second.enter().unwrap_err(), Barred);
-        assert_eq!(gate.open_session(9).unwrap_err(), Barred);
+        assert_eq!(gate.open_session(9).unwrap_err(), Barred.into());
         gate.reopen();
         assert_eq!(second.enter().unwrap_err(), Barred);
         assert!(gate.open_session(3).unwrap().enter().is_ok());
+    }
+
+    #[test]
+    fn a_session_at_something_long_keeps_nobody_waiting_and_stays_what_it_is() {
+        let gate = Gate::new();
+        let session = gate.open_session(1).unwrap();
+        let entered = session.enter().unwrap();
+        let second = gate.open_within(2, Duration::ZERO);
+        assert_eq!(second.unwrap_err(), NotOpened::Busy);
+        drop(entered);
+        assert!(session.enter().is_ok());
+        assert!(gate.open_within(2, Duration::ZERO).is_ok());
     }
 
     #[test]

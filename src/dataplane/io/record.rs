@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::fs::{Fs, Open, Stamp};
+use super::volume_set::DiskSpec;
 use crate::dataplane::error::{Context, SetError};
 use crate::dataplane::identity::{Content, DiskId, Point, Roots};
 
@@ -45,6 +46,16 @@ pub(crate) struct DiskRecord {
     pub(crate) fresh: bool,
     /// How the file looked when the content was recorded.
     pub(crate) stamp: Option<Stamp>,
+}
+
+impl DiskRecord {
+    pub(crate) fn spec(&self) -> DiskSpec {
+        DiskSpec {
+            id: self.id.clone(),
+            path: self.path.clone(),
+            size: self.size,
+        }
+    }
 }
 
 impl Record {

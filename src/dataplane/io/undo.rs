@@ -188,7 +188,7 @@ impl VolumeSet {
                 size, fresh, stamp, ..
             } = &mut self.record.disks[at];
             (*size, *fresh) = (before.size, before.fresh);
-            *stamp = file.stamp().context("read", &path)?;
+            *stamp = file.durable_stamp().context("read", &path)?;
         }
         self.record.content = content;
         self.resend = false;

@@ -116,6 +116,18 @@ impl VolumeSet {
         Ok(set)
     }
 
+    /// Opens a set that was begun before, with the disks that it remembers: for a VM whose definition is gone. `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`VolumeSet::open`].
+    pub fn open_recorded(dir: &Path, vm: Uuid) -> Result<Option<Self>, SetError> {
+        let Some(record) = Record::load(&HostFs, &dir.join("set.json"))? else {
+            return Ok(None);
+        };
+        let specs: Vec<_> = record.disks.iter().map(DiskRecord::spec).collect();
+        Self::open(dir, vm, &specs).map(Some)
+    }
+
     /// What the disks hold.
     #[must_use]
     pub fn content(&self) -> &Content {
@@ -131,15 +143,7 @@ impl VolumeSet {
     /// The disks as they are recorded.
     #[must_use]
     pub fn disks(&self) -> Vec<DiskSpec> {
-        self.record
-            .disks
-            .iter()
-            .map(|disk| DiskSpec {
-                id: disk.id.clone(),
-                path: disk.path.clone(),
-                size: disk.size,
-            })
-            .collect()
+        self.record.disks.iter().map(DiskRecord::spec).collect()
     }
 
     /// Whether a pass has written and can be undone.
@@ -192,7 +196,7 @@ impl VolumeSet {
                 .and_then(|()| self.fs.sync_dir(dir))
                 .context("create", &path)?;
             self.record.disks[at].fresh = true;
-            self.record.disks[at].stamp = file.stamp().context("read", &path)?;
+            self.record.disks[at].stamp = file.durable_stamp().context("read", &path)?;
             made = true;
         }
         if made {
@@ -394,7 +398,7 @@ impl VolumeSet {
             if self.fs.exists(&path).context("look for", &path)? {
                 let disk = self.fs.open(&path, Open::Read).context("open", &path)?;
                 self.record.disks[at].size = disk.size().context("read", &path)?;
-                self.record.disks[at].stamp = disk.stamp().context("read", &path)?;
+                self.record.disks[at].stamp = disk.durable_stamp().context("read", &path)?;
             }
             self.record.disks[at].fresh = false;
         }

@@ -270,7 +270,7 @@ impl Serving<'_> {
         session: &Session,
     ) -> Result<(), ConnError> {
         match self.receive(target, session) {
-            Ok(Some((roots, point))) => match set.finish(target, &roots, point) {
+            Ok(Some((roots, point))) => match set.finish(target, &roots, point, session) {
                 Ok(roots) => self.event(Event::Whole(roots)).map(drop),
                 Err(error) => {
                     set.note_failure(target, &error);
@@ -544,6 +544,10 @@ fn write(
         let wanted = match item {
             Work::Batch(mut batch) => {
                 if let Err(error) = stage.write(&mut batch, &mut written) {
+                    // What had its room is made durable, so that it is not sent again when there is more.
+                    if error.failure.kind == FailureKind::NoSpace && !written.is_empty() {
+                        let _ = next.send(written);
+                    }
                     let _ = notes.send(Note::Failed(error));
                     return;
                 }

@@ -36,7 +36,7 @@ impl Guest {
                 .await?;
         }
         let graph = monitor.graph(self).await?;
-        if let Err(lost) = self.holds(&graph, &process, generation)? {
+        if let Err(lost) = self.holds(&graph, &process, generation).await? {
             return Ok(Dirty::Lost(lost));
         }
         if disks == 0 {
@@ -122,7 +122,7 @@ impl Guest {
         let during_point = point
             .as_ref()
             .is_some_and(|point| point.old == Some(generation));
-        if !during_point && self.holds(&graph, &process, generation)?.is_err() {
+        if !during_point && self.holds(&graph, &process, generation).await?.is_err() {
             return Ok(None);
         }
         Ok(graph.dirty_bytes(process.disks.len(), generation, point.as_ref()))

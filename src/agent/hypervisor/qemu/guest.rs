@@ -181,16 +181,19 @@ impl Guest {
     }
 
     /// Sizes of the disks in bytes as the host shows them now; 0 for one that cannot be read.
-    pub(super) fn actual_sizes(process: &ProcessRecord) -> Vec<u64> {
-        process
-            .disks
-            .iter()
-            .map(|disk| measure(&disk.path).map_or(0, |(_, size)| size))
-            .collect()
+    async fn actual_sizes(process: &ProcessRecord) -> Result<Vec<u64>> {
+        let disks = process.disks.clone();
+        blocking(move || {
+            let sizes = disks.iter().map(|disk| measure(&disk.path));
+            sizes
+                .map(|measured| measured.map_or(0, |(_, size)| size))
+                .collect()
+        })
+        .await
     }
 
     /// Does `generation` hold?
-    pub(super) fn holds(
+    pub(super) async fn holds(
         &self,
         graph: &Graph,
         process: &ProcessRecord,
@@ -199,14 +202,14 @@ impl Guest {
         Ok(graph.holds(
             process,
             &self.tracking()?,
-            &Self::actual_sizes(process),
+            &Self::actual_sizes(process).await?,
             generation,
         ))
     }
 
     /// The generations that hold.
-    pub(super) fn held(&self, graph: &Graph, process: &ProcessRecord) -> Result<Tracking> {
-        let (tracking, actual) = (self.tracking()?, Self::actual_sizes(process));
+    pub(super) async fn held(&self, graph: &Graph, process: &ProcessRecord) -> Result<Tracking> {
+        let (tracking, actual) = (self.tracking()?, Self::actual_sizes(process).await?);
         let held = graph.generations(process.disks.len()).into_iter();
         Ok(Tracking {
             held: held
@@ -272,15 +275,20 @@ impl Guest {
 }
 
 impl Monitor<'_> {
-    /// `query-status`.
+    /// `query-status`, as the guest's power.
     pub(super) async fn status(&mut self, guest: &Guest) -> Result<GuestPower> {
+        Ok(power_of(&self.run_state(guest).await?))
+    }
+
+    /// `query-status`, in QEMU's word.
+    pub(super) async fn run_state(&mut self, guest: &Guest) -> Result<String> {
         let answer = self
             .session
             .one(Command::bare("query-status"), guest.config.answer_timeout)
             .await?;
         let status = answer.get("status").and_then(Value::as_str);
         status
-            .map(power_of)
+            .map(str::to_owned)
             .ok_or_else(|| HypervisorError::Protocol(format!("query-status: {answer}")))
     }
 

@@ -41,6 +41,14 @@ impl Guest {
             return Err(HypervisorError::WrongPoint("the guest has no disks".into()));
         }
         let mut monitor = self.monitor().await?;
+        let state = monitor.run_state(self).await?;
+        if state == "suspended" {
+            // Before version 9, QEMU's `cont` lets the processors of a sleeping guest run without waking it.
+            return Err(HypervisorError::WrongPower {
+                found: GuestPower::Paused { state },
+                needed: "a guest that is awake: wake it up or shut it down",
+            });
+        }
         let graph = monitor.graph(self).await?;
         let known = graph.generations(process.disks.len());
         if known.contains(&new) {
@@ -50,7 +58,7 @@ impl Guest {
         }
         let lost = match old {
             None => Some(LostGeneration::NotAsked),
-            Some(old) => self.holds(&graph, &process, old)?.err(),
+            Some(old) => self.holds(&graph, &process, old).await?.err(),
         };
         let sizes: Vec<u64> = (0..process.disks.len())
             .map(|index| graph.size(index).unwrap_or(0))
@@ -229,7 +237,7 @@ impl Guest {
         };
         self.settle(&mut monitor, &process, &point, settle).await?;
         let graph = monitor.graph(self).await?;
-        self.held(&graph, &process)
+        self.held(&graph, &process).await
     }
 
     /// Takes a point back out of the guest's way, whatever is there of it. May be cut off and done again at any place.

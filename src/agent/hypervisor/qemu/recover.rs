@@ -68,7 +68,7 @@ impl Guest {
         let graph = monitor.graph(self).await?;
         Ok(Recovered {
             power,
-            tracking: self.held(&graph, &process)?,
+            tracking: self.held(&graph, &process).await?,
             mended,
         })
     }
