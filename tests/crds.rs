@@ -271,7 +271,35 @@ fn cases() -> Vec<Case> {
         made(
             Vault,
             &[("/spec/agents/azure/hosts/0/url", json!("https://az1/"))],
+            Some("no slash at the end"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://a$1:7443"))],
+            Some("lower case letters"),
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://AZ1:7443"))],
+            Some("lower case letters"),
+        ),
+        made(
+            Vault,
+            &[(
+                "/spec/agents/azure/hosts/0/url",
+                json!("https://[2001:db8::7]:7443"),
+            )],
             None,
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/azure/hosts/0/url", json!("https://192.0.2.7"))],
+            None,
+        ),
+        made(
+            Vault,
+            &[("/spec/agents/replicationInterval", json!("1500ms"))],
+            Some("whole seconds"),
         ),
         made(
             Vault,
@@ -546,7 +574,12 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
         }
     }
     for (number, (first, then, second, refused)) in [
-        ("Rollback", "AwaitingCommit", json!("Approved"), None),
+        (
+            "Rollback",
+            "AwaitingCommit",
+            json!("Approved"),
+            Some("spec.commit was answered and cannot be taken back"),
+        ),
         // An answer given does not hold up what the move goes through after it.
         ("Approved", "CuttingOver", json!("Approved"), None),
         ("Rollback", "Cancelling", json!("Rollback"), None),
@@ -554,7 +587,7 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
             "Rollback",
             "RollingBack",
             json!("Approved"),
-            Some("spec.commit was answered and is being carried out"),
+            Some("spec.commit was answered and cannot be taken back"),
         ),
         (
             "Approved",

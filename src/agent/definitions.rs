@@ -18,6 +18,7 @@ use super::config::Config;
 use super::hypervisor::disk::{DiskKind, measure};
 use super::hypervisor::{GuestBoot, GuestDefinition, GuestDisk, GuestNetwork};
 use super::store::{Kind, Store, StoreError};
+use crate::dataplane::blocks::Geometry;
 
 /// The longest definition file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -408,10 +409,27 @@ pub(crate) fn refusal(kind: RefusalKind, message: impl Into<String>) -> Refusal 
     }
 }
 
+/// What keeps a disk of this size from being moved, if anything does.
+pub(crate) fn odd_size(disk: &DiskDefinition, size_bytes: u64) -> Option<String> {
+    (size_bytes == 0 || Geometry::new(size_bytes).is_none()).then(|| {
+        format!(
+            "disk {}: {} has {size_bytes} bytes; a disk has a positive multiple of 512, up to 64 TiB: make it one (for example `truncate -s %512 FILE` while the guest is off)",
+            disk.id,
+            disk.path.display()
+        )
+    })
+}
+
 /// The size that a disk has now (a file's length, a device's size), and which of both it is. Blocking.
 pub(crate) fn size_of(disk: &DiskDefinition) -> Result<(DiskShape, DiskKind), String> {
-    let (kind, size_bytes) = measure(&disk.path)
-        .map_err(|error| format!("disk {}: {}: {error}", disk.id, disk.path.display()))?;
+    let (kind, size_bytes) = measure(&disk.path).map_err(|error| {
+        let what = format!("disk {}: {}", disk.id, disk.path.display());
+        if error.kind() == std::io::ErrorKind::NotFound {
+            format!("{what} is not there: put it back, or take the disk out of the VM's file in definitionsDir")
+        } else {
+            format!("{what}: {error}")
+        }
+    })?;
     let shape = DiskShape {
         id: disk.id.clone(),
         size_bytes,

@@ -57,10 +57,13 @@ pub(crate) async fn promise(
     placed: VmDefinition,
 ) -> Result<Promise, Refusal> {
     let counting = Arc::clone(&host.promises.counting).lock_owned();
-    let counting = tokio::time::timeout(PATIENCE, counting).await.map_err(|_| {
-        let message = "another VM is being enrolled, and its storage is slow to answer; try again";
-        refusal(RefusalKind::Busy, message)
-    })?;
+    let counting = tokio::time::timeout(PATIENCE, counting)
+        .await
+        .map_err(|_| {
+            let message =
+                "another VM is being enrolled, and its storage is slow to answer; try again";
+            refusal(RefusalKind::Busy, message)
+        })?;
     let given = Arc::clone(&host.promises.given);
     let (host, uuid, id) = (Arc::clone(host), vm.uuid, Uuid::new_v4());
     let counted = tokio::task::spawn_blocking(move || {

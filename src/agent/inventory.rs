@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::api::{
     ContentKind, ContentState, HostState, Power, Problem, ProblemKind, Role, VmState,
 };
-use super::definitions::size_of;
+use super::definitions::{odd_size, size_of};
 use super::host::{Host, Vm, lock};
 use super::hypervisor::disk::DiskKind;
 use super::orders;
@@ -187,9 +187,14 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         let shapes = vm
             .probe
             .ask(PATIENCE, move || {
-                let measured = list
-                    .iter()
-                    .map(|disk| size_of(disk).map_err(|message| (message, !disk.path.exists())));
+                let measured = list.iter().map(|disk| {
+                    let (shape, kind) =
+                        size_of(disk).map_err(|message| (message, !disk.path.exists()))?;
+                    match odd_size(disk, shape.size_bytes) {
+                        Some(message) => Err((message, false)),
+                        None => Ok((shape, kind)),
+                    }
+                });
                 measured.collect()
             })
             .await

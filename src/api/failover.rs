@@ -39,11 +39,6 @@ use super::protected_virtual_machine::DataSyncRequest;
         .message("the move has ended and takes no answer any more: to move the VM, change spec.placement of the ProtectedVirtualMachine")
         .field_path(".spec"),
     validation = Rule::new(
-        "!has(oldSelf.spec.commit) || (has(self.spec.commit) && self.spec.commit == oldSelf.spec.commit) || \
-         (has(self.status) && has(self.status.phase) && self.status.phase == 'AwaitingCommit')")
-        .message("spec.commit was answered and is being carried out: it can be changed from Rollback to Approved only while status.phase is AwaitingCommit, where the driver cannot roll back")
-        .field_path(".spec.commit"),
-    validation = Rule::new(
         "(has(oldSelf.spec.cancel) && oldSelf.spec.cancel) || !(has(self.spec.cancel) && self.spec.cancel) || !has(self.status) || !has(self.status.phase) || \
          !(self.status.phase in ['AwaitingCommit', 'Committing', 'AwaitingReverseReplication', 'ReverseReplicating'])")
         .message("spec.cancel comes too late: the VM has been started at the target; answer spec.commit: Rollback while status.phase is AwaitingCommit, or change the placement back")
@@ -58,7 +53,7 @@ use super::protected_virtual_machine::DataSyncRequest;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.virtualMachine == oldSelf.virtualMachine")
-    .message("spec.virtualMachine is immutable: a Failover moves one VM once").field_path(".virtualMachine"))]
+    .message("spec.virtualMachine is immutable: a Failover moves one VM once; to move another, change spec.placement of its ProtectedVirtualMachine").field_path(".virtualMachine"))]
 #[x_kube(validation = Rule::new("self.from == oldSelf.from")
     .message("spec.from is immutable: change spec.placement of the ProtectedVirtualMachine instead").field_path(".from"))]
 #[x_kube(validation = Rule::new("self.to == oldSelf.to")
@@ -71,10 +66,10 @@ use super::protected_virtual_machine::DataSyncRequest;
     .message("spec.start was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".start"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.cutover) || (has(self.cutover) && self.cutover == oldSelf.cutover)")
     .message("spec.cutover was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".cutover"))]
-#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && (self.commit == oldSelf.commit || self.commit == 'Approved'))")
-    .message("spec.commit was answered and cannot be taken back").field_path(".commit"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.commit) || (has(self.commit) && self.commit == oldSelf.commit)")
+    .message("spec.commit was answered and cannot be taken back: after Approved, change spec.placement of the ProtectedVirtualMachine to bring the VM back; after Rollback, the next Failover waits for spec.start: Approved").field_path(".commit"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.reverseReplicate) || (has(self.reverseReplicate) && self.reverseReplicate == oldSelf.reverseReplicate)")
-    .message("spec.reverseReplicate was answered and cannot be taken back").field_path(".reverseReplicate"))]
+    .message("spec.reverseReplicate was answered and cannot be taken back: the VM stays protected; to stop that, delete the ProtectedVirtualMachine, which touches no VM").field_path(".reverseReplicate"))]
 #[x_kube(validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)")
     .message("spec.cancel was answered and cannot be taken back: the next Failover waits for spec.start: Approved").field_path(".cancel"))]
 pub struct FailoverSpec {
@@ -115,7 +110,7 @@ pub struct VirtualMachineReference {
     pub uid: String,
 }
 
-/// Where a move stands. The diagram is in `domain::failover`.
+/// Where a move stands.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -262,8 +257,6 @@ pub struct TaskStatus {
 pub enum TaskState {
     /// Under way.
     Running,
-    /// Waits for a person or for something outside.
-    Waiting,
     /// Done.
     Succeeded,
     /// Could not be done.
@@ -387,7 +380,8 @@ pub struct PendingActionStatus {
 pub struct FailureStatus {
     /// How many in a row.
     pub count: i64,
-    /// Class, which decides what follows: `Transient`, `Throttled`, `Conflict`, `Capacity`, `Invalid`, `Denied`.
+    /// Class, which decides what follows: `Transient`, `Throttled`, `Conflict`, `Capacity`, `Unresponsive`,
+    /// `Invalid`, `Denied`.
     pub class: String,
     /// The words of whoever failed.
     pub message: String,

@@ -80,7 +80,8 @@ pub struct FailbackSpec {
     /// How data is brought back; `Auto` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_sync: Option<DataSyncRequest>,
-    /// `Auto` takes the full download when Azure has run the VM longer than this; `720h` when absent.
+    /// `Auto` takes the full download when Azure has run the VM longer than this without bringing the replica on-premises up to date; `720h`
+    /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')")
         .message("spec.failback.fullDownloadAfter must be longer than zero, for example 720h"))]

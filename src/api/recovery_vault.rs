@@ -71,8 +71,8 @@ pub struct AgentsVault {
     pub tls: TlsSecrets,
     /// How often the passive site gets a new recovery point, for example `30s` or `5m`. From 1s to 24h.
     #[serde(default = "default_replication_interval")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("spec.agents.replicationInterval must be from 1s to 24h, for example 30s or 5m"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h') && duration(self).getMilliseconds() % 1000 == 0")
+        .message("spec.agents.replicationInterval must be whole seconds from 1s to 24h, for example 30s or 5m"))]
     pub replication_interval: Duration,
 }
 
@@ -106,9 +106,9 @@ pub struct AgentHost {
     /// Address of the agent's control API, for example `https://hv01.example.com:7443`.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new(
-        "isURL(self) && url(self).getScheme() == 'https' && size(url(self).getHostname()) > 0 && url(self).getEscapedPath() in ['', '/'] && !self.matches('[@?#]') && \
+        "isURL(self) && self.matches('^https://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|[[][0-9a-f:.]+[]])(:[0-9]+)?$') && \
          (url(self).getPort() == '' || (size(url(self).getPort()) < 6 && int(url(self).getPort()) > 0 && int(url(self).getPort()) < 65536))")
-        .message("hosts[].url must be https with a host, a port from 1 to 65535 where there is one, and nothing else (no path, no user, no query), for example https://hv01.example.com:7443"))]
+        .message("hosts[].url must be https, a host in lower case letters, digits, dots and dashes (or an IP address), a port from 1 to 65535 where there is one, and nothing else (no path, no slash at the end, no user, no query), for example https://hv01.example.com:7443"))]
     pub url: String,
 }
 

@@ -29,7 +29,7 @@ pub enum SetError {
         source: io::Error,
     },
     /// A file has content that this version cannot have written.
-    #[error("{path} is damaged: {why}", path = path.display())]
+    #[error("{path} is damaged: {why}; see the runbook on replication that does not get through", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -20,8 +20,6 @@ pub struct DirectionCapabilities {
     pub pause_before_cutover: bool,
     /// Stop, last delta and start are actions of their own.
     pub separate_stop: bool,
-    /// It tells rates, so that downtime can be predicted.
-    pub rates: bool,
     /// It protects the VM in the other direction after commit; when not, the words say why.
     pub protects_after_commit: Result<(), String>,
 }

@@ -7,7 +7,7 @@ use crate::api::Condition;
 
 /// Type of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)] // the word is the type as it stands in status; docs/reference says what each means
+#[allow(missing_docs)] // the word is the type as it stands in status; the field that holds the conditions says what each means
 pub enum ConditionType {
     Ready,
     Reconciling,
@@ -118,8 +118,6 @@ reasons! {
     WholePointInTime,
     /// The passive side does not hold a whole point in time.
     NotWhole,
-    /// Runs at another site than asked.
-    AtOtherSite,
     /// Being let go of.
     Detaching,
     /// Ended well.

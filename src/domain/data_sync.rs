@@ -14,12 +14,12 @@ pub struct Basis<'a> {
     pub to: Site,
     /// Since when the source has run the VM.
     pub active_since: Option<Timestamp>,
-    /// The longest time for which the delta is taken.
+    /// For how long the replica may have fallen behind and the delta is still taken.
     pub full_download_after: SignedDuration,
     /// Whether anything of the VM is left at the target.
     pub replica_present: &'a Fact<bool>,
-    /// Whether the target has a whole point in time that replication keeps fresh.
-    pub replicating: bool,
+    /// The point in time of the last whole pass from the source to the target, if there was one.
+    pub replicated_at: Option<Timestamp>,
     /// Why the target could not take a full download.
     pub full_download_obstacles: &'a [String],
     /// Now.
@@ -53,12 +53,6 @@ pub fn choose(basis: &Basis<'_>) -> Result<DataSyncChoice, String> {
             "the replica in Azure is kept up to date".into(),
         );
     }
-    if basis.replicating {
-        return chosen(
-            DataSync::DeltaBeforeFailover,
-            "reverse replication keeps the replica on-premises up to date".into(),
-        );
-    }
     match basis.replica_present {
         Fact::Unknown(why) => return Err(format!("whether a replica is left on-premises: {why}")),
         Fact::Absent | Fact::Known(false) => {
@@ -69,45 +63,46 @@ pub fn choose(basis: &Basis<'_>) -> Result<DataSyncChoice, String> {
         }
         Fact::Known(true) => {}
     }
-    let Some(since) = basis.active_since else {
+    let replicated = basis
+        .replicated_at
+        .filter(|at| basis.active_since.is_none_or(|since| *at > since));
+    let Some(since) = replicated.or(basis.active_since) else {
         return chosen(
             DataSync::DeltaBeforeFailover,
             "a replica is left on-premises".into(),
         );
     };
-    let ran = basis.now.duration_since(since);
-    if ran > basis.full_download_after && !basis.full_download_obstacles.is_empty() {
+    let behind = basis.now.duration_since(since).max(SignedDuration::ZERO);
+    let told = match replicated {
+        Some(_) => format!(
+            "the replica on-premises was brought up to date {} ago",
+            span(behind)
+        ),
+        None => format!("Azure has run the VM for {}", span(behind)),
+    };
+    let limit = span(basis.full_download_after);
+    if behind <= basis.full_download_after {
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            format!("{told}, not longer than {limit}"),
+        );
+    }
+    if !basis.full_download_obstacles.is_empty() {
         return chosen(
             DataSync::DeltaBeforeFailover,
             format!(
-                "Azure has run the VM for {}, longer than {}, but a full download is not possible ({}) and a replica is left on-premises",
-                hours(ran),
-                hours(basis.full_download_after),
+                "{told}, longer than {limit}, but a full download is not possible ({}) and a replica is left on-premises",
                 basis.full_download_obstacles.join("; ")
             ),
         );
     }
-    if ran > basis.full_download_after {
-        return chosen(
-            DataSync::FullDuringFailover,
-            format!(
-                "Azure has run the VM for {}, longer than {}",
-                hours(ran),
-                hours(basis.full_download_after)
-            ),
-        );
-    }
     chosen(
-        DataSync::DeltaBeforeFailover,
-        format!(
-            "Azure has run the VM for {}, not longer than {}",
-            hours(ran),
-            hours(basis.full_download_after)
-        ),
+        DataSync::FullDuringFailover,
+        format!("{told}, longer than {limit}"),
     )
 }
 
-fn hours(time: SignedDuration) -> String {
+fn span(time: SignedDuration) -> String {
     if time.as_hours() >= 1 {
         format!("{}h", time.as_hours())
     } else {
@@ -128,7 +123,7 @@ mod tests {
             active_since: Some(Timestamp::from_second(NOW - 3600 * 100).unwrap()),
             full_download_after: SignedDuration::from_hours(720),
             replica_present: replica,
-            replicating: false,
+            replicated_at: None,
             full_download_obstacles: &[],
             now: Timestamp::from_second(NOW).unwrap(),
         }
@@ -147,8 +142,25 @@ mod tests {
             full_download_after: SignedDuration::from_hours(100),
             ..basis(&present)
         };
+        let hours_ago = |hours: i64| Some(Timestamp::from_second(NOW - 3600 * hours).unwrap());
         let fresh = Basis {
-            replicating: true,
+            replicated_at: hours_ago(2),
+            ..long.clone()
+        };
+        // Replication that has not got through for long keeps nothing up to date.
+        let stuck = Basis {
+            full_download_after: SignedDuration::from_hours(50),
+            replicated_at: hours_ago(60),
+            ..long.clone()
+        };
+        // A pass of the time before the VM went to Azure.
+        let earlier = Basis {
+            replicated_at: hours_ago(200),
+            ..long.clone()
+        };
+        // The clock of the host that took the point is ahead.
+        let ahead = Basis {
+            replicated_at: hours_ago(-1),
             ..long.clone()
         };
         let no_room = ["hv01: make room".to_owned()];
@@ -177,7 +189,22 @@ mod tests {
                 DataSync::DeltaBeforeFailover,
                 "not possible (hv01: make room)",
             ),
-            (&fresh, DataSync::DeltaBeforeFailover, "up to date"),
+            (
+                &fresh,
+                DataSync::DeltaBeforeFailover,
+                "up to date 2h ago, not longer than 99h",
+            ),
+            (
+                &stuck,
+                DataSync::FullDuringFailover,
+                "up to date 60h ago, longer than 50h",
+            ),
+            (
+                &earlier,
+                DataSync::FullDuringFailover,
+                "run the VM for 100h, longer than 99h",
+            ),
+            (&ahead, DataSync::DeltaBeforeFailover, "up to date 0m ago"),
             (&basis_of(&gone), DataSync::FullDuringFailover, "no replica"),
             (
                 &towards_azure,

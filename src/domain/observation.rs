@@ -279,6 +279,12 @@ pub enum Stage {
         /// What was seen on each side.
         seen: String,
     },
+    /// A register is there and cannot be read, which is not one that is missing: nothing is known of the right to run until a person has
+    /// looked at it (safety rule S4).
+    Unreadable {
+        /// What is to be mended, and where.
+        why: String,
+    },
 }
 
 impl Stage {
@@ -292,7 +298,10 @@ impl Stage {
             | Self::TargetStarted { .. }
             | Self::Committed { .. }
             | Self::TargetFenced { .. } => true,
-            Self::Unclaimed { .. } | Self::Settled { .. } | Self::Contradiction { .. } => false,
+            Self::Unclaimed { .. }
+            | Self::Settled { .. }
+            | Self::Contradiction { .. }
+            | Self::Unreadable { .. } => false,
         }
     }
 
@@ -306,7 +315,7 @@ impl Stage {
             | Self::TargetWhole { from }
             | Self::TargetFenced { from } => Some(*from),
             Self::TargetStarted { to, .. } | Self::Committed { to } => Some(*to),
-            Self::Contradiction { .. } => None,
+            Self::Contradiction { .. } | Self::Unreadable { .. } => None,
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Fake {
     pub unusable: AtomicBool,
     /// Somebody revives guests between their shutdown and the end of their process.
     pub revives: AtomicBool,
+    /// The next point in time ends in a panic.
+    pub panics: AtomicBool,
 }
 
 impl Fake {
@@ -103,6 +105,7 @@ impl Fake {
             broken: AtomicBool::new(false),
             unusable: AtomicBool::new(false),
             revives: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
         })
     }
 
@@ -372,6 +375,10 @@ impl Hypervisor for Fake {
         old: Option<Generation>,
         new: Generation,
     ) -> Result<Point> {
+        assert!(
+            !self.panics.swap(false, Ordering::SeqCst),
+            "made to panic here"
+        );
         self.with(definition, |guest| {
             if !guest.running {
                 return Err(HypervisorError::WrongPower {

@@ -393,6 +393,33 @@ async fn s13_an_acknowledged_pass_that_the_agent_did_not_end_costs_no_change() {
     sites.same_disks();
 }
 
+/// Its file may come back at any time, and with it what was known of its disks.
+#[tokio::test(flavor = "multi_thread")]
+async fn s12_digests_are_void_after_a_reboot_though_nobody_defines_the_vm() {
+    let mut sites = Sites::protected().await;
+    let hv = &mut sites.hv;
+    hv.kill();
+    hv.fake.reboot();
+    let state = hv.folder.join("state");
+    let known = state.join("volumes").join(VM.to_string()).join("set.json");
+    let content = || {
+        let set: serde_json::Value = serde_json::from_slice(&fs::read(&known).unwrap()).unwrap();
+        set["content"]["kind"].clone()
+    };
+    assert_ne!(content(), "unknown", "there is something to void");
+    fs::write(hv.folder.join("boot_id"), "second").unwrap();
+    fs::remove_file(hv.folder.join("definitions/app.yaml")).unwrap();
+    fs::remove_file(state.join(format!("remembered/{VM}.json"))).unwrap();
+    hv.start();
+    assert_eq!(hv.vm().await.register.unwrap().boot_id, "second");
+    assert!(!hv.fake.running(VM));
+    assert_eq!(content(), "unknown");
+    let replication: serde_json::Value =
+        serde_json::from_slice(&fs::read(state.join(format!("replication/{VM}.json"))).unwrap())
+            .unwrap();
+    assert!(replication["base"].is_null() && replication["tracking"].is_null());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s04_s12_after_a_reboot_only_owners_are_started_and_digests_are_void() {
     let mut sites = Sites::protected().await;

@@ -48,6 +48,112 @@ async fn a_target_without_space_or_network_says_what_is_missing() {
     );
 }
 
+/// Each would fit, both do not, and nothing has arrived of the first when the second comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_one_replica_was_promised_is_not_given_to_another() {
+    let mut sites = Sites::prepare();
+    let _storage = SmallStorage::mount(&sites.az.folder.join("storage"));
+    sites.hv.start();
+    sites.az.start();
+    let enroll = async |vm: u128, size: usize| {
+        let mut definition = sites.definition().await;
+        definition.uuid = uuid::Uuid::from_u128(vm);
+        definition.name = format!("vm-{vm}");
+        definition.disks.truncate(1);
+        definition.disks[0].size_bytes = Some(size as u64);
+        let order = homeward::agent::api::Order {
+            vm: definition.uuid,
+            ..sites.order(
+                1,
+                Command::Enroll {
+                    definition: Box::new(definition),
+                    owner: sites.hv.address(),
+                },
+            )
+        };
+        sites.az.give(order).await
+    };
+    // At the same moment, and one after the other.
+    let both = tokio::join!(enroll(1, 40 * MIB), enroll(2, 40 * MIB));
+    let (taken, refused) = match both {
+        (Ok(_), Err(refused)) => (1, refused),
+        (Err(refused), Ok(_)) => (2, refused),
+        other => panic!("{other:?}"),
+    };
+    let later = enroll(3, 30 * MIB).await.unwrap_err();
+    for refused in [refused, later] {
+        assert_eq!(refused.kind, RefusalKind::NoSpace, "{}", refused.message);
+        assert!(
+            refused.message.contains("still arriving"),
+            "{}",
+            refused.message
+        );
+        assert!(refused.available.unwrap() < 24 * MIB as u64);
+    }
+    // What was promised is not counted against the VM that it was promised to.
+    enroll(taken, 40 * MIB).await.unwrap();
+    enroll(4, 10 * MIB).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_pass_ends_that_pass_alone() {
+    let sites = Sites::protected().await;
+    sites.hv.fake.write(VM, "root", 0, b"before the panic");
+    sites.hv.fake.panics.store(true, Ordering::SeqCst);
+    let replicate = Command::Replicate {
+        peer: sites.az.address(),
+        interval_seconds: 3600,
+        immediate: true,
+    };
+    sites.hv.ok(sites.order(1, replicate)).await;
+    let told = sites
+        .hv
+        .until("the panic is told of", |vm| {
+            let replication = vm.replication.as_ref()?;
+            (replication.failures > 0).then(|| replication.last_error.clone())?
+        })
+        .await;
+    assert!(told.message.contains("panic"), "{}", told.message);
+    // It goes on by itself.
+    sites
+        .hv
+        .until("a pass is whole", |vm| {
+            let replication = vm.replication.as_ref()?;
+            (replication.failures == 0 && replication.last.as_ref()?.bytes_changed > 0)
+                .then_some(())
+        })
+        .await;
+    sites.same_disks();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_no_possible_size_is_told_of_where_it_lies() {
+    let sites = Sites::new();
+    let path = sites.hv.folder.join("data.raw");
+    for size in [0, 513] {
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(size)
+            .unwrap();
+        let vm = sites.hv.vm().await;
+        let problem = vm
+            .problems
+            .iter()
+            .find(|problem| problem.kind == ProblemKind::Disk)
+            .unwrap();
+        for word in [
+            "disk data",
+            "data.raw",
+            &format!("{size} bytes"),
+            "multiple of 512",
+        ] {
+            assert!(problem.message.contains(word), "{}", problem.message);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s14_a_disk_that_has_grown_is_compared_as_a_whole() {
     let sites = Sites::protected().await;

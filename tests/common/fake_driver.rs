@@ -69,7 +69,6 @@ impl FakeVault {
             cancel_after_stop: true,
             pause_before_cutover: true,
             separate_stop: true,
-            rates: true,
             protects_after_commit: Ok(()),
         };
         Self {
@@ -272,7 +271,8 @@ fn look(vm: &FakeVm) -> VmObservation {
         Stage::SourceStopped { .. }
         | Stage::TargetWhole { .. }
         | Stage::TargetFenced { .. }
-        | Stage::Contradiction { .. } => None,
+        | Stage::Contradiction { .. }
+        | Stage::Unreadable { .. } => None,
     };
     VmObservation {
         id: vm.id.clone(),

@@ -247,8 +247,13 @@ impl Loop {
 impl Loop {
     /// Another file stands behind it.
     fn put(&self, file: &Path) {
-        for arguments in [vec!["--detach", &self.0], vec![&self.0, file.to_str().unwrap()]] {
-            let done = std::process::Command::new("losetup").args(arguments).status();
+        for arguments in [
+            vec!["--detach", &self.0],
+            vec![&self.0, file.to_str().unwrap()],
+        ] {
+            let done = std::process::Command::new("losetup")
+                .args(arguments)
+                .status();
             assert!(done.unwrap().success());
         }
     }

@@ -484,7 +484,7 @@ impl World {
             println!("== a person reads: {words}");
         }
         let _ = decision;
-        if words.contains("spec.suspend is true") {
+        if words.contains("spec.suspend ") {
             self.store.change(|spec| spec.suspend = false);
         } else if words.contains("start it there") {
             for site in Site::BOTH {

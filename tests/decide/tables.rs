@@ -17,8 +17,8 @@ use super::operator::intent;
 use super::scenario::spec;
 use super::store::Store;
 
-const FROM: Site = Site::OnPremises;
-const TO: Site = Site::Azure;
+pub const FROM: Site = Site::OnPremises;
+pub const TO: Site = Site::Azure;
 
 #[derive(Clone, Copy, Debug)]
 enum Mood {
@@ -98,14 +98,14 @@ fn stages() -> Vec<(&'static str, Fact<Stage>)> {
     ]
 }
 
-fn claim(store: &Store) -> Claim {
+pub fn claim(store: &Store) -> Claim {
     Claim {
         cluster: "cluster".into(),
         vm_uid: store.pvm.as_ref().unwrap().uid.clone(),
     }
 }
 
-fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
+pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
     let from = match stage {
         Fact::Known(Stage::Settled { site }) => *site,
         _ => FROM,
@@ -145,6 +145,40 @@ fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
     }
 }
 
+/// The Failover of these tables, with no answer given.
+pub struct Asked(pub FailoverSpec);
+
+impl Asked {
+    pub fn new(uid: String) -> Self {
+        Self(FailoverSpec {
+            virtual_machine: VirtualMachineReference {
+                name: "vm".into(),
+                uid,
+            },
+            from: FROM,
+            to: TO,
+            data_sync: DataSyncRequest::Auto,
+            start: None,
+            cutover: None,
+            commit: None,
+            reverse_replicate: None,
+            cancel: None,
+        })
+    }
+
+    pub fn view<'a>(&'a self, status: &'a FailoverStatus) -> FailoverView<'a> {
+        FailoverView {
+            name: "vm-1",
+            uid: "uid",
+            generation: None,
+            spec: &self.0,
+            status,
+            start_held_because: None,
+            deleting: false,
+        }
+    }
+}
+
 fn told(
     capabilities: &Capabilities,
     phase: FailoverPhase,
@@ -171,20 +205,8 @@ fn told(
     };
     let claim = claim(&store);
     let vm = observation(stage, &claim);
-    let failover_spec = FailoverSpec {
-        virtual_machine: VirtualMachineReference {
-            name: "vm".into(),
-            uid: pvm.uid.clone(),
-        },
-        from: FROM,
-        to: TO,
-        data_sync: DataSyncRequest::Auto,
-        start: None,
-        cutover: None,
-        commit: None,
-        reverse_replicate: None,
-        cancel: matches!(mood, Mood::Cancel).then_some(true),
-    };
+    let mut asked = Asked::new(pvm.uid.clone());
+    asked.0.cancel = matches!(mood, Mood::Cancel).then_some(true);
     let status = FailoverStatus {
         phase: Some(phase),
         data_sync: (phase > FailoverPhase::Preparing).then(|| DataSyncChoice {
@@ -200,13 +222,8 @@ fn told(
         generation: None,
         status: &ProtectedVirtualMachineStatus::default(),
         failover: CurrentFailover::Known(FailoverView {
-            name: "vm-1",
-            uid: "uid",
-            generation: None,
-            spec: &failover_spec,
-            status: &status,
             start_held_because: held,
-            deleting: false,
+            ..asked.view(&status)
         }),
         history: &[],
         vault: Fact::Known(VaultView {

@@ -254,19 +254,13 @@ async fn unbar(host: &Arc<Host>, vm: &Arc<Vm>) {
 }
 
 /// What the register cannot see: room, networks, the shape of the disks.
-async fn check(
-    host: &Arc<Host>,
-    vm: &Arc<Vm>,
-    order: &Order,
-) -> Result<Option<Promise>, Refusal> {
+async fn check(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order) -> Result<Option<Promise>, Refusal> {
     match &order.command {
         Command::Enroll {
             definition,
             owner: _,
         } => enroll::check(host, vm, definition).await.map(Some),
-        Command::Stop { target, force: _ } => {
-            stop::check(host, vm, target).await.map(|()| None)
-        }
+        Command::Stop { target, force: _ } => stop::check(host, vm, target).await.map(|()| None),
         _ => Ok(None),
     }
 }

@@ -33,7 +33,6 @@ fn driver() -> Arc<dyn ReplicationDriver> {
         cancel_after_stop: true,
         pause_before_cutover: true,
         separate_stop: true,
-        rates: true,
         protects_after_commit: Ok(()),
     };
     Arc::new(Silent(Capabilities {

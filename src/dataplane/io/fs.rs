@@ -38,6 +38,9 @@ pub enum Stamp {
         seconds: i64,
         /// Nanoseconds of it.
         nanos: i64,
+        /// The last change of anything, in seconds and nanoseconds: nobody can set this time.
+        #[serde(default)]
+        changed: (i64, i64),
     },
     /// A block device. Nothing tells that it was written to; that another one has come to stand behind its path shows.
     Device {
@@ -445,6 +448,7 @@ impl Disk for HostDisk {
             inode: data.ino(),
             seconds: data.mtime(),
             nanos: data.mtime_nsec(),
+            changed: (data.ctime(), data.ctime_nsec()),
         }))
     }
 

@@ -20,15 +20,15 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use super::action::{Mark, Submission};
-use super::conditions::ConditionType;
+use super::conditions::{ConditionType, Reason};
 use super::decision::{Decision, Effect, Event, Pace};
 use super::fact::Fact;
 use super::failure::ErrorClass;
-use super::observation::Stage;
+use super::observation::{Connection, Stage};
 use super::world::{CurrentFailover, VaultView, World};
 use crate::api::{
     FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
-    ProtectedVirtualMachineStatus,
+    ProtectedVirtualMachineStatus, Site,
 };
 use wait::{Wait, Waiting};
 
@@ -70,7 +70,14 @@ fn without_old_look<'a>(world: &World<'a>) -> Option<World<'a>> {
     let Fact::Known(view) = &world.vault else {
         return None;
     };
-    (!vm.reaches(written)).then(|| World {
+    // What no newer look can mend is the stronger word. In a move, orders that cross a look make the sides contradict each other for a moment.
+    let moving = matches!(world.failover, CurrentFailover::Known(_));
+    let lasting = match vm.stage.known() {
+        Some(Stage::Unreadable { .. }) => true,
+        Some(Stage::Contradiction { .. }) => !moving,
+        _ => false,
+    };
+    (!lasting && !vm.reaches(written)).then(|| World {
         vault: Fact::Known(VaultView {
             vm: Fact::Unknown(format!(
                 "a newer look: the registers were seen at {newest}, and at {written} before; if a host was put back to an earlier state, see the runbook on contradicting registers"
@@ -79,6 +86,21 @@ fn without_old_look<'a>(world: &World<'a>) -> Option<World<'a>> {
         }),
         ..world.clone()
     })
+}
+
+/// Why something is not known: the site that does not answer, where one does not.
+fn unknown_because(view: &VaultView<'_>) -> Reason {
+    let silent = |site: Site| matches!(view.sites[site], Connection::Disconnected(_));
+    if Site::BOTH.into_iter().any(silent) {
+        Reason::SiteDisconnected
+    } else {
+        Reason::ObservationUnknown
+    }
+}
+
+/// S4, S8: what is said of registers that nobody can act on.
+fn no_guess(seen: &str) -> String {
+    format!("{seen}; see the runbook on contradicting registers")
 }
 
 fn written_mark(epoch: Option<i64>, step: Option<i64>) -> Mark {

@@ -55,8 +55,11 @@ fn stand(said: &mut Vec<Said>, standing: &Standing) {
     }
 }
 
-fn reason_of(waiting: Option<Waiting>) -> Reason {
-    match waiting {
+fn reason_of(wait: Option<&Wait>) -> Reason {
+    if let Some(reason) = wait.and_then(|wait| wait.reason) {
+        return reason;
+    }
+    match wait.map(|wait| wait.waiting) {
         Some(Waiting::Person) => Reason::AwaitingApproval,
         Some(Waiting::Suspended) => Reason::Suspended,
         Some(Waiting::Mend) => Reason::ActionFailed,
@@ -104,7 +107,7 @@ pub fn failover_conditions(
                 |wait| format!("waits for {}", wait.text),
             );
             Standing {
-                reason: reason_of(waiting),
+                reason: reason_of(wait),
                 message,
                 waiting,
                 moving: true,
@@ -173,7 +176,7 @@ pub fn moving(
         }
     }
     let standing = Standing {
-        reason: reason_of(waiting),
+        reason: reason_of(wait),
         message,
         waiting,
         moving: true,

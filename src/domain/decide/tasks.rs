@@ -49,7 +49,7 @@ pub fn close_open(status: &mut FailoverStatus, state: TaskState, now: Timestamp)
     let open: Vec<String> = status
         .tasks
         .iter()
-        .filter(|task| matches!(task.state, TaskState::Running | TaskState::Waiting))
+        .filter(|task| task.state == TaskState::Running)
         .map(|task| task.name.clone())
         .collect();
     for name in open {

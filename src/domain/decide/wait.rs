@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::domain::conditions::Reason;
+
 /// Something that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -11,6 +13,8 @@ pub struct Wait {
     pub text: String,
     /// When the wait is over by itself, if it is.
     pub until: Option<Timestamp>,
+    /// The reason of the conditions, where the kind of wait does not say it all.
+    pub reason: Option<Reason>,
 }
 
 /// Kinds of waits.
@@ -35,6 +39,7 @@ impl Wait {
             waiting: Waiting::Person,
             text: text.into(),
             until: None,
+            reason: None,
         }
     }
 
@@ -42,8 +47,9 @@ impl Wait {
     pub fn suspended(what: &str) -> Self {
         Self {
             waiting: Waiting::Suspended,
-            text: format!("spec.suspend is true: {what} when it is set to false"),
+            text: format!("spec.suspend to be set to false: {what} then"),
             until: None,
+            reason: None,
         }
     }
 
@@ -53,6 +59,7 @@ impl Wait {
             waiting: Waiting::Operation,
             text: text.into(),
             until: None,
+            reason: None,
         }
     }
 
@@ -62,6 +69,7 @@ impl Wait {
             waiting: Waiting::Outside,
             text: text.into(),
             until: None,
+            reason: None,
         }
     }
 
@@ -71,6 +79,14 @@ impl Wait {
             waiting: Waiting::Mend,
             text: text.into(),
             until: None,
+            reason: None,
         }
+    }
+
+    /// As conditions and runbooks name it.
+    #[must_use]
+    pub const fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
     }
 }

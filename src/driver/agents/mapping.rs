@@ -132,7 +132,7 @@ pub(super) fn stage_of(look: &Look, id: Uuid) -> Fact<Stage> {
             ))
         });
     if let Some(why) = unread {
-        return Fact::Unknown(why);
+        return Fact::Known(Stage::Unreadable { why });
     }
     let (here, there) = (
         sides.on_premises.as_ref().map(said),

@@ -70,7 +70,9 @@ fn s04_a_register_that_cannot_be_read_says_nothing() {
         ("hv01", Site::OnPremises, broken),
         ("az01", Site::Azure, said(Some("Replica"))),
     ]);
-    let why = stage.why_unknown().expect("nothing is known");
+    let Fact::Known(Stage::Unreadable { why }) = stage else {
+        panic!("{stage:?}")
+    };
     assert!(why.contains("hv01") && why.contains("damaged"), "{why}");
 }
 

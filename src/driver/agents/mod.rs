@@ -77,7 +77,6 @@ impl AgentsDriver {
             cancel_after_stop: true,
             pause_before_cutover: true,
             separate_stop: true,
-            rates: true,
             protects_after_commit: Ok(()),
         };
         Self {

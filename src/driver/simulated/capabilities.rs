@@ -7,7 +7,6 @@ const EVERYTHING: DirectionCapabilities = DirectionCapabilities {
     cancel_after_stop: true,
     pause_before_cutover: true,
     separate_stop: true,
-    rates: true,
     protects_after_commit: Ok(()),
 };
 

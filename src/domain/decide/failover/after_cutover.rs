@@ -8,7 +8,7 @@ use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE, broke_off, doing, running};
+use super::{Move, Next, broke_off, doing, registers_gone, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_commit(
@@ -31,8 +31,8 @@ impl Move<'_> {
             | Stage::TargetWhole { .. } => {
                 return Next::Enter(FailoverPhase::CuttingOver);
             }
-            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                return Next::Wait(Wait::mend(REGISTERS_GONE));
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } | Stage::Unreadable { .. } => {
+                return Next::Wait(registers_gone());
             }
         };
         // A silent hypervisor may yet turn out not to have started it.

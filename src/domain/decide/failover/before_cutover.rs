@@ -137,7 +137,7 @@ impl Move<'_> {
                 self.status.turned_back_because = Some(why);
                 return Next::Enter(FailoverPhase::CuttingOver);
             }
-            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } | Stage::Unreadable { .. } => {
                 return Next::Wait(Wait::outside("the VM to be taken on"));
             }
         }
@@ -156,7 +156,9 @@ impl Move<'_> {
             Fact::Known(protection) if protection.from == self.from() => Some(protection),
             Fact::Known(_) | Fact::Absent => None,
         };
-        let replicating = protection.is_some_and(|protection| protection.last_whole.is_some());
+        let replicated_at = protection
+            .and_then(|protection| protection.last_whole.as_ref())
+            .map(|whole| whole.point);
         if self.status.data_sync.is_none() {
             let basis = data_sync::Basis {
                 asked: self.fo.spec.data_sync,
@@ -164,7 +166,7 @@ impl Move<'_> {
                 active_since: vm.active_since,
                 full_download_after: self.world.intent.full_download_after,
                 replica_present: &vm.replica_present,
-                replicating,
+                replicated_at,
                 full_download_obstacles: &vm.full_download_obstacles,
                 now: self.now(),
             };

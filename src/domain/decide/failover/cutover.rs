@@ -8,7 +8,7 @@ use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
 use crate::domain::observation::{Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE, disconnected, doing, down, running};
+use super::{Move, Next, disconnected, doing, down, registers_gone, running};
 
 /// After so many refusals in a row, which take a minute and more, the last delta is not asked for again while the VM is down.
 const REFUSALS: i64 = 20;
@@ -30,8 +30,8 @@ impl Move<'_> {
             Stage::TargetFenced { .. } => {
                 return self.turn_back("the target was barred".into(), FailoverOutcome::Cancelled);
             }
-            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                return Next::Wait(Wait::mend(REGISTERS_GONE));
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } | Stage::Unreadable { .. } => {
+                return Next::Wait(registers_gone());
             }
             Stage::Settled { .. }
             | Stage::SourceFenced { .. }

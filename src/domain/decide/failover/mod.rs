@@ -26,8 +26,9 @@ use jiff::Timestamp;
 
 use crate::api::{DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Site};
 use crate::domain::action::{Action, ActionKind, Mark};
+use crate::domain::conditions::Reason;
 use crate::domain::decide::wait::Wait;
-use crate::domain::decide::{event, renamed, submission};
+use crate::domain::decide::{event, no_guess, renamed, submission, unknown_because};
 use crate::domain::decision::{Decision, Effect, Event};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{
@@ -48,6 +49,10 @@ enum Next {
 
 /// What a move waits for that finds the VM claimed by nobody.
 const REGISTERS_GONE: &str = "the registers of the VM: no host has one any more; see the runbook on contradicting registers, or delete this ProtectedVirtualMachine, which touches no VM";
+
+fn registers_gone() -> Wait {
+    Wait::mend(REGISTERS_GONE).because(Reason::RegistersContradict)
+}
 
 struct Move<'a> {
     world: &'a World<'a>,
@@ -159,17 +164,23 @@ impl Move<'_> {
                 return Next::Wait(Wait::mend(format!(
                     "RecoveryVault {} does not exist: apply it again so that the move can go on",
                     world.intent.vault
-                )));
+                ))
+                .because(Reason::VaultNotFound));
             }
             Fact::Unknown(why) => {
-                return Next::Wait(Wait::outside(format!("the first look at the vault: {why}")));
+                return Next::Wait(
+                    Wait::outside(format!("the first look at the vault: {why}"))
+                        .because(Reason::VaultNotObserved),
+                );
             }
         };
         let vm = match &view.vm {
             Fact::Known(vm) => *vm,
             Fact::Absent if view.renamed.is_some() => {
                 let name = view.renamed.unwrap_or_default();
-                return Next::Wait(Wait::mend(renamed(world, name)));
+                return Next::Wait(
+                    Wait::mend(renamed(world, name)).because(Reason::VirtualMachineNotFound),
+                );
             }
             Fact::Absent if world.intent.deleting => {
                 return self.abandon("no host of the vault knows the VM any more");
@@ -180,23 +191,34 @@ impl Move<'_> {
                     "VM {} of UUID {} to be known to the vault again (another VM of its name does not count): bring it back, or delete this ProtectedVirtualMachine",
                     world.intent.vm_name,
                     id.unwrap_or("unknown"),
-                )));
+                ))
+                .because(Reason::VirtualMachineNotFound));
             }
-            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
+            Fact::Unknown(why) => {
+                return Next::Wait(Wait::outside(why.clone()).because(unknown_because(view)));
+            }
         };
+        // S4: what this host's register says of the move is not known, and no look will tell.
+        if let Fact::Known(Stage::Unreadable { why }) = &vm.stage {
+            return Next::Wait(Wait::mend(no_guess(why)).because(Reason::RegistersContradict));
+        }
         if self.is_behind(vm) {
             return Next::Wait(Wait::outside(
                 "a newer look: what was seen is older than what this move has done; if a host was put back to an earlier state, see the runbook on contradicting registers",
-            ));
+            )
+            .because(unknown_because(view)));
         }
         if let Some(next) = self.settle_pending(vm) {
             return next;
         }
         let stage = match &vm.stage {
             Fact::Known(Stage::Contradiction { seen }) => {
-                return Next::Wait(Wait::mend(format!(
-                    "the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"
-                )));
+                let words = format!(
+                    "the sites to agree on who may run the VM, of which nothing is guessed: {seen}"
+                );
+                return Next::Wait(
+                    Wait::mend(no_guess(&words)).because(Reason::RegistersContradict),
+                );
             }
             // Nothing is left of the move on any host, and nobody wants it to go on.
             Fact::Known(Stage::Unclaimed { .. }) if world.intent.deleting => {
@@ -204,8 +226,15 @@ impl Move<'_> {
             }
             Fact::Known(stage) => stage,
             // S7: start, stop, commit, undo, resume, cancel and reverse replication all wait for this fact.
-            Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
-            Fact::Absent => return Next::Wait(Wait::mend("no site knows who may run the VM")),
+            Fact::Unknown(why) => {
+                return Next::Wait(Wait::outside(why.clone()).because(unknown_because(view)));
+            }
+            Fact::Absent => {
+                return Next::Wait(
+                    Wait::mend("a site to know who may run the VM: none does")
+                        .because(Reason::RegistersContradict),
+                );
+            }
         };
         if let Some(next) = self.own_registers(vm, stage) {
             return next;
@@ -252,7 +281,8 @@ impl Move<'_> {
                 return Some(Next::Wait(Wait::mend(format!(
                     "the claim {claim} to be given up: another cluster or resource acts on the VM; if it is gone, set the annotation {}: {claim}",
                     crate::api::TAKEOVER_ANNOTATION
-                ))));
+                ))
+                .because(Reason::ClaimedElsewhere)));
             }
             let adopt = Action::Adopt {
                 at: stage.active().unwrap_or(self.from()),
@@ -339,9 +369,7 @@ fn broke_off(vm: &VmObservation, site: Site, kind: ActionKind) -> Option<&Operat
 /// For a guest that should run and does not.
 fn down(vm: &VmObservation, at: Site) -> Wait {
     let why = vm.down_because.as_deref().unwrap_or_default();
-    Wait::mend(format!(
-        "the guest, which should run in {at} and does not: {why}"
-    ))
+    Wait::mend(format!("the guest in {at}: {why}")).because(Reason::GuestNotRunning)
 }
 
 fn doing(kind: ActionKind) -> String {
@@ -371,7 +399,8 @@ fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
         .find_map(|site| match &view.sites[site] {
             super::super::observation::Connection::Connected => None,
             super::super::observation::Connection::Disconnected(why) => {
-                Some(Wait::outside(format!("{site} to be connected: {why}")))
+                let wait = Wait::outside(format!("{site} to be connected: {why}"));
+                Some(wait.because(Reason::SiteDisconnected))
             }
         })
 }
@@ -383,5 +412,5 @@ fn obstacles(vm: &VmObservation) -> Option<Wait> {
         .chain(&vm.protection_obstacles)
         .map(String::as_str)
         .collect();
-    (!all.is_empty()).then(|| Wait::mend(all.join("; ")))
+    (!all.is_empty()).then(|| Wait::mend(all.join("; ")).because(Reason::VirtualMachineNotReady))
 }

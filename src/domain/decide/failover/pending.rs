@@ -208,6 +208,7 @@ impl Move<'_> {
             waiting,
             text,
             until: Some(retry),
+            reason: None,
         })
     }
 

@@ -8,7 +8,7 @@ use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, REGISTERS_GONE, doing, half_resumed, running};
+use super::{Move, Next, doing, half_resumed, registers_gone, running};
 
 impl Move<'_> {
     /// Why the move should go back, if it should.
@@ -100,8 +100,8 @@ impl Move<'_> {
                 Next::Enter(FailoverPhase::AwaitingCommit)
             }
             Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
-            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                Next::Wait(Wait::mend(REGISTERS_GONE))
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } | Stage::Unreadable { .. } => {
+                Next::Wait(registers_gone())
             }
         }
     }
@@ -138,8 +138,8 @@ impl Move<'_> {
             // S5: committed after all; nothing rolls back.
             Stage::Committed { .. } => Next::Enter(FailoverPhase::Committing),
             Stage::Settled { .. } => Next::Enter(FailoverPhase::AwaitingReverseReplication),
-            Stage::Unclaimed { .. } | Stage::Contradiction { .. } => {
-                Next::Wait(Wait::mend(REGISTERS_GONE))
+            Stage::Unclaimed { .. } | Stage::Contradiction { .. } | Stage::Unreadable { .. } => {
+                Next::Wait(registers_gone())
             }
         }
     }

@@ -7,7 +7,9 @@ use crate::domain::action::{Action, ActionKind, Mark};
 use crate::domain::conditions::Reason;
 use crate::domain::decide::report::{Standing, observed, say};
 use crate::domain::decide::wait::Waiting;
-use crate::domain::decide::{LOOK_AGAIN, event, submission, written_mark};
+use crate::domain::decide::{
+    LOOK_AGAIN, event, no_guess, submission, unknown_because, written_mark,
+};
 use crate::domain::decision::{Decision, Effect, Event, NewFailover, Pace};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{Operation, OperationState, Stage, VmObservation};
@@ -189,7 +191,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         }
         Fact::Unknown(why) if intent.deleting => return let_go_later(why),
         Fact::Unknown(why) => {
-            return Outcome::outside(Reason::SiteDisconnected, format!("waits for {why}"));
+            return Outcome::outside(unknown_because(view), format!("waits for {why}"));
         }
     };
     if let Some(claim) = vm.claimed_by_other(&world.claim) {
@@ -197,7 +199,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         // S6: who held it in this cluster is gone, and nobody else would bring a move that it left half way to an end.
         let running = |operation: &Operation| operation.state == OperationState::Running;
         let abandoned = world.claim_holder_gone
-            && (vm.stage.known().is_none_or(Stage::is_midway) || vm.operations.iter().any(running));
+            && (vm.stage.known().is_none_or(perhaps_midway) || vm.operations.iter().any(running));
         if intent.deleting && !abandoned {
             return release("the VM is claimed elsewhere");
         }
@@ -214,7 +216,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     let stage = match &vm.stage {
         Fact::Known(stage) => stage,
         Fact::Unknown(why) => {
-            return Outcome::outside(Reason::ObservationUnknown, format!("waits for {why}"));
+            return Outcome::outside(unknown_because(view), format!("waits for {why}"));
         }
         Fact::Absent => {
             return Outcome::stalled(
@@ -226,9 +228,13 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     match stage {
         Stage::Contradiction { seen } => Outcome::stalled(
             Reason::RegistersContradict,
-            format!(
-                "the sites contradict each other and nothing is guessed: {seen}; see the runbook on contradicting registers"
-            ),
+            no_guess(&format!(
+                "the sites contradict each other and nothing is guessed: {seen}"
+            )),
+        ),
+        Stage::Unreadable { why } => Outcome::stalled(
+            Reason::RegistersContradict,
+            no_guess(&format!("waits for {why}")),
         ),
         Stage::Unclaimed { .. } if intent.deleting => release("the VM was never taken on"),
         Stage::Unclaimed { site } => adopt(world, view, vm, *site),
@@ -241,6 +247,10 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             recover(world, status, view, vm, to.other(), *to)
         }
     }
+}
+
+fn perhaps_midway(stage: &Stage) -> bool {
+    stage.is_midway() || matches!(stage, Stage::Unreadable { .. })
 }
 
 /// The resource is being deleted, and nothing has been seen of its vault. What was never seen was never asked for anything (safety rule S2: the

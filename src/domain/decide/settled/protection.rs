@@ -90,6 +90,10 @@ pub(super) fn protect(
     if let Some(why) = &vm.down_because {
         return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
     }
+    // What would hold the next move is told of before somebody needs that move; replication goes on meanwhile.
+    if let Some(outcome) = mend(&vm.obstacles).or_else(|| mend(&vm.protection_obstacles)) {
+        return outcome;
+    }
     let runs = match vm.power[site] {
         Fact::Known(Power::Off) => "is switched off",
         _ => "runs",
