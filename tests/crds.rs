@@ -157,12 +157,12 @@ fn cases() -> Vec<Case> {
         made(
             Vault,
             &[("/spec/agents/replicationInterval", json!("500ms"))],
-            Some("must be from 1s to 24h"),
+            Some("must be whole seconds from 1s to 24h"),
         ),
         made(
             Vault,
             &[("/spec/agents/replicationInterval", json!("25h"))],
-            Some("must be from 1s to 24h"),
+            Some("must be whole seconds from 1s to 24h"),
         ),
         made(
             Vault,
@@ -245,7 +245,7 @@ fn cases() -> Vec<Case> {
         made(
             Vault,
             &[("/spec/agents/azure/hosts/0/url", json!("http://az1:7443"))],
-            Some("must be https with a host, a port"),
+            Some("must be https, a host in lower case"),
         ),
         made(
             Vault,
@@ -253,7 +253,7 @@ fn cases() -> Vec<Case> {
                 "/spec/agents/azure/hosts/0/url",
                 json!("https://az1:7443/api"),
             )],
-            Some("must be https with a host, a port"),
+            Some("must be https, a host in lower case"),
         ),
         made(
             Vault,

@@ -147,4 +147,8 @@ pub struct FailoverReference {
     /// Why it waits for `start: Approved`; absent when it starts by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_held_because: Option<String>,
+    /// The move was under way when this Failover was made for it: whether it is accepted or taken back is asked, and not derived from a
+    /// placement that may be older than the move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken_up: bool,
 }

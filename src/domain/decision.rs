@@ -68,6 +68,8 @@ pub struct NewFailover {
     pub data_sync: DataSyncRequest,
     /// Why it waits for `start: Approved`.
     pub start_held_because: Option<String>,
+    /// It is made for a move that is under way, whose own Failover is gone.
+    pub taken_up: bool,
 }
 
 /// Something to tell, once.

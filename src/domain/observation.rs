@@ -342,6 +342,8 @@ pub struct Protection {
     pub last_whole: Option<WholePass>,
     /// The copy under way.
     pub progress: Option<Progress>,
+    /// The next point in time should have become whole by now: a pass takes very long, or its peer neither answers nor goes away.
+    pub overdue: bool,
 }
 
 /// How protection stands.

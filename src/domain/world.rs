@@ -59,6 +59,8 @@ pub struct FailoverView<'a> {
     pub status: &'a FailoverStatus,
     /// Why it waits for `start: Approved`; none when it starts by itself.
     pub start_held_because: Option<&'a str>,
+    /// It was made for a move that was under way, whose own Failover is gone.
+    pub taken_up: bool,
     /// A person deleted it; its finalizer holds it until exactly one site may run the VM.
     pub deleting: bool,
 }

@@ -192,6 +192,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
             failover: failover.clone(),
             last_whole: Some(whole(failover)),
             progress: None,
+            overdue: false,
         })
     };
     match action {

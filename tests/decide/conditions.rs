@@ -71,6 +71,11 @@ fn situations(store: &Store) -> Vec<Situation> {
             protection.last_whole = None;
         }
     });
+    add("the next recovery point is overdue", &|_, vm| {
+        if let Fact::Known(protection) = &mut vm.protection {
+            protection.overdue = true;
+        }
+    });
     add("replication is paused", &|_, vm| {
         state(vm, ProtectionState::Paused);
     });

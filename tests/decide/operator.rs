@@ -149,6 +149,7 @@ impl Operator {
                     name,
                     uid,
                     start_held_because: new.start_held_because.clone(),
+                    taken_up: new.taken_up,
                 });
             }
             Some(Effect::ReleaseFailover { name }) => {
@@ -244,6 +245,7 @@ fn look_and_decide(
                 spec: &failover.spec,
                 status: &failover.status,
                 start_held_because: reference.start_held_because.as_deref(),
+                taken_up: reference.taken_up,
                 deleting: failover.deleting,
             }),
         },

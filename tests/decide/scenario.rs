@@ -95,6 +95,8 @@ pub struct World {
     pub trace: bool,
     /// Everything was lost while an order was still on its way: nobody is left who could wait for it.
     orphaned: bool,
+    /// The placement was written before the move that is under way was, and nobody has said anything since.
+    unasked: bool,
 }
 
 pub fn spec(placement: Site) -> Spec {
@@ -128,6 +130,7 @@ impl World {
             taken: BTreeSet::new(),
             ended: BTreeSet::new(),
             orphaned: false,
+            unasked: false,
             trace: std::env::var_os("HOMEWARD_TRACE").is_some(),
         }
     }
@@ -162,7 +165,10 @@ impl World {
                 self.pass(*operator, *disturbance)?;
             }
             Step::Advance { beats } => self.simulation.advance(BEAT * i32::from(*beats)),
-            Step::Place(site) => self.store.change(|spec| spec.placement = *site),
+            Step::Place(site) => {
+                self.unasked = false;
+                self.store.change(|spec| spec.placement = *site);
+            }
             Step::Suspend(on) => self.store.change(|spec| spec.suspend = *on),
             Step::Cutover(approval) => self.store.change(|spec| spec.cutover = *approval),
             Step::Commit(approval) => self.store.change(|spec| spec.commit = *approval),
@@ -179,6 +185,7 @@ impl World {
             Step::DeletePvm => self.store.delete_pvm(),
             Step::Rebuild(placement) => {
                 self.orphaned |= self.simulation.on_their_way() > 0;
+                self.unasked = true;
                 self.store.lose_everything();
                 self.store.apply(spec(*placement));
                 for operator in &mut self.operators {
@@ -227,6 +234,7 @@ impl World {
         operator: usize,
         disturbance: Disturbance,
     ) -> Result<Option<homeward::domain::Decision>, String> {
+        let stage_before = self.look().map(|vm| vm.stage);
         let phase_before = self
             .store
             .current()
@@ -263,6 +271,7 @@ impl World {
         }
         if let Some(Effect::Submit(submission)) = decision.as_ref().and_then(|d| d.effect.as_ref())
         {
+            self.check_asked(submission.action.kind(), stage_before.as_ref())?;
             // S20: what the driver cannot do is never asked of it.
             self.simulation
                 .check_capable(&submission.action)
@@ -478,6 +487,19 @@ impl World {
         waiting.or(ready).unwrap_or_default()
     }
 
+    /// S6: what a guest has written since its cutover is not dropped because an old Git asks for the site that it left.
+    fn check_asked(&self, kind: ActionKind, stage: Option<&Fact<Stage>>) -> Checked {
+        let started = matches!(stage, Some(Fact::Known(Stage::TargetStarted { .. })));
+        let answered = self
+            .store
+            .current()
+            .is_some_and(|failover| failover.spec.commit.is_some());
+        if kind == ActionKind::FenceTarget && started && self.unasked && !answered {
+            return Err("S6: rolls back a move that was under way, and nobody asked".into());
+        }
+        Ok(())
+    }
+
     /// Does what the words ask a person to do.
     fn give_answer(&mut self, decision: &homeward::domain::Decision, words: &str) {
         if self.trace {
@@ -494,6 +516,8 @@ impl World {
             self.store.answer(Answer::Start);
         } else if words.contains("spec.cutover: Approved") {
             self.store.answer(Answer::Cutover);
+        } else if words.contains("cannot take an uncommitted move back") {
+            self.store.commit_instead_of_rollback();
         } else if words.contains("spec.commit: Approved") {
             self.store.answer(Answer::Commit);
         } else if words.contains("spec.reverseReplicate: Approved") {

@@ -170,9 +170,7 @@ impl Store {
             Answer::Start => spec.start = Some(Yes::Approved),
             Answer::Cutover => spec.cutover = Some(Yes::Approved),
             Answer::ReverseReplicate => spec.reverse_replicate = Some(Yes::Approved),
-            Answer::Commit
-                if commit_open && (spec.commit.is_none() || phase == Some(P::AwaitingCommit)) =>
-            {
+            Answer::Commit if commit_open && spec.commit.is_none() => {
                 spec.commit = Some(Verdict::Approved);
             }
             Answer::Rollback if commit_open && spec.commit.is_none() => {
@@ -183,6 +181,17 @@ impl Store {
         }
         failover.version = version;
         true
+    }
+
+    /// Rollback was answered where the driver cannot roll back. Today's definitions know no such driver and take no answer back; whoever
+    /// brings one has to let this through.
+    pub fn commit_instead_of_rollback(&mut self) {
+        let version = self.next();
+        let number = self.current_number();
+        if let Some(failover) = number.and_then(|number| self.failovers.get_mut(&number)) {
+            failover.spec.commit = Some(Verdict::Approved);
+            failover.version = version;
+        }
     }
 
     /// A person deletes the Failover under way; its finalizer holds it.

@@ -483,3 +483,83 @@ fn the_gates_are_asked_again_before_a_late_stop() {
     assert!(world.simulation.guest("vm", Site::OnPremises).running);
     world.converge().unwrap();
 }
+
+/// A move to Azure that has started the guest there and waits for its commit.
+fn uncommitted() -> World {
+    let mut world = at(Prelude::Protected);
+    world
+        .play(&[
+            Step::Commit(Approval::Manual),
+            Step::Place(Site::Azure),
+            run_of(40),
+        ])
+        .unwrap();
+    let status = world.store.current().unwrap().status.clone();
+    assert_eq!(status.phase, Some(FailoverPhase::AwaitingCommit));
+    assert!(world.simulation.guest("vm", Site::Azure).running);
+    world
+}
+
+fn ready(world: &World) -> (String, String) {
+    let status = &world.store.pvm.as_ref().unwrap().status;
+    let conditions = status.conditions.iter();
+    let ready = conditions.clone().find(|it| it.type_ == "Ready").unwrap();
+    (ready.reason.clone(), ready.message.clone())
+}
+
+/// The cluster is made anew from a Git that is older than the move: what the guest wrote at the target is not dropped for that.
+#[test]
+fn s06_an_old_placement_takes_no_move_back_that_was_under_way() {
+    for (answer, site) in [
+        (Answer::Commit, Site::Azure),
+        (Answer::Rollback, Site::OnPremises),
+    ] {
+        let mut world = uncommitted();
+        world
+            .play(&[Step::Rebuild(Site::OnPremises), run_of(60)])
+            .unwrap();
+        assert!(world.simulation.guest("vm", Site::Azure).running);
+        let (reason, words) = ready(&world);
+        assert_eq!(reason, "AwaitingApproval", "{words}");
+        assert!(
+            words.contains("Approved or Rollback") && words.contains("under way"),
+            "{words}"
+        );
+        assert!(world.store.answer(answer));
+        world.play(&[run_of(20)]).unwrap();
+        let vm = world.look().unwrap();
+        assert_eq!(
+            vm.stage,
+            homeward::domain::Fact::Known(homeward::domain::Stage::Settled { site })
+        );
+        world.converge().unwrap();
+    }
+}
+
+/// Only what runs is committed: it is said before somebody approves it, and there is a way back after.
+#[test]
+fn a_guest_that_went_down_before_its_commit_is_told_of_and_can_be_taken_home() {
+    for approved_first in [false, true] {
+        for way_back in [Step::Place(Site::OnPremises), Step::DeleteFailover] {
+            let mut world = uncommitted();
+            let down = Step::Switch(Site::Azure, false);
+            if approved_first {
+                world.play(&[down]).unwrap();
+                assert!(world.store.answer(Answer::Commit));
+            } else {
+                world.play(&[down, run_of(3)]).unwrap();
+                let (reason, words) = ready(&world);
+                assert_eq!(reason, "GuestNotRunning");
+                assert!(words.contains("spec.commit: Rollback"), "{words}");
+                assert!(world.store.answer(Answer::Commit));
+            }
+            world.play(&[run_of(6)]).unwrap();
+            let (reason, words) = ready(&world);
+            assert_eq!(reason, "GuestNotRunning");
+            assert!(words.contains("delete this Failover"), "{words}");
+            world.play(&[way_back, run_of(40)]).unwrap();
+            assert_eq!(last_outcome(&world), Some(FailoverOutcome::RolledBack));
+            assert!(world.simulation.guest("vm", Site::OnPremises).running);
+        }
+    }
+}

@@ -128,6 +128,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
                 bytes_per_second: Some(1),
             }),
             progress: None,
+            overdue: false,
         }),
         operations: vec![],
         active_since: None,
@@ -174,6 +175,7 @@ impl Asked {
             spec: &self.0,
             status,
             start_held_because: None,
+            taken_up: false,
             deleting: false,
         }
     }

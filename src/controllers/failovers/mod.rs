@@ -253,6 +253,7 @@ mod tests {
                 name: "web-1".into(),
                 uid: uid.into(),
                 start_held_because: None,
+                taken_up: false,
             }),
             ..ProtectedVirtualMachineStatus::default()
         });

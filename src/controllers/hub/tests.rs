@@ -65,6 +65,7 @@ fn vm(sent: u64) -> VmObservation {
                 bytes_per_second: None,
             }),
             progress: None,
+            overdue: false,
         }),
         operations: Vec::new(),
         active_since: None,

@@ -107,7 +107,25 @@ fn standing(
                     Connection::Disconnected(why) => Some(format!("{site}: {why}")),
                 })
                 .collect();
-            if lost.is_empty() {
+            // A VM that one of these knows waits for it, whoever else of its site answers (S7).
+            let silent: Vec<String> = seen
+                .hosts
+                .iter()
+                .filter_map(|host| match &host.connection {
+                    Connection::Connected => None,
+                    Connection::Disconnected(why) => {
+                        Some(format!("host {} in {}: {why}", host.name, host.site))
+                    }
+                })
+                .collect();
+            if lost.is_empty() && !silent.is_empty() {
+                let message = format!(
+                    "both sites are connected, but VMs that these hosts know wait for them: {}",
+                    silent.join("; ")
+                );
+                let reconciling = Some(ConditionType::Reconciling);
+                ready(Truth::False, Reason::SiteDisconnected, message, reconciling)
+            } else if lost.is_empty() {
                 ready(
                     Truth::True,
                     Reason::Connected,

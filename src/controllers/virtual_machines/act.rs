@@ -249,6 +249,7 @@ async fn create(
         to,
         data_sync,
         start_held_because,
+        taken_up,
     } = new;
     let namespace = &fetched.key.namespace;
     // Another replica may have made one: only the newest resource is followed by a new move.
@@ -293,7 +294,9 @@ async fn create(
                 name: made.name_any(),
                 uid: made.uid().unwrap_or_default(),
                 start_held_because,
+                taken_up,
             });
+            status.next_start_held_because = None;
             status.failover_counter = Some(number);
         }
         acted.made = Some(made);

@@ -69,6 +69,8 @@ pub struct FailoverParts {
     pub status: crate::api::FailoverStatus,
     /// Why it waits for `start: Approved`.
     pub start_held_because: Option<String>,
+    /// It was made for a move that was under way.
+    pub taken_up: bool,
 }
 
 /// Whether the vault that a VM names exists.
@@ -113,6 +115,7 @@ impl Fetched {
                 spec: &failover.spec,
                 status: &parts.status,
                 start_held_because: parts.start_held_because.as_deref(),
+                taken_up: parts.taken_up,
                 deleting: failover.metadata.deletion_timestamp.is_some(),
             }),
         }
@@ -181,6 +184,7 @@ async fn current(
             name: named.name.clone(),
             status: failover.status.clone().unwrap_or_default(),
             start_held_because: named.start_held_because.clone(),
+            taken_up: named.taken_up,
         };
         Current::Known(failover, Box::new(parts))
     };

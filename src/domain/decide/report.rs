@@ -7,7 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::super::conditions::{ConditionType, Reason, Said, Truth, merge};
 use super::super::decision::{Decision, Event, Pace};
 use super::super::fact::Fact;
-use super::super::observation::{Progress, ProtectionState, Stage, VmObservation};
+use super::super::observation::{
+    Progress, Protection, ProtectionState, Stage, VmObservation, WholePass,
+};
 use super::super::world::{CurrentFailover, FailoverView, World};
 use super::to_i64;
 use super::wait::{Wait, Waiting};
@@ -189,17 +191,7 @@ pub fn moving(
 pub fn closed(world: &World<'_>, last: LastFailoverStatus, failover: &FailoverStatus) -> Decision {
     let mut status = observed(world);
     status.current_failover = None;
-    let stayed = last.outcome != FailoverOutcome::Succeeded && world.intent.placement == last.to;
-    status.next_start_held_because = stayed.then(|| {
-        let why = failover
-            .turned_back_because
-            .as_deref()
-            .unwrap_or("it could not be done");
-        format!(
-            "the last one, {}, ended {:?} ({why}) and the placement stayed {}",
-            last.name, last.outcome, last.to
-        )
-    });
+    status.next_start_held_because = held_after(world, &last, failover);
     let warning = last.outcome == FailoverOutcome::Failed;
     let message = format!(
         "{} from {} to {}: {:?}",
@@ -295,8 +287,10 @@ pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
     match &vm.protection {
         Fact::Known(protection) => {
             let health = match &protection.state {
-                ProtectionState::Replicating => Health::Normal,
-                ProtectionState::Seeding | ProtectionState::Paused => Health::Warning,
+                ProtectionState::Replicating if !protection.overdue => Health::Normal,
+                ProtectionState::Replicating
+                | ProtectionState::Seeding
+                | ProtectionState::Paused => Health::Warning,
                 ProtectionState::Failing(_) => Health::Critical,
             };
             let before = status
@@ -326,6 +320,34 @@ pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
         }
     }
     status
+}
+
+/// Why the next move waits for a person, after this one.
+fn held_after(
+    world: &World<'_>,
+    last: &LastFailoverStatus,
+    failover: &FailoverStatus,
+) -> Option<String> {
+    let placement = world.intent.placement;
+    let moved = last.outcome == FailoverOutcome::Succeeded;
+    // A person was asked and has accepted it: a placement that was there before does not undo that by itself.
+    let taken_up = matches!(world.failover, CurrentFailover::Known(fo) if fo.taken_up);
+    if taken_up && moved && placement == last.from {
+        return Some(format!(
+            "{}, a move to {} that was under way when this resource took the VM on, was accepted, and the placement may be older",
+            last.name, last.to
+        ));
+    }
+    (!moved && placement == last.to).then(|| {
+        let why = failover
+            .turned_back_because
+            .as_deref()
+            .unwrap_or("it could not be done");
+        format!(
+            "the last one, {}, ended {:?} ({why}) and the placement stayed {}",
+            last.name, last.outcome, last.to
+        )
+    })
 }
 
 /// The VM as last seen, when it was.
@@ -431,11 +453,14 @@ fn protected(world: &World<'_>) -> Said {
                     Reason::NotProtected,
                     "replication is paused",
                 ),
-                (_, Some(_)) => Said::new(
+                (_, Some(last)) => Said::new(
                     kind,
                     Truth::True,
                     Reason::Replicating,
-                    format!("recovery points are sent to {to}"),
+                    format!(
+                        "recovery points are sent to {to}{}",
+                        lateness(protection, last)
+                    ),
                 ),
                 (_, None) => Said::new(
                     kind,
@@ -446,6 +471,18 @@ fn protected(world: &World<'_>) -> Said {
             }
         }
     }
+}
+
+/// What is to be added where the next recovery point is overdue.
+pub fn lateness(protection: &Protection, last: &WholePass) -> String {
+    if !protection.overdue {
+        return String::new();
+    }
+    let to = protection.from.other();
+    let point = last.point.strftime("%FT%TZ");
+    format!(
+        "; the last is of {point}, and the next is overdue: a pass takes long, or the host in {to} takes nothing"
+    )
 }
 
 fn target_consistent(world: &World<'_>) -> Said {

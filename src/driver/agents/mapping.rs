@@ -306,12 +306,29 @@ fn protection(sides: &BySite<Fact<At<'_>>>) -> Fact<Protection> {
                 .as_ref()
                 .map(|pass| progress(&pass.progress)),
             failover,
+            overdue: overdue(at, replication),
         });
     }
     Site::BOTH
         .into_iter()
         .find_map(|site| sides[site].why_unknown())
         .map_or(Fact::Absent, |why| Fact::Unknown(why.into()))
+}
+
+/// Passes that a host may be behind before people are told, beside a minute for the pass itself.
+const LATE_PASSES: u64 = 2;
+
+/// By the clock of the host that sends, which took the points too.
+fn overdue(at: &At<'_>, replication: &ReplicationState) -> bool {
+    let patience = replication
+        .interval_seconds
+        .saturating_mul(LATE_PASSES)
+        .saturating_add(60);
+    let waits = replication.activity != ReplicationActivity::Paused;
+    replication.last.as_ref().is_some_and(|last| {
+        let age = at.state.now.duration_since(last.point).as_secs();
+        waits && u64::try_from(age).is_ok_and(|age| age > patience)
+    })
 }
 
 fn protection_state(replication: &ReplicationState) -> ProtectionState {

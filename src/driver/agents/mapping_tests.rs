@@ -101,3 +101,38 @@ fn s17_only_a_pass_that_began_after_the_order_covers_it() {
     assert_eq!(covered(3).as_deref(), Some("fo"));
     assert_eq!(covered(2), None);
 }
+
+/// A peer that hangs keeps a pass under way for minutes, and nothing else would tell.
+#[test]
+fn a_recovery_point_that_does_not_come_is_told_of() {
+    let overdue = |activity: &str, point: &str| {
+        let mut owner = said(Some("Owner"));
+        owner["replication"] = json!({
+            "peer": {"host": "az01", "control": "c", "data": "d"}, "intervalSeconds": 60, "activity": activity,
+            "ordered": {"epoch": 2, "step": 3}, "failures": 0,
+            "last": {
+                "pass": VM, "beganAfter": {"epoch": 2, "step": 3}, "point": point, "roots": {},
+                "bytesChanged": 0, "bytesSent": 0, "bytesReceived": 0, "bytesResumed": 0, "candidates": "All",
+                "candidatesReason": "", "durationMillis": 1, "endedAt": point,
+            },
+        });
+        let hosts = vec![
+            host("hv01", Site::OnPremises, 0, &owner),
+            host("az01", Site::Azure, 0, &said(Some("Replica"))),
+        ];
+        let now = hosts[0].state.as_ref().unwrap().now;
+        let vm = vm(&Look { hosts }, VM, 60);
+        (now, vm.protection.known().unwrap().overdue)
+    };
+    let (now, _) = overdue("Waiting", "1970-01-01T00:00:00Z");
+    let ago = |seconds| (now - jiff::SignedDuration::from_secs(seconds)).to_string();
+    for (activity, point, late) in [
+        ("Running", ago(180), false),
+        ("Running", ago(181), true),
+        ("Waiting", ago(181), true),
+        ("Paused", ago(9999), false),
+        ("Running", ago(-60), false),
+    ] {
+        assert_eq!(overdue(activity, &point).1, late, "{activity} {point}");
+    }
+}

@@ -275,6 +275,7 @@ fn protection(sides: &BySite<Fact<&Side>>) -> Fact<Protection> {
                 bytes_changed: replication.changed,
                 bytes_per_second: Some(100 * RECORD_BYTES),
             }),
+            overdue: false,
             progress: replication.pass.as_ref().map(|pass| Progress {
                 what: "a pass".into(),
                 bytes_done: 0,

@@ -3,6 +3,7 @@
 use crate::api::{Approval, FailoverOutcome, FailoverPhase, TaskState, Verdict};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
+use crate::domain::conditions::Reason;
 use crate::domain::decide::wait::Wait;
 use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
@@ -40,21 +41,31 @@ impl Move<'_> {
         if (as_left && known) || self.has_started() {
             self.saw_started(vm);
         }
+        let from = self.from();
         let back = self.fo.spec.commit == Some(Verdict::Rollback);
-        let flipped = !self.world.intent.deleting && self.world.intent.placement == self.from();
-        if (back || flipped) && self.fo.spec.commit != Some(Verdict::Approved) {
+        let asks_for_source = self.world.intent.placement == from;
+        // S6: a placement that may be older than the move says nothing of what the guest has written since.
+        let flipped = asks_for_source && !self.world.intent.deleting && !self.fo.taken_up;
+        // S5: until the commit is asked for, what was accepted and cannot be committed can still be taken back.
+        let approved = self.fo.spec.commit == Some(Verdict::Approved);
+        let given_up = approved && !as_left && self.fo.deleting;
+        if back || given_up || (flipped && !(approved && as_left)) {
             let why = if back {
                 "spec.commit: Rollback was answered".to_owned()
+            } else if given_up {
+                "this Failover was deleted while the guest was down at the target".to_owned()
             } else {
-                format!("the placement was changed back to {}", self.from())
+                format!("the placement was changed back to {from}")
             };
             if can.rollback {
                 return self.turn_back(why, FailoverOutcome::RolledBack);
             }
             // S20: what the driver cannot do is not imitated.
-            return Next::Wait(Wait::person(format!(
-                "spec.commit: Approved on this Failover: {why}, but this driver cannot take an uncommitted move back; once committed, the VM is brought back by a new Failover"
-            )));
+            if !approved {
+                return Next::Wait(Wait::person(format!(
+                    "spec.commit: Approved on this Failover: {why}, but this driver cannot take an uncommitted move back; once committed, the VM is brought back by a new Failover"
+                )));
+            }
         }
         if !as_left
             && !self.has_started()
@@ -62,12 +73,16 @@ impl Move<'_> {
         {
             return next;
         }
+        if !as_left {
+            return Next::Wait(self.down_before_commit(can));
+        }
         if self.world.intent.suspend && !self.world.intent.deleting {
             return Next::Wait(Wait::suspended("the move goes on to commit"));
         }
         let late_cancel = self.fo.spec.cancel == Some(true) || self.fo.deleting;
         let asks = self.world.intent.commit == Approval::Manual
             || late_cancel
+            || (self.fo.taken_up && asks_for_source)
             || self.status.turned_back_because.is_some();
         if asks && self.fo.spec.commit.is_none() {
             let why = if self.world.intent.deleting {
@@ -78,6 +93,8 @@ impl Move<'_> {
                 "spec.cancel came after the VM had been started at the target"
             } else if let Some(why) = &self.status.turned_back_because {
                 why.as_str()
+            } else if self.fo.taken_up && asks_for_source {
+                "this move was under way when this resource took the VM on, and the placement, which may be older, asks for the site that it left; going back drops what the guest has written since"
             } else {
                 "spec.commit.approval of the VM is Manual"
             };
@@ -91,21 +108,26 @@ impl Move<'_> {
                 "spec.commit: {answers} on this Failover ({why})"
             )));
         }
-        if !as_left {
-            let or = if can.rollback {
-                ", or answer spec.commit: Rollback"
-            } else {
-                ""
-            };
-            return Next::Wait(Wait::mend(format!(
-                "the guest to run in {}, where it went down: start it there (`homeward vm start`) so that it can be committed{or}",
-                self.to()
-            )));
-        }
         if let Some(wait) = self.holding_off() {
             return Next::Wait(wait);
         }
         Next::Enter(FailoverPhase::Committing)
+    }
+
+    /// The guest went down before anything was accepted, and only one that runs is committed (S5).
+    fn down_before_commit(&self, can: &DirectionCapabilities) -> Wait {
+        let to = self.to();
+        let or = match (can.rollback, self.fo.spec.commit) {
+            (false, _) => String::new(),
+            (true, Some(_)) => {
+                ", or delete this Failover, which takes the move back although spec.commit: Approved was answered".to_owned()
+            }
+            (true, None) => ", or answer spec.commit: Rollback".to_owned(),
+        };
+        Wait::mend(format!(
+            "the guest to run in {to}, where it went down: start it there (`homeward vm start`) so that it can be committed{or}"
+        ))
+        .because(Reason::GuestNotRunning)
     }
 
     /// The right has moved, and the guest was not brought up with it: a start that broke off is given again, however long it takes. A guest that

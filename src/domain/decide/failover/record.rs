@@ -141,7 +141,10 @@ impl Move<'_> {
                 && (0..interval).contains(&now.duration_since(before.observed_time.0).as_secs())
         });
         let bytes = vm.written_since_start.known().map(|bytes| to_i64(*bytes));
-        let same = |before: &UncommittedStatus| before.bytes == bytes && before.since == since;
+        // As it stands in the resource, a `Time` has whole seconds.
+        let same = |before: &UncommittedStatus| {
+            before.bytes == bytes && before.since.0.as_second() == since.0.as_second()
+        };
         if !fresh && !self.status.uncommitted.as_ref().is_some_and(same) {
             self.status.uncommitted = Some(UncommittedStatus {
                 bytes,

@@ -215,6 +215,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     }
     let stage = match &vm.stage {
         Fact::Known(stage) => stage,
+        Fact::Unknown(why) if intent.deleting => return let_go_later(why),
         Fact::Unknown(why) => {
             return Outcome::outside(unknown_because(view), format!("waits for {why}"));
         }
@@ -436,6 +437,7 @@ fn begin(
             to,
             data_sync,
             start_held_because: status.next_start_held_because.clone(),
+            taken_up: false,
         }),
         format!("a move from {from} to {to} is begun"),
     );
@@ -465,6 +467,9 @@ fn recover(
         ..status.clone()
     };
     let mut outcome = begin(world, &status, from, from.other());
+    if let Some(Effect::CreateFailover(new)) = &mut outcome.effect {
+        new.taken_up = true;
+    }
     outcome.events.push(event(
         true,
         "FailoverMissing",

@@ -94,6 +94,11 @@ pub(super) fn protect(
     if let Some(outcome) = mend(&vm.obstacles).or_else(|| mend(&vm.protection_obstacles)) {
         return outcome;
     }
+    let late = vm.protection.known().and_then(|protection| {
+        let last = protection.last_whole.as_ref()?;
+        Some(report::lateness(protection, last))
+    });
+    let late = late.unwrap_or_default();
     let runs = match vm.power[site] {
         Fact::Known(Power::Off) => "is switched off",
         _ => "runs",
@@ -135,7 +140,7 @@ pub(super) fn protect(
             VirtualMachinePhase::Protected,
             Reason::AsDeclared,
             None,
-            format!("{runs} in {site} and is protected towards {to}"),
+            format!("{runs} in {site} and is protected towards {to}{late}"),
         ),
     }
 }
