@@ -404,6 +404,8 @@ pub struct Operation {
     pub bytes_on_wire: Option<u64>,
     /// Bytes of the blocks that differed, once it is done.
     pub bytes_changed: Option<u64>,
+    /// What people must hear of how it was done, if it was not done as one would wish.
+    pub remark: Option<String>,
 }
 
 /// How an operation stands.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use homeward::agent::api::{
     CandidatesUsed, Command, ContentKind, DeliverMode, ManifestSource, OperationErrorKind,
     OperationState, OrderResult, Power, PowerSwitch, ProblemKind, RefusalKind, ReplicationActivity,
-    Role,
+    Role, StopProof,
 };
 
 use crate::site::{MIB, Sites, VM};
@@ -46,6 +46,29 @@ async fn a_target_without_space_or_network_says_what_is_missing() {
             .all(|vm| vm.register.is_none()),
         "a refusal leaves nothing"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_that_is_taken_away_is_on_record() {
+    let mut sites = Sites::prepare();
+    sites.hv.change_config(
+        "shutdownDeadlineSeconds: 1",
+        "shutdownDeadlineSeconds: 1, onShutdownDeadline: PowerOff",
+    );
+    sites.hv.start();
+    sites.az.start();
+    sites.protect().await;
+    sites.hv.fake.deaf.store(true, Ordering::SeqCst);
+    let record = sites.stop(&sites.hv, &sites.az, 2).await;
+    assert_eq!(record.proof, StopProof::PowerTakenAway);
+    assert!(!sites.hv.fake.running(VM));
+    // What it had written is delivered all the same.
+    let deliver = Command::Deliver {
+        peer: sites.az.address(),
+        mode: DeliverMode::Delta,
+    };
+    sites.hv.ok(sites.order(2, deliver)).await;
+    sites.same_disks();
 }
 
 /// Each would fit, both do not, and nothing has arrived of the first when the second comes.

@@ -260,6 +260,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         },
         progress: None,
         bytes_on_wire: Some(10),
+        remark: None,
         bytes_changed: Some(10),
     });
 }

@@ -37,6 +37,9 @@ pub struct StopRecord {
 pub enum StopProof {
     /// The guest's process was seen to end.
     ProcessGone,
+    /// As [`StopProof::ProcessGone`]; the guest had not shut down in time, or it was ordered so, and its power was taken away: its file
+    /// systems are as after a power cut.
+    PowerTakenAway,
     /// There was no process when the fence was set.
     WasOff,
 }

@@ -107,7 +107,7 @@ pub(super) async fn stop(
     let held = hold(&before).await?;
     let attached = ran_on(host, vm, &guest, epoch).await?;
     work.phase(ProgressPhase::ShuttingDown);
-    end_guest(work, &guest, force, epoch).await?;
+    let cut = end_guest(work, &guest, force, epoch).await?;
     work.place("ended").await;
 
     // S14: the definition is read again, and the disks' sizes.
@@ -137,7 +137,9 @@ pub(super) async fn stop(
         epoch,
         host: host.config.host.clone(),
         target: target.to_owned(),
-        proof: if was_running {
+        proof: if cut {
+            StopProof::PowerTakenAway
+        } else if was_running {
             StopProof::ProcessGone
         } else {
             StopProof::WasOff
@@ -182,16 +184,16 @@ async fn ran_on(
     .await
 }
 
-/// Ends the guest and its process; keeps what it changed. Silence is never taken for an end (S3).
+/// Ends the guest and its process; keeps what it changed. Silence is never taken for an end (S3). Whether its power had to be taken away.
 async fn end_guest(
     work: &Work,
     guest: &GuestDefinition,
     force: bool,
     epoch: u64,
-) -> Result<(), OperationError> {
+) -> Result<bool, OperationError> {
     let (host, vm) = (&work.host, &work.vm);
     match awake(host, vm, guest).await {
-        GuestPower::Gone => return Ok(()),
+        GuestPower::Gone => return Ok(false),
         GuestPower::Unknown { why } if !force => {
             return Err(error(
                 OperationErrorKind::Hypervisor,
@@ -205,8 +207,8 @@ async fn end_guest(
         | GuestPower::ShutDown
         | GuestPower::Unknown { .. } => {}
     }
-    let stopped = shut_down(work, guest, force).await?;
-    tracing::info!(vm = %vm.uuid, epoch, step = work.order.step, forced = force, "guest stopped");
+    let Down { stopped, cut } = shut_down(work, guest, force).await?;
+    tracing::info!(vm = %vm.uuid, epoch, step = work.order.step, power_taken_away = cut, "guest stopped");
     work.place("off").await;
     let tracking = vm.replication.kept().tracking;
     let mut changes = None;
@@ -247,7 +249,7 @@ async fn end_guest(
         (QuitReport::NotWatched, Some(_)) => save(host, vm, None).await?,
         (_, None) => {}
     }
-    Ok(())
+    Ok(cut)
 }
 
 /// The guest's power, after it was let go on from a point in time in which it had been left standing: no pass comes any more that would.
@@ -305,27 +307,35 @@ fn unsound(id: &str, path: &Path, failed: &std::io::Error) -> OperationError {
     error(OperationErrorKind::SourceRead, message)
 }
 
+/// How a guest went down.
+pub(super) struct Down {
+    pub stopped: Stopped,
+    /// Its power was taken away.
+    pub cut: bool,
+}
+
 /// Asks the guest to shut down; takes its power away only where that was ordered or configured, and says so.
 pub(super) async fn shut_down(
     work: &Work,
     guest: &GuestDefinition,
     force: bool,
-) -> Result<Stopped, OperationError> {
+) -> Result<Down, OperationError> {
     let host = &work.host;
+    let down = |stopped, cut| Down { stopped, cut };
     if force {
-        return Ok(host.hypervisor.power_off(guest).await?);
+        return Ok(down(host.hypervisor.power_off(guest).await?, true));
     }
     let asked = tokio::select! {
         asked = host.hypervisor.power_down(guest, host.config.shutdown_deadline()) => asked,
         () = work.running.cancel.cancelled() => return Err(cancelled()),
     };
     match asked {
-        Ok(stopped) => Ok(stopped),
+        Ok(stopped) => Ok(down(stopped, false)),
         Err(HypervisorError::Deadline { deadline })
             if host.config.hypervisor.qemu.on_shutdown_deadline == OnShutdownDeadline::PowerOff =>
         {
             tracing::warn!(vm = %work.vm.uuid, epoch = work.order.epoch, seconds = deadline.as_secs(), "the guest did not shut down in time; its power is taken away as configured");
-            Ok(host.hypervisor.power_off(guest).await?)
+            Ok(down(host.hypervisor.power_off(guest).await?, true))
         }
         Err(failed) => {
             if failed.category() == ErrorCategory::Unknown {

@@ -11,7 +11,7 @@ use super::{obstacles, stale};
 use crate::agent::api::{
     ContentKind, Operation as AgentOperation, OperationState as AgentOperationState, OrderKind,
     OrderResult, PassReport, Power as AgentPower, Problem, ProblemKind, Progress as AgentProgress,
-    ProgressPhase, ReplicationActivity, ReplicationState, Role, StepId,
+    ProgressPhase, ReplicationActivity, ReplicationState, Role, StepId, StopProof,
 };
 use crate::api::Site;
 use crate::domain::{
@@ -426,8 +426,21 @@ fn operations(site: Site, at: &At<'_>) -> Vec<Operation> {
             progress: operation.progress.as_ref().map(progress),
             bytes_on_wire: pass.map(|pass| pass.bytes_sent),
             bytes_changed: pass.map(|pass| pass.bytes_changed),
+            remark: remark(at, operation),
         })
         .collect()
+}
+
+fn remark(at: &At<'_>, operation: &AgentOperation) -> Option<String> {
+    let Some(OrderResult::Stopped { record }) = &operation.result else {
+        return None;
+    };
+    (record.proof == StopProof::PowerTakenAway).then(|| {
+        format!(
+            "the guest did not shut down in time, and its power was taken away, as onShutdownDeadline on {} says: it comes up as after a power cut",
+            at.host.name
+        )
+    })
 }
 
 fn operation_state(operation: &AgentOperation) -> OperationState {

@@ -321,6 +321,7 @@ fn operations(sides: &BySite<Fact<&Side>>) -> Vec<Operation> {
                 state: last.state.clone(),
                 progress: None,
                 bytes_on_wire: (last.sent > 0).then_some(last.sent),
+                remark: None,
                 bytes_changed: (last.changed > 0).then_some(last.changed),
             })
         })

@@ -110,9 +110,13 @@ impl Move<'_> {
                     &mut self.status,
                     operation.kind.as_str(),
                     TaskState::Succeeded,
-                    None,
+                    operation.remark.clone(),
                     self.world.now,
                 );
+                if let Some(remark) = &operation.remark {
+                    let words = format!("{}: {remark}", operation.kind);
+                    self.events.push(event(true, "DoneOtherwise", words));
+                }
                 None
             }
             OperationState::Failed { class, message } => {
