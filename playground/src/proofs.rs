@@ -335,6 +335,29 @@ pub fn agents_never_two_at_once(logs: &[(Site, String)], vm: uuid::Uuid) -> Resu
     Ok(starts)
 }
 
+/// Bytes on the wire of all passes of a VM that an agent's log tells to have become whole.
+///
+/// # Errors
+///
+/// A line that tells of a pass and not of its bytes.
+pub fn bytes_passed(log: &str, vm: uuid::Uuid) -> Result<u64> {
+    let mark = format!("vm={vm}");
+    let mut sum = 0;
+    for line in log
+        .lines()
+        .filter(|line| line.contains(&mark) && line.contains(": pass is whole "))
+    {
+        let sent = line
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix("bytes_sent="))
+            .with_context(|| format!("a pass without its bytes: {line}"))?;
+        sum += sent
+            .parse::<u64>()
+            .with_context(|| format!("no number of bytes: {line}"))?;
+    }
+    Ok(sum)
+}
+
 /// Proves from the agents' logs that no order had its effect twice: of one VM, no host brings two orders of one epoch and step to an end. Returns how
 /// many orders there were.
 ///

@@ -179,7 +179,8 @@ fn table(state: &HostState) -> String {
                 .unwrap_or(0)
         })
         .collect();
-    rows.iter()
+    let mut text: String = rows
+        .iter()
         .map(|row| {
             let line: Vec<String> = row
                 .iter()
@@ -188,5 +189,14 @@ fn table(state: &HostState) -> String {
                 .collect();
             format!("{}\n", line.join("  ").trim_end())
         })
-        .collect()
+        .collect();
+    let of_host = state.problems.iter().map(|problem| (&state.host, problem));
+    let of_vms = state
+        .vms
+        .iter()
+        .flat_map(|vm| vm.problems.iter().map(move |problem| (&vm.name, problem)));
+    for (name, problem) in of_host.chain(of_vms) {
+        text += &format!("\n{name}: {}\n", problem.message);
+    }
+    text
 }

@@ -217,3 +217,18 @@ fn changes_are_counted_in_blocks_past_holes() {
     copy.set_len(length + 1).unwrap();
     assert!(changed_bytes(&olds, &copies).is_err());
 }
+
+#[test]
+fn what_was_sent_is_read_from_the_agents_log() {
+    let vm = uuid::Uuid::from_u128(7);
+    let log = format!(
+        "2026-01-01T00:00:00Z  INFO homeward::agent::replication: pass began vm={vm} pass=1\n\
+         2026-01-01T00:00:01Z  INFO homeward::agent::replication: pass is whole vm={vm} pass=1 bytes_changed=9 bytes_sent=10\n\
+         2026-01-01T00:00:02Z  INFO homeward::agent::replication: pass is whole vm={} pass=2 bytes_changed=1 bytes_sent=1000\n\
+         2026-01-01T00:00:03Z  INFO homeward::agent::replication: pass is whole vm={vm} pass=3 bytes_changed=1 bytes_sent=2\n",
+        uuid::Uuid::from_u128(8)
+    );
+    assert_eq!(bytes_passed(&log, vm).unwrap(), 12);
+    let torn = format!("x: pass is whole vm={vm}\n");
+    assert!(bytes_passed(&torn, vm).is_err());
+}

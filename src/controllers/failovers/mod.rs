@@ -121,7 +121,13 @@ pub async fn pass(
 
 fn standing(failover: &Failover, vm: Option<&ProtectedVirtualMachine>) -> Standing {
     let named = &failover.spec.virtual_machine;
+    let phase = failover.status.as_ref().and_then(|status| status.phase);
+    let ended = phase.is_some_and(FailoverPhase::is_final);
     let Some(vm) = vm.filter(|vm| vm.metadata.uid.as_deref() == Some(named.uid.as_str())) else {
+        // A record is not made worthless by the end of its VM, and is collected with it.
+        if ended {
+            return Standing::Ended;
+        }
         return Standing::Ignored(format!(
             "there is no ProtectedVirtualMachine {} of UID {}",
             named.name, named.uid
@@ -135,8 +141,7 @@ fn standing(failover: &Failover, vm: Option<&ProtectedVirtualMachine>) -> Standi
     {
         return Standing::Current;
     }
-    let phase = failover.status.as_ref().and_then(|status| status.phase);
-    if phase.is_some_and(FailoverPhase::is_final) {
+    if ended {
         return Standing::Ended;
     }
     Standing::Ignored(format!(
@@ -274,6 +279,8 @@ mod tests {
         assert!(ignored(standing(&running, Some(&vm("u", None)))));
         let ended = failover(Some(FailoverPhase::Succeeded));
         assert_eq!(standing(&ended, Some(&vm("u", None))), Standing::Ended);
-        assert!(ignored(standing(&ended, Some(&vm("other", None)))));
+        // What it says of a move that has ended stays, whatever became of its VM.
+        assert_eq!(standing(&ended, Some(&vm("other", None))), Standing::Ended);
+        assert_eq!(standing(&ended, None), Standing::Ended);
     }
 }

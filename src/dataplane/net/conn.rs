@@ -10,9 +10,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::dataplane::wire::{Frame, HEADER, Header, WireError};
 
-/// How often a wait looks up: for a cancel, a deadline, work of its own.
 /// How long a peer may keep a frame unfinished, or take nothing of one.
 const STALL: Duration = Duration::from_mins(5);
+/// How often a wait looks up: for a cancel, a deadline, work of its own.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Bytes that are read ahead of what a frame needs.

@@ -20,7 +20,7 @@ use homeward_playground::{
 };
 use serde_json::json;
 
-use follow::{follow, unsigned};
+use follow::follow;
 use table::{Move, table};
 
 const MIB: u64 = 1 << 20;
@@ -151,11 +151,13 @@ async fn move_to(world: &World, vm: &Vm, to: Site, narrator: &Narrator) -> Resul
     let name = cluster.next_failover(&vm.name).await?;
     cluster.place(&vm.name, to).await?;
     let mut baseline: Vec<PathBuf> = Vec::new();
+    let mut passed_before = 0;
     let followed = follow(cluster, &name, narrator, async |phase| {
         if phase == FailoverPhase::AwaitingCommit {
             // The source has stopped and its disks are still: what reverse replication starts from.
             let disks = world.disks(vm, from).await?;
             baseline = proofs::copy_disks(&disks, &world.folder().join(format!("baseline-{to}")))?;
+            passed_before = proofs::bytes_passed(&world.host(to).log(), vm.uuid)?;
             work(world, vm, to, narrator).await?;
             narrator.say(format!(
                 "  kubectl patch fo {name} --type merge -p '{{\"spec\":{{\"commit\":\"Approved\"}}}}'"
@@ -175,6 +177,7 @@ async fn move_to(world: &World, vm: &Vm, to: Site, narrator: &Narrator) -> Resul
         "{name} ended {outcome:?}\n{}",
         homeward_playground::world::status_of(&followed.failover)
     );
+    let passed = proofs::bytes_passed(&world.host(to).log(), vm.uuid)?;
     let replica = world.disks(vm, from).await?;
     let reverse_counted = proofs::changed_bytes(&baseline, &replica)?;
     for copy in baseline {
@@ -183,6 +186,7 @@ async fn move_to(world: &World, vm: &Vm, to: Site, narrator: &Narrator) -> Resul
     cluster.until_settled(&vm.name, to).await?;
     Ok(Move {
         followed,
+        reverse_sent: passed - passed_before,
         reverse_counted,
         silence: None,
     })
@@ -221,17 +225,7 @@ async fn prove(world: &World, vm: &Vm, moves: &mut [Move], narrator: &Narrator) 
     }
 
     for it in moves.iter() {
-        let transfer = it
-            .followed
-            .failover
-            .status
-            .as_ref()
-            .and_then(|status| status.transfer.clone());
-        let sent = transfer
-            .and_then(|transfer| transfer.reverse_bytes)
-            .map(unsigned)
-            .context("it is not known what reverse replication sent")?;
-        proofs::sent_matches_changed(sent, it.reverse_counted)?;
+        proofs::sent_matches_changed(it.reverse_sent, it.reverse_counted)?;
         narrator.print(format!(
             "  reverse replication after {} sent {} for {} that differ on the disks",
             it.followed
@@ -240,7 +234,7 @@ async fn prove(world: &World, vm: &Vm, moves: &mut [Move], narrator: &Narrator) 
                 .name
                 .as_deref()
                 .unwrap_or_default(),
-            bytes(sent),
+            bytes(it.reverse_sent),
             bytes(it.reverse_counted)
         ));
     }

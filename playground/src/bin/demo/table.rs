@@ -12,6 +12,8 @@ pub struct Move {
     pub followed: Followed,
     /// Bytes of the blocks that reverse replication had to bring, counted on the disks.
     pub reverse_counted: u64,
+    /// Bytes that it sent, as the log of the agent that sent them says.
+    pub reverse_sent: u64,
     /// From the guest's last word at the source to its first at the target.
     pub silence: Option<u64>,
 }

@@ -196,9 +196,14 @@ impl Move<'_> {
         if self.world.intent.reverse_replication == Approval::Manual
             && self.fo.spec.reverse_replicate.is_none()
         {
-            return Next::Wait(Wait::person(
-                "spec.reverseReplicate: Approved on this Failover (spec.reverseReplication of the VM is Manual); the VM is not protected until then",
-            ));
+            let back = if self.world.intent.placement == self.from() {
+                ", nor brought back to the placement that is asked for now"
+            } else {
+                ""
+            };
+            return Next::Wait(Wait::person(format!(
+                "spec.reverseReplicate: Approved on this Failover (spec.reverseReplication of the VM is Manual); the VM is not protected until then{back}"
+            )));
         }
         Next::Enter(FailoverPhase::ReverseReplicating)
     }
