@@ -143,8 +143,8 @@ pub struct VmObservation {
     pub stage: Fact<Stage>,
     /// The newest order that each side has taken.
     pub marks: BySite<Fact<Mark>>,
-    /// UID of the Failover that the newest register names.
-    pub failover: Option<String>,
+    /// UID of the Failover that the register of each side names.
+    pub failovers: BySite<Option<String>>,
     /// Whether the guest runs, at each side.
     pub power: BySite<Fact<Power>>,
     /// The protection that runs.
@@ -192,6 +192,28 @@ impl VmObservation {
             .into_iter()
             .filter_map(|site| self.marks[site].known().copied())
             .max()
+    }
+
+    /// UID of the Failover that the newest register with one names; of two that are as new, the one at the side that holds the right to run.
+    #[must_use]
+    pub fn failover(&self) -> Option<&str> {
+        let active = self.stage.known().and_then(Stage::active);
+        Site::BOTH
+            .into_iter()
+            .filter_map(|site| Some((site, self.failovers[site].as_deref()?)))
+            .max_by_key(|(site, _)| (self.marks[*site].known().copied(), Some(*site) == active))
+            .map(|(_, uid)| uid)
+    }
+
+    /// Whether a register names another Failover than this one: orders of both were on their way at once.
+    #[must_use]
+    pub fn names_another_failover(&self, uid: &str) -> bool {
+        let names_another = |site| {
+            self.failovers[site]
+                .as_deref()
+                .is_some_and(|other: &str| other != uid)
+        };
+        Site::BOTH.into_iter().any(names_another)
     }
 
     /// Whether a look that shows this much may be as new as what was written down (safety rule S7): registers only grow. A passive host

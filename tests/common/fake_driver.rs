@@ -281,7 +281,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         claims: BySite::from_fn(|_| vm.claim.clone().map_or(Fact::Absent, Fact::Known)),
         stage: Fact::Known(vm.stage.clone()),
         marks: BySite::from_fn(|site| vm.marks[site].map_or(Fact::Absent, Fact::Known)),
-        failover: vm.failover.clone(),
+        failovers: BySite::from_fn(|_| vm.failover.clone()),
         power: BySite::from_fn(|site| {
             Fact::Known(if runs == Some(site) {
                 Power::On

@@ -115,6 +115,33 @@ fn a_trusted_bitmap_reads_and_sends_only_its_ranges() {
     assert!(whole(&target));
 }
 
+/// As a restore does that sets the file's time as it was.
+#[test]
+fn s13_a_foreign_write_that_keeps_the_time_is_seen() {
+    let old = noise(1, 8 * KIB64);
+    let (source, target) = (Site::new(&[("vda", &old)]), Site::new(&[("vda", &old)]));
+    let base = pass(&source, &target, spec(1, Mode::InPlace, Candidates::All))
+        .0
+        .unwrap();
+    let time = std::fs::metadata(target.path("vda"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    target.write("vda", 3 * KIB64 as u64, b"foreign");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(target.path("vda"))
+        .unwrap();
+    file.set_modified(time).unwrap();
+    let next = spec(2, Mode::InPlace, ranges(&base.roots, &[]));
+    let outcome = pass(&source, &target, next).0.unwrap();
+    assert_eq!(
+        outcome.used_candidates,
+        UsedCandidates::All(WhyAll::TargetBase)
+    );
+    assert_eq!(target.read("vda"), old);
+}
+
 #[test]
 fn s13_a_bitmap_from_another_base_is_not_used() {
     let old = noise(1, 8 * KIB64);

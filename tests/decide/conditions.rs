@@ -30,7 +30,7 @@ struct Situation {
 fn situations(store: &Store) -> Vec<Situation> {
     let mut list = Vec::new();
     let at_rest = VmObservation {
-        failover: None,
+        failovers: BySite::default(),
         power: BySite {
             on_premises: Fact::Known(Power::On),
             azure: Fact::Known(Power::Off),

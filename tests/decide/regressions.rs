@@ -452,3 +452,39 @@ fn a_fence_that_is_lost_and_then_refused_keeps_its_epoch() {
         panic!("{why}");
     }
 }
+
+/// The name of the new move at the passive side hid that the active side had just taken a late order of the one before, and refused all others.
+#[test]
+fn a_late_order_of_a_move_that_is_gone_is_released_though_the_new_one_has_begun() {
+    let pass = |stale_vault| Step::Pass {
+        operator: 0,
+        disturbance: Disturbance {
+            stale_vault,
+            ..Disturbance::default()
+        },
+    };
+    let run_of = |operator, passes, beats| Step::Run {
+        operator,
+        passes,
+        beats,
+    };
+    let begun = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::Nothing,
+    };
+    let steps = [
+        run_of(1, 3, 1),
+        late(1),
+        Step::Fate(Fate::LostAfter),
+        Step::Place(Azure),
+        pass(false),
+        Step::LoseReplica(Azure),
+        pass(true),
+        run_of(0, 1, 0),
+        Step::LoseFailover,
+        run_of(0, 3, 0),
+    ];
+    run(&begun, &steps).unwrap();
+}

@@ -25,7 +25,7 @@ fn there_and_back_with_agents() {
         world.converge().unwrap();
         assert!(world.simulation.guest("vm", site).running);
         // S1: at rest the registers name no Failover.
-        assert_eq!(world.look().unwrap().failover, None);
+        assert_eq!(world.look().unwrap().failover(), None);
     }
     assert!(world.store.failovers.values().all(|failover| {
         failover.status.outcome == Some(FailoverOutcome::Succeeded)

@@ -114,7 +114,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         id: "id".into(),
         claims: BySite::from_fn(|_| Fact::Known(claim.clone())),
         marks: BySite::from_fn(|_| Fact::Known(Mark { epoch: 5, step: 3 })),
-        failover: Some("uid".into()),
+        failovers: BySite::from_fn(|_| Some("uid".into())),
         power: BySite::from_fn(|_| Fact::Known(Power::Off)),
         protection: Fact::Known(Protection {
             from,

@@ -215,7 +215,7 @@ impl Subject {
     async fn released(&mut self) {
         self.failover = None;
         self.act(Action::Release).await;
-        assert_eq!(self.look().await.failover, None);
+        assert_eq!(self.look().await.failover(), None);
     }
 
     fn begin(&mut self, failover: &str) {
@@ -336,7 +336,7 @@ pub async fn cancelled_in_each_phase(mut subject: Subject) {
         subject.synchronized(from).await;
         subject.act(Action::CancelSync { from }).await;
         assert_eq!(subject.stage().await, Stage::Settled { site: from });
-        assert_eq!(subject.look().await.failover, None);
+        assert_eq!(subject.look().await.failover(), None);
         assert_eq!(subject.look().await.target_consistent, Fact::Known(true));
     }
     if !subject.can(Site::Azure).cancel_after_stop {

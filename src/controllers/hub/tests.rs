@@ -51,7 +51,7 @@ fn vm(sent: u64) -> VmObservation {
             site: crate::api::Site::Azure,
         }),
         marks: BySite::from_fn(|_| Fact::Absent),
-        failover: None,
+        failovers: BySite::default(),
         power: BySite::from_fn(|_| Fact::Absent),
         protection: Fact::Known(Protection {
             from: crate::api::Site::Azure,

@@ -191,12 +191,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         marks: BySite::from_fn(|site| {
             of_register(&sides[site], |at| at.register().map(|own| mark(own.id())))
         }),
-        failover: Site::BOTH
-            .into_iter()
-            .filter_map(|site| sides[site].known()?.register())
-            .filter(|register| register.failover.is_some())
-            .max_by_key(|register| register.id())
-            .and_then(|register| register.failover.clone()),
+        failovers: BySite::from_fn(|site| sides[site].known()?.register()?.failover.clone()),
         power: BySite::from_fn(|site| power(&sides[site])),
         protection: protection(&sides),
         operations: Site::BOTH

@@ -96,12 +96,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         id: vm.id.clone(),
         claims: BySite::from_fn(|site| of_register(&sides[site], |own| own.claim.clone())),
         marks: BySite::from_fn(|site| of_register(&sides[site], |own| Some(own.mark))),
-        failover: Site::BOTH
-            .into_iter()
-            .filter_map(|site| sides[site].known()?.register.as_ref())
-            .filter(|register| register.failover.is_some())
-            .max_by_key(|register| register.mark)
-            .and_then(|register| register.failover.clone()),
+        failovers: BySite::from_fn(|site| sides[site].known()?.register.as_ref()?.failover.clone()),
         power: BySite::from_fn(|site| {
             sides[site]
                 .clone()

@@ -87,7 +87,7 @@ impl Move<'_> {
             disconnected(view).is_none() && obstacles(vm).is_none() && self.holding_off().is_none();
         (protects && rests && !stands && can_begin).then(|| {
             // S1: at rest the registers name no Failover, this one neither: it has not begun.
-            if vm.failover.is_some() {
+            if vm.failover().is_some() {
                 Next::Ask(Action::Release, None)
             } else {
                 Next::Ask(Action::Protect { from }, None)
@@ -203,7 +203,7 @@ impl Move<'_> {
 
     /// The source was fenced while this move had not asked for it yet.
     fn fenced_meanwhile(&mut self, vm: &VmObservation, can: &DirectionCapabilities) -> Next {
-        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        let other = vm.failover().is_some_and(|uid| uid != self.fo.uid);
         if other && can.cancel_after_stop {
             // S6: a late order of a Failover that is gone; its answers count for nothing, and the gates of this one hold.
             let why = "a late order of a Failover that is gone stopped the VM, and its answers are not inherited";

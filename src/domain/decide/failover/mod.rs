@@ -288,11 +288,14 @@ impl Move<'_> {
                 at: stage.active().unwrap_or(self.from()),
                 takeover: Some(claim.clone()),
             };
-            let failover = vm.failover.clone().filter(|_| stage.is_midway());
+            let failover = vm
+                .failover()
+                .map(str::to_owned)
+                .filter(|_| stage.is_midway());
             return Some(Next::Ask(adopt, failover));
         }
         // S1: a Failover that has ended still stands in the registers, which refuse another one until it is released.
-        let other = vm.failover.as_deref().is_some_and(|uid| uid != self.fo.uid);
+        let other = vm.names_another_failover(self.fo.uid);
         // A resume that broke off is first given again, in the name that the registers know.
         let half = half_resumed(vm, self.from());
         (other && !half && matches!(stage, Stage::Settled { .. }))

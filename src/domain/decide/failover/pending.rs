@@ -259,7 +259,7 @@ impl Move<'_> {
             .filter(|vm| {
                 !matches!(vm.stage, Fact::Known(Stage::Settled { .. })) || half_resumed(vm, from)
             })
-            .and_then(|vm| vm.failover.clone())
+            .and_then(|vm| vm.failover().map(str::to_owned))
             .unwrap_or_else(|| self.fo.uid.into())
     }
 

@@ -312,7 +312,7 @@ fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site
             Action::Adopt { at: site, takeover },
             next_mark(world, vm),
             // S1: in the middle of a move, or of a fence that broke off, the registers take orders in its name alone.
-            vm.failover.as_deref().filter(|_| {
+            vm.failover().filter(|_| {
                 vm.stage.known().is_some_and(Stage::is_midway)
                     || broken_fence(vm, site.other()).is_some()
             }),
@@ -351,7 +351,7 @@ fn settled(
     if !vm.is_claimed_by(&world.claim) {
         return adopt(world, view, vm, site);
     }
-    if vm.failover.is_some() {
+    if vm.failover().is_some() {
         // S1: the registers refuse another Failover until the one that has ended is released.
         return Outcome::doing(
             VirtualMachinePhase::Pending,
@@ -410,7 +410,7 @@ fn unfinished_fence(world: &World<'_>, vm: &VmObservation, at: Site) -> Option<O
             world,
             Action::FenceTarget { to: at },
             next_mark(world, vm),
-            vm.failover.as_deref(),
+            vm.failover(),
         ),
         format!("a fence in {at} that broke off is brought to its end"),
     ))
