@@ -488,3 +488,46 @@ fn a_late_order_of_a_move_that_is_gone_is_released_though_the_new_one_has_begun(
     ];
     run(&begun, &steps).unwrap();
 }
+
+/// What the Failover before had asked for was still under way, in an operation of its own; nobody waited for it, and it left the VM half way.
+#[test]
+fn a_move_is_not_cancelled_over_what_a_lost_one_has_under_way() {
+    let run_of = |operator, passes, beats| Step::Run {
+        operator,
+        passes,
+        beats,
+    };
+    let begun = Start {
+        kind: Kind::Service,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let pass = |operator, stale_vault| Step::Pass {
+        operator,
+        disturbance: Disturbance {
+            stale_vault,
+            ..Disturbance::default()
+        },
+    };
+    let cancelled = [
+        run_of(0, 1, 1),
+        run_of(0, 1, 0),
+        Step::Advance { beats: 3 },
+        Step::LoseFailover,
+        run_of(1, 1, 0),
+        Step::Answer(Answer::Cancel),
+        pass(0, true),
+    ];
+    let deleted = [
+        late(4),
+        run_of(0, 5, 1),
+        Step::LoseFailover,
+        Step::Advance { beats: 2 },
+        Step::DeletePvm,
+        pass(1, false),
+        pass(0, true),
+    ];
+    run(&begun, &cancelled).unwrap();
+    run(&begun, &deleted).unwrap();
+}

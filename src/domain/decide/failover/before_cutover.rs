@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{Approval, FailoverOutcome, FailoverPhase, TaskState};
+use crate::api::{Approval, FailoverOutcome, FailoverPhase, Site, TaskState};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
 use crate::domain::data_sync;
@@ -12,7 +12,7 @@ use crate::domain::fact::Fact;
 use crate::domain::observation::{OperationState, ProtectionState, Stage, VmObservation};
 use crate::domain::world::VaultView;
 
-use super::{Move, Next, disconnected, down, obstacles};
+use super::{Move, Next, disconnected, doing, down, obstacles, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_start(&mut self) -> Next {
@@ -32,8 +32,7 @@ impl Move<'_> {
                     "a look that shows that nothing was begun: {unknown}"
                 )));
             }
-            self.status.turned_back_because = Some(why);
-            return Next::Finish(FailoverOutcome::Cancelled);
+            return self.cancelled_before_it_began(why);
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("the move begins"));
@@ -106,6 +105,19 @@ impl Move<'_> {
         }
     }
 
+    /// Nothing was asked for in the name of this move. What a Failover before it has asked for may be under way, and leave the VM half way.
+    fn cancelled_before_it_began(&mut self, why: String) -> Next {
+        let under_way = self
+            .seen()
+            .and_then(|vm| Site::BOTH.into_iter().find_map(|site| running(vm, site)));
+        if let Some(operation) = under_way.filter(|operation| operation.kind != ActionKind::Protect)
+        {
+            return Next::Wait(Wait::operation(doing(operation.kind)));
+        }
+        self.status.turned_back_because = Some(why);
+        Next::Finish(FailoverOutcome::Cancelled)
+    }
+
     pub(super) fn preparing(
         &mut self,
         view: &VaultView<'_>,
@@ -142,8 +154,7 @@ impl Move<'_> {
             }
         }
         if let Some(why) = self.going_back() {
-            self.status.turned_back_because = Some(why);
-            return Next::Finish(FailoverOutcome::Cancelled);
+            return self.cancelled_before_it_began(why);
         }
         if let Some(wait) = disconnected(view) {
             return Next::Wait(wait);
