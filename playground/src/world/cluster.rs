@@ -1,9 +1,9 @@
 //! One cluster: a control plane, operators, and what people apply to it.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
 };
 
 use anyhow::{Context as _, Result};
@@ -202,6 +202,29 @@ impl Cluster {
     /// Kills one operator.
     pub fn kill_operator(&mut self, index: usize) {
         self.operators[index] = None;
+    }
+
+    /// Tells an operator to end, as a kubelet does, and waits until it has: how it ended.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or does not end.
+    pub async fn end_operator(&mut self, index: usize) -> Result<ExitStatus> {
+        self.signal_operator(index, Signal::TERM)?;
+        let operator = self.operators[index].as_mut();
+        let operator = operator.with_context(|| format!("operator {index} does not run"))?;
+        let ended = wait::eventually(LIMIT, "the operator ends", async || {
+            Ok(operator.exit_status()?)
+        });
+        let status = ended.await?;
+        self.operators[index] = None;
+        Ok(status)
+    }
+
+    /// Where an operator serves its probes and metrics.
+    #[must_use]
+    pub fn operator_listens(&self, index: usize) -> SocketAddr {
+        SocketAddr::new(self.address(index).into(), 8080)
     }
 
     /// Stops an operator in its tracks.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use homeward::api::FailoverOutcome;
 use homeward_playground::world::VmOptions;
 
@@ -25,6 +25,66 @@ async fn two_operators_do_nothing_twice() {
             one(&mut lane, step, freeze)
                 .await
                 .with_context(|| format!("{step}, freeze: {freeze}"))?;
+        }
+        lane.finish(0).await
+    })
+    .await;
+}
+
+/// One page of an operator: the status line, and the rest.
+async fn page(address: std::net::SocketAddr, path: &str) -> Result<(String, String)> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: operator\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    Ok((head.lines().next().unwrap_or_default().into(), body.into()))
+}
+
+/// What a kubelet does to a pod: it asks, it tells it to end, and another one is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_told_to_end_gives_its_lease_away() {
+    run(async {
+        let mut options = processes();
+        options.operators = 2;
+        let mut lane = Lane::start(options, &VmOptions::small("told")).await?;
+        for _ in 0..2 {
+            let first = leader(&lane).await?;
+            for index in 0..lane.world.cluster.operators() {
+                let address = lane.world.cluster.operator_listens(index);
+                for probe in ["/livez", "/readyz"] {
+                    let (status, body) = page(address, probe).await?;
+                    ensure!(status.contains(" 200 "), "{index}{probe}: {status} {body}");
+                }
+            }
+            let (_, metrics) = page(lane.world.cluster.operator_listens(first), "/metrics").await?;
+            for name in [
+                "homeward_vm_recovery_point_age_seconds",
+                "homeward_lease_held 1",
+            ] {
+                ensure!(metrics.contains(name), "no {name}:\n{metrics}");
+            }
+            // In the middle of a move, which the other brings to its end.
+            let to = lane.site().await?.other();
+            let failover = lane.begin(to).await?;
+            lane.until(&failover, "it is under way", |it| pending(it).is_some())
+                .await?;
+            let first = leader(&lane).await?;
+            let status = lane.world.cluster.end_operator(first).await?;
+            ensure!(status.success(), "it ended with {status}");
+            // Given away, not run out: nobody waits for that.
+            let holder = leader(&lane).await.ok();
+            ensure!(
+                holder != Some(first),
+                "the lease is still held by who has ended"
+            );
+            lane.until_ended(&failover, FailoverOutcome::Succeeded)
+                .await?;
+            lane.world.cluster.start_operator(first)?;
+            lane.until_settled(to).await?;
+            lane.until_writing(to).await?;
         }
         lane.finish(0).await
     })
