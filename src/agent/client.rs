@@ -74,10 +74,7 @@ impl AgentClient {
         key_pem: &[u8],
     ) -> Result<Self, ClientError> {
         let wrong = |message: String| ClientError::Configuration(message);
-        let base = Url::parse(url).map_err(|error| wrong(format!("{url}: {error}")))?;
-        if base.scheme() != "https" || base.host_str().is_none() || base.cannot_be_a_base() {
-            return Err(wrong(format!("{url}: must be https://host:port")));
-        }
+        let base = address(url).map_err(wrong)?;
         let tls = tls::client_config(ca_pem, cert_pem, key_pem)
             .map_err(|error| wrong(error.to_string()))?;
         let http = reqwest::Client::builder()
@@ -209,6 +206,18 @@ impl AgentClient {
     }
 }
 
+/// Reads the address of an agent.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn address(url: &str) -> Result<Url, String> {
+    let base = Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+    if base.scheme() != "https" || base.host_str().is_none() || base.cannot_be_a_base() {
+        return Err(format!("{url}: must be https://host:port"));
+    }
+    Ok(base)
+}
+
 /// The innermost words are those that help; where they are a library's, with what they mean here.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
@@ -216,12 +225,18 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         innermost = source;
     }
     let words = innermost.to_string();
+    // A library's manual is of no help to whoever runs an operator.
+    let words = words
+        .split(": https://")
+        .next()
+        .unwrap_or(&words)
+        .to_owned();
     let meaning = MEANINGS.iter().find(|(sign, _)| words.contains(sign));
     meaning.map_or(words.clone(), |(_, meaning)| format!("{words}: {meaning}"))
 }
 
 /// What the words of the libraries mean for whoever has to mend it.
-const MEANINGS: [(&str, &str); 5] = [
+const MEANINGS: [(&str, &str); 6] = [
     (
         "UnknownIssuer",
         "the agent's certificate is of another authority than the CA that was given here (the vault's caSecretRef, or --ca)",
@@ -237,6 +252,10 @@ const MEANINGS: [(&str, &str); 5] = [
     (
         "Expired",
         "the agent's certificate is no longer valid: issue a new one; agents read theirs again by themselves",
+    ),
+    (
+        "close_notify",
+        "the agent, or something between, ended the connection before it had answered",
     ),
     (
         "invalid HTTP version",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::agent::client::AgentClient;
+use crate::agent::client::{self, AgentClient};
 use crate::api::{AgentHost, Site};
 use crate::controllers::{DriverFactory, DriverInput};
 use crate::domain::ErrorClass;
@@ -26,7 +26,11 @@ impl DriverFactory for Drivers {
         let ca = key(ca_secret, "ca.crt")?;
         let certificate = key(own_secret, "tls.crt")?;
         let private_key = key(own_secret, "tls.key")?;
-        let host = |site: Site, host: &AgentHost| {
+        let host = |site: Site, list: &str, (at, host): (usize, &AgentHost)| {
+            client::address(&host.url).map_err(|why| {
+                let message = format!("spec.agents.{list}.hosts[{at}].url: {why}; correct it");
+                DriverError::refused(ErrorClass::Invalid, message)
+            })?;
             let client =
                 AgentClient::new(&host.url, ca, certificate, private_key).map_err(|error| {
                     let message = format!(
@@ -41,11 +45,11 @@ impl DriverFactory for Drivers {
                 client,
             })
         };
-        let on_premises = agents.on_premises.hosts.iter();
-        let azure = agents.azure.hosts.iter();
+        let on_premises = agents.on_premises.hosts.iter().enumerate();
+        let azure = agents.azure.hosts.iter().enumerate();
         let hosts = on_premises
-            .map(|agent| host(Site::OnPremises, agent))
-            .chain(azure.map(|agent| host(Site::Azure, agent)))
+            .map(|agent| host(Site::OnPremises, "onPremises", agent))
+            .chain(azure.map(|agent| host(Site::Azure, "azure", agent)))
             .collect::<Result<Vec<_>, DriverError>>()?;
         let interval = agents.replication_interval.into();
         Ok(Arc::new(AgentsDriver::new(hosts, interval)))

@@ -97,7 +97,7 @@ impl Site {
 
     pub fn read(&self, name: &str) -> Vec<u8> {
         let file = self.fs.open(&self.path(name), Open::Read).unwrap();
-        let mut out = vec![0; file.size().unwrap() as usize];
+        let mut out = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
         assert_eq!(file.read_at(0, &mut out).unwrap(), out.len());
         out
     }

@@ -297,7 +297,7 @@ impl Move<'_> {
         }
         if self.world.intent.cutover == Approval::Manual && self.fo.spec.cutover.is_none() {
             return Next::Wait(Wait::person(
-                "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); the VM runs on at its source until then",
+                "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); nothing happens to the VM at its source until then",
             ));
         }
         if let Some(wait) = disconnected(view) {
