@@ -131,21 +131,35 @@ impl History {
         Ok(())
     }
 
-    /// The runs that were taken back: the run after them, at the other site, did not find what they had acknowledged.
+    /// The runs that were taken back, one set for each rollback: the run after them, at the other site, did not find what they had acknowledged.
+    /// A host that lost its power before the rollback has run the guest twice.
     #[must_use]
-    pub fn taken_back(&self) -> BTreeSet<u64> {
-        let mut taken_back = BTreeSet::new();
+    pub fn rollbacks(&self) -> Vec<BTreeSet<u64>> {
         let told: Vec<&Run> = self
             .runs
             .iter()
             .filter(|run| run.span().is_some())
             .collect();
-        for pair in told.windows(2) {
-            if pair[0].site != pair[1].site && pair[1].found < pair[0].last() {
-                taken_back.insert(pair[0].boot);
+        let mut rollbacks = Vec::new();
+        for (at, pair) in told.windows(2).enumerate() {
+            let [last, next] = pair else { continue };
+            if last.site == next.site || next.found >= last.last() {
+                continue;
             }
+            let there = told[..=at]
+                .iter()
+                .rev()
+                .take_while(|run| run.site == last.site);
+            let dropped = there.filter(|run| run.last() > next.found);
+            rollbacks.push(dropped.map(|run| run.boot).collect());
         }
-        taken_back
+        rollbacks
+    }
+
+    /// All runs of [`History::rollbacks`].
+    #[must_use]
+    pub fn taken_back(&self) -> BTreeSet<u64> {
+        self.rollbacks().into_iter().flatten().collect()
     }
 
     /// Proves that every run found all that the one before it had acknowledged, but for those in `dropped`, which were taken
@@ -156,12 +170,18 @@ impl History {
     /// Which run did not find what.
     pub fn nothing_was_lost(&self, dropped: &BTreeSet<u64>) -> Result<()> {
         let mut before: Option<&Run> = None;
+        let mut newest: Option<&Run> = None;
         for run in self.runs.iter().filter(|run| run.span().is_some()) {
+            // One more may have reached the disk without a word on the console.
+            let follows = |other: &Run| (other.last()..=other.last() + 1).contains(&run.found);
+            // Of one rollback a guest may have run twice, the second time on what the first had left.
+            let again = newest.is_some_and(|newest| {
+                [newest, run].iter().all(|it| dropped.contains(&it.boot)) && follows(newest)
+            });
+            newest = Some(run);
             if let Some(before) = before {
-                // One more may have reached the disk without a word on the console.
-                let expected = before.last()..=before.last() + 1;
                 ensure!(
-                    expected.contains(&run.found),
+                    again || follows(before),
                     "the run {:016x} at {} found {} records; {:016x} at {} had acknowledged {}",
                     run.boot,
                     run.site,
@@ -290,10 +310,15 @@ pub fn agents_never_two_at_once(logs: &[(Site, String)], vm: uuid::Uuid) -> Resu
     let mut heard = Vec::new();
     for (site, log) in logs {
         for line in log.lines().filter(|line| line.contains(&mark)) {
+            // An agent that died in between says only that the stop is proven, or the host fenced, in its next life.
+            let ended = [
+                ": guest stopped ",
+                ": the stop is proven ",
+                ": this host is fenced ",
+            ];
             let what = if line.contains(": guest started ") {
                 Heard::Started
-            } else if line.contains(": guest stopped ") || line.contains(": the stop is proven ") {
-                // An agent that died in between says only the second, in its next life.
+            } else if ended.iter().any(|words| line.contains(words)) {
                 Heard::Stopped
             } else {
                 continue;

@@ -531,3 +531,34 @@ fn a_move_is_not_cancelled_over_what_a_lost_one_has_under_way() {
     run(&begun, &cancelled).unwrap();
     run(&begun, &deleted).unwrap();
 }
+
+/// A late stop of one move and the replica of the next: each register takes the new claim in the name of its own Failover alone.
+#[test]
+fn a_claim_moves_where_the_two_registers_name_two_failovers() {
+    let run_of = |operator, passes, beats| Step::Run {
+        operator,
+        passes,
+        beats,
+    };
+    let begun = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let steps = [
+        late(104),
+        Step::Reapply,
+        Step::Pass {
+            operator: 0,
+            disturbance: Disturbance::default(),
+        },
+        Step::LoseReplica(OnPremises),
+        run_of(0, 1, 0),
+        Step::LoseFailover,
+        run_of(0, 2, 0),
+        Step::Rebuild(OnPremises),
+        Step::Advance { beats: 104 },
+    ];
+    run(&begun, &steps).unwrap();
+}

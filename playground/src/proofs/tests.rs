@@ -159,6 +159,18 @@ fn what_a_run_did_not_find_was_lost_or_taken_back() {
     assert!(error.to_string().contains("found 2 records"), "{error}");
 }
 
+/// The target's host lost its power before the rollback, and started the guest again.
+#[test]
+fn two_runs_of_one_rollback_are_both_taken_back() {
+    let here =
+        run("OnPremises", 1, 0, &[(1, 10), (2, 20)], "") + &run("OnPremises", 4, 2, &[(3, 70)], "");
+    let there = run("Azure", 2, 2, &[(3, 30), (4, 40)], "") + &run("Azure", 3, 4, &[(5, 50)], "");
+    let history = history(&here, &there);
+    assert_eq!(history.rollbacks(), [BTreeSet::from([2, 3])]);
+    history.nothing_was_lost(&history.taken_back()).unwrap();
+    history.nothing_was_lost(&BTreeSet::from([3])).unwrap_err();
+}
+
 #[test]
 fn a_run_that_was_taken_back_left_nothing() {
     let here = run("OnPremises", 1, 0, &[(1, 10)], "STOPPED last=1\n")

@@ -1,5 +1,5 @@
-//! SIGKILL of operator, source agent or target agent at every step of the way back: of a cancel before the stop, and of a rollback after the
-//! target was started.
+//! SIGKILL of operator, source agent or target agent, a power cut of either host, and an API server that is away, at every step of the way back: of
+//! a cancel before the stop, and of a rollback after the target was started.
 
 use std::time::Duration;
 
@@ -20,11 +20,31 @@ const BACK: [(&str, FailoverOutcome); 3] = [
     ("ResumeSource", FailoverOutcome::RolledBack),
 ];
 
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Blow {
+    Kill(Victim),
+    /// The host that the VM came from loses its power.
+    SourceHost,
+    /// The host that it was to go to does.
+    TargetHost,
+    ApiServer,
+}
+
+const BLOWS: [Blow; 6] = [
+    Blow::Kill(Victim::Operator),
+    Blow::Kill(Victim::SourceAgent),
+    Blow::Kill(Victim::TargetAgent),
+    Blow::SourceHost,
+    Blow::TargetHost,
+    Blow::ApiServer,
+];
+
 #[derive(Clone, Debug)]
 struct Case {
     action: &'static str,
     outcome: FailoverOutcome,
-    victim: Victim,
+    blow: Blow,
     from: Site,
     /// How long after the action is on record.
     later: Duration,
@@ -33,16 +53,16 @@ struct Case {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_killed_on_the_way_back_the_vm_runs_where_it_was() {
+async fn whatever_happens_on_the_way_back_the_vm_runs_where_it_was() {
     let mut sampler = Sampler::new("back");
     let mut cases = Vec::new();
     for (action, outcome) in BACK {
-        for victim in [Victim::Operator, Victim::SourceAgent, Victim::TargetAgent] {
+        for blow in BLOWS {
             for from in Site::BOTH {
                 cases.push(Case {
                     action,
                     outcome,
-                    victim,
+                    blow,
                     from,
                     later: sampler.time(Duration::from_millis(60)),
                     away: sampler.time(Duration::from_millis(700)),
@@ -50,7 +70,7 @@ async fn whoever_is_killed_on_the_way_back_the_vm_runs_where_it_was() {
             }
         }
     }
-    let mut cases = sampler.choose(cases, 9, |case| (case.action, case.victim));
+    let mut cases = sampler.choose(cases, 18, |case| (case.action, case.blow));
     run(async {
         let mut options = processes();
         options.replication_interval = FAR_APART;
@@ -91,8 +111,8 @@ async fn whoever_is_killed_on_the_way_back_the_vm_runs_where_it_was() {
                 hit += 1;
             }
         }
-        ensure!(hit > 0, "nobody was killed before the way back had ended");
-        println!("back: {hit} were killed in the middle");
+        ensure!(hit > 0, "nothing happened before the way back had ended");
+        println!("back: {hit} were hit in the middle");
         let rolled_back = lane.count(FailoverOutcome::RolledBack).await?;
         lane.finish(rolled_back).await
     })
@@ -110,7 +130,7 @@ async fn answer(
     lane.world.cluster.answer(failover, answer).await
 }
 
-/// Whether the victim died before the way back had ended.
+/// Whether it happened before the way back had ended.
 async fn one(lane: &mut Lane, case: &Case) -> Result<bool> {
     let from = case.from;
     let failover = lane.begin(from.other()).await?;
@@ -147,9 +167,30 @@ async fn one(lane: &mut Lane, case: &Case) -> Result<bool> {
         .await?;
     let in_time = pending(&seen) == Some(case.action);
     tokio::time::sleep(case.later).await;
-    lane.kill(case.victim, from);
-    tokio::time::sleep(case.away).await;
-    lane.restart(case.victim, from).await?;
+    match case.blow {
+        Blow::Kill(victim) => {
+            lane.kill(victim, from);
+            tokio::time::sleep(case.away).await;
+            lane.restart(victim, from).await?;
+        }
+        Blow::SourceHost | Blow::TargetHost => {
+            let site = if case.blow == Blow::SourceHost {
+                from
+            } else {
+                from.other()
+            };
+            let host = lane.world.host_mut(site);
+            host.lose_power()?;
+            tokio::time::sleep(case.away).await;
+            host.start().await?;
+        }
+        Blow::ApiServer => {
+            let plane = &mut lane.world.cluster.plane;
+            plane.stop_apiserver().await?;
+            tokio::time::sleep(case.away).await;
+            plane.start_apiserver().await?;
+        }
+    }
     lane.until_ended(&failover, case.outcome).await?;
     lane.until_writing(from).await?;
     lane.world.cluster.place(&lane.vm.name, from).await?;

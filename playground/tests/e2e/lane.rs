@@ -183,10 +183,10 @@ impl Lane {
         } else {
             history.taken_back()
         };
+        let rollbacks = history.rollbacks().len();
         ensure!(
-            dropped.len() <= taken_back,
-            "{} runs were lost, and {taken_back} moves were rolled back",
-            dropped.len()
+            rollbacks <= taken_back,
+            "what was written was lost {rollbacks} times, and {taken_back} moves were rolled back"
         );
         history.nothing_was_lost(&dropped)?;
         let logs = Site::BOTH.map(|site| (site, self.world.host(site).log()));

@@ -291,7 +291,12 @@ impl<'a> Planner<'a> {
             }
             let mark = self.own_mark(there.register());
             let takeover = takeover.clone().filter(|named| Some(named) == held);
+            // S1: nor need both name the same Failover, and each takes orders in the name of its own alone.
+            let named = there.register().and_then(|own| own.failover.clone());
             self.order(&there.host.name, mark, Command::Adopt { takeover });
+            if let (Some(planned), Some(_)) = (self.orders.last_mut(), &named) {
+                planned.order.failover = named;
+            }
         }
         Ok(())
     }

@@ -48,6 +48,12 @@ impl Simulation {
             let failover = match order {
                 // A cancelled or detached move is over with the very order that ends it.
                 Order::Pause | Order::Undo | Order::Detach | Order::Release => None,
+                // Each side takes a claim in the name of the Failover that its own register has.
+                Order::Adopt { .. } => self
+                    .vms
+                    .get(vm)
+                    .and_then(|vm| vm.sides[site].register.as_ref()?.failover.clone())
+                    .or_else(|| submission.failover.clone()),
                 _ => submission.failover.clone(),
             };
             let message = Message {
