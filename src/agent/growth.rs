@@ -115,7 +115,11 @@ fn enough(folder: &Path, needed: u64, taken: u64, room: Room) -> Result<(), Refu
 
 /// What all other replicas that have not arrived whole will take.
 fn arriving(host: &Host, except: Uuid) -> Growth {
-    let given = lock(&host.promises.given);
+    // Disks are measured below, which may hang: whoever lets go of a promise must not wait for that.
+    let given: Vec<(Uuid, Growth)> = lock(&host.promises.given)
+        .values()
+        .map(|promised| (promised.vm, promised.growth.clone()))
+        .collect();
     let mut sum = Growth::new();
     let mut add = |growth: Growth| {
         for (file_system, (folder, bytes)) in growth {
@@ -124,7 +128,7 @@ fn arriving(host: &Host, except: Uuid) -> Growth {
         }
     };
     for vm in host.vms() {
-        let counted = given.values().any(|promised| promised.vm == vm.uuid);
+        let counted = given.iter().any(|(promised, _)| *promised == vm.uuid);
         if vm.uuid == except || counted || !is_arriving(&vm) {
             continue;
         }
@@ -132,10 +136,8 @@ fn arriving(host: &Host, except: Uuid) -> Growth {
             add(growth(&definition));
         }
     }
-    given
-        .values()
-        .filter(|promised| promised.vm != except)
-        .for_each(|promised| add(promised.growth.clone()));
+    let others = given.into_iter().filter(|(vm, _)| *vm != except);
+    others.for_each(|(_, growth)| add(growth));
     sum
 }
 
