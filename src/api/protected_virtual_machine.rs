@@ -69,7 +69,7 @@ pub struct ProtectedVirtualMachineSpec {
     pub suspend: Option<bool>,
     /// How many finished Failovers to keep; 10 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1000))]
+    #[schemars(range(min = 0, max = 1000), extend("format" = "int32"))]
     pub failover_history_limit: Option<u32>,
 }
 

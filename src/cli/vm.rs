@@ -122,7 +122,7 @@ async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<(
     let seen = find(&state, &vm.name)?;
     let Some(register) = &seen.register else {
         bail!(
-            "{} has no register on {}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first)",
+            "{} has no register on {}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first); where a register was lost, see the runbook on contradicting registers",
             vm.name,
             state.host
         );

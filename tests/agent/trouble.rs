@@ -71,6 +71,45 @@ async fn power_that_is_taken_away_is_on_record() {
     sites.same_disks();
 }
 
+/// A VM that somebody switches off must not arrive at the other site switched on, because its move began meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_switched_by_hand_is_not_cut_short_by_a_move() {
+    let mut sites = Sites::prepare();
+    sites
+        .hv
+        .change_config("shutdownDeadlineSeconds: 1", "shutdownDeadlineSeconds: 4");
+    sites.hv.start();
+    sites.az.start();
+    sites.protect().await;
+    let hv = &sites.hv;
+    hv.fake.deaf.store(true, Ordering::SeqCst);
+    let power = Command::Power {
+        state: PowerSwitch::Off,
+        force: false,
+    };
+    let replicate = || Command::Replicate {
+        peer: sites.az.address(),
+        interval_seconds: 3600,
+        immediate: true,
+    };
+    let (power, replication) = (sites.order(1, power), sites.order(1, replicate()));
+    let meanwhile = async {
+        hv.until("the guest is being switched off", |vm| {
+            let operation = vm.operation.clone()?;
+            (operation.state == OperationState::Running).then_some(())
+        })
+        .await;
+        hv.give(replication).await
+    };
+    let (switched, refused) = tokio::join!(hv.give(power), meanwhile);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Busy, "{}", refused.message);
+    assert!(refused.message.contains("by hand"), "{}", refused.message);
+    // It has come to its own end: the guest did not listen.
+    assert_eq!(switched.unwrap().state, OperationState::Failed);
+    hv.ok(sites.order(1, replicate())).await;
+}
+
 /// Each would fit, both do not, and nothing has arrived of the first when the second comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn room_that_one_replica_was_promised_is_not_given_to_another() {

@@ -83,6 +83,9 @@ async fn a_move_is_told_phase_by_phase_and_holds_no_secret() {
             .then_some(all)
     })
     .await;
+    for expected in ["Normal Adopted", "Normal Protected"] {
+        assert!(reasons(&all, vm).contains(expected), "{expected}: {all:?}");
+    }
     for about in [vm, "Failover/web-1"] {
         let reasons = reasons(&all, about);
         for expected in ["Normal FailoverCreated", "Normal PhaseChanged"] {

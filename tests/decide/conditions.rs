@@ -196,6 +196,10 @@ fn decided(situation: &Situation, store: &Store, moving: Option<FailoverPhase>) 
 
 fn shown(decision: &Decision) -> String {
     let mut text = format!("  {:?}\n", decision.status.phase.unwrap());
+    for event in &decision.events {
+        let kind = if event.warning { "Warning" } else { "Normal" };
+        text += &format!("    event {kind} {}\n", event.reason);
+    }
     for condition in &decision.status.conditions {
         text += &format!(
             "    {:17} {:8} {:22} {}\n",

@@ -146,6 +146,8 @@ The playground is running. In another terminal:
   kubectl patch fo $(fo) --type merge -p '{{"spec":{{"commit":"Approved"}}}}'         accept, or "Rollback"
   kubectl patch fo $(fo) --type merge -p '{{"spec":{{"cancel":true}}}}'               stay where it is (before it was started there)
 
+  kubectl patch fo $(fo) --type merge -p '{{"spec":{{"start":"Approved"}}}}'          begin, where it waits for that: after a cancel or a rollback
+
   {homeward} vm list {agent}
                                              what a host itself says; `vm console vm-1` instead shows the guest's console
 

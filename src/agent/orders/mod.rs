@@ -120,6 +120,15 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
     let promise = check(host, vm, &order).await?;
     let before = lock(&vm.running).clone();
     if let Some(running) = before {
+        // What a person switches by hand is not cut short by what would then be moved as it was before.
+        let by_hand = vm.operation().is_some_and(|operation| {
+            operation.kind == OrderKind::Power
+                && (operation.epoch, operation.step) == (running.step.epoch, running.step.step)
+        });
+        if by_hand && order.command.kind() != OrderKind::Power {
+            let message = "the guest is being switched on or off by hand (`homeward vm`), which is brought to its end first; try again";
+            return Err(refusal(RefusalKind::Busy, message));
+        }
         tracing::info!(vm = %vm.uuid, epoch = order.epoch, step = order.step, kind = %order.command.kind(), cut_short = %running.step, "a newer order cuts the one under way short");
         running.cancel.cancel();
         if tokio::time::timeout(LET_GO, running.ended.wait())

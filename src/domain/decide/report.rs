@@ -120,6 +120,24 @@ pub fn failover_conditions(
     merge(before, said, generation, now)
 }
 
+/// Told once, when a person has to mend something from now on. An action that failed has been told of already, each time that it was tried.
+pub fn newly_stalled(before: &[Condition], after: &[Condition]) -> Option<Event> {
+    let stalled = |all: &[Condition]| {
+        let kind = ConditionType::Stalled.as_str();
+        all.iter()
+            .find(|it| it.type_ == kind && it.status == Truth::True.as_str())
+            .cloned()
+    };
+    let now = stalled(after)?;
+    if stalled(before).is_some_and(|was| was.reason == now.reason) {
+        return None;
+    }
+    let reason = Reason::ALL
+        .iter()
+        .find(|reason| reason.as_str() == now.reason)?;
+    (*reason != Reason::ActionFailed).then(|| super::event(true, reason.as_str(), now.message))
+}
+
 /// Status of a VM while a move is under way.
 pub fn moving(
     world: &World<'_>,

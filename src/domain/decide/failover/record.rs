@@ -186,6 +186,10 @@ impl Move<'_> {
             self.fo.generation,
             now,
         );
+        self.events.extend(report::newly_stalled(
+            &self.fo.status.conditions,
+            &self.status.conditions,
+        ));
         let pace = match phase {
             FailoverPhase::CuttingOver
             | FailoverPhase::Committing

@@ -2,10 +2,12 @@
 
 mod protection;
 
-use crate::api::{DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
+use crate::api::{
+    Condition, DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase,
+};
 use crate::domain::action::{Action, ActionKind, Mark};
-use crate::domain::conditions::Reason;
-use crate::domain::decide::report::{Standing, observed, say};
+use crate::domain::conditions::{ConditionType, Reason};
+use crate::domain::decide::report::{Standing, newly_stalled, observed, say};
 use crate::domain::decide::wait::Waiting;
 use crate::domain::decide::{
     LOOK_AGAIN, event, no_guess, submission, unknown_because, written_mark,
@@ -96,6 +98,9 @@ pub fn decide(world: &World<'_>) -> Decision {
     }
     status.phase = Some(outcome.phase);
     say(world, &mut status, &outcome.standing);
+    outcome
+        .events
+        .extend(told_of_change(&world.status.conditions, &status.conditions));
     let wake_after = match (&outcome.effect, outcome.standing.waiting) {
         (Some(_), _) | (None, Some(Waiting::Operation | Waiting::Outside | Waiting::Mend)) => {
             Some(LOOK_AGAIN)
@@ -110,6 +115,30 @@ pub fn decide(world: &World<'_>) -> Decision {
         pace: steady,
         events: outcome.events,
     }
+}
+
+/// What people are told of a VM at rest when it changes: that it was taken on, that it is protected, that it is not any more.
+fn told_of_change(before: &[Condition], after: &[Condition]) -> Vec<Event> {
+    let find = |all: &[Condition], kind: ConditionType| {
+        all.iter().find(|it| it.type_ == kind.as_str()).cloned()
+    };
+    let of = |kind: ConditionType| (find(before, kind), find(after, kind));
+    let mut told: Vec<Event> = newly_stalled(before, after).into_iter().collect();
+    if let (Some(was), Some(is)) = of(ConditionType::Ready) {
+        let adopting = Reason::Adopting.as_str();
+        let stalled = find(after, ConditionType::Stalled).is_some_and(|it| it.status == "True");
+        if was.reason == adopting && is.reason != adopting && !stalled {
+            told.push(event(false, "Adopted", was.message));
+        }
+    }
+    if let (Some(was), Some(is)) = of(ConditionType::Protected) {
+        match (was.status.as_str(), is.status.as_str()) {
+            ("False", "True") => told.push(event(false, "Protected", is.message)),
+            ("True", "False") => told.push(event(true, "Unprotected", is.message)),
+            _ => {}
+        }
+    }
+    told
 }
 
 /// A VM seen for the first time is taken on where it runs; if that is not the placement asked, its first move waits for a person.
