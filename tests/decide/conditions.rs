@@ -234,10 +234,14 @@ fn of_a_vm_that_waits_for_its_cutover() {
 #[test]
 fn s08_every_reason_that_a_runbook_is_about_is_shown() {
     let index = include_str!("../../docs/runbooks/README.md");
-    let words: Vec<&str> = index.split('`').skip(1).step_by(2).collect();
+    let rows = index.lines().filter(|line| line.starts_with("| `"));
+    let first = rows.filter_map(|row| row.trim_start_matches("| ").split_once(" |"));
+    let words: Vec<&str> = first
+        .flat_map(|(reasons, _)| reasons.split('`').skip(1).step_by(2))
+        .collect();
     let shown = table(None) + &table(Some(FailoverPhase::AwaitingCutover));
     // Tables of their own: an action that fails is one that was asked for.
-    let elsewhere = ["ActionFailed", "kubectl describe pvm NAME"];
+    let elsewhere = ["ActionFailed"];
     for reason in words.iter().filter(|word| !elsewhere.contains(word)) {
         assert!(shown.contains(*reason), "{reason}");
     }
