@@ -446,3 +446,22 @@ proptest! {
         }
     }
 }
+
+/// A guest wrote to it again between two sessions of one pass: what the first session left there is not what undo goes back to.
+#[test]
+fn s10_a_block_that_is_sent_again_keeps_its_first_pre_image() {
+    let (old, new) = (noise(1, 40 * KIB64), noise(2, 40 * KIB64));
+    let (source, target) = (Site::new(&[("vda", &new)]), Site::new(&[("vda", &old)]));
+    let in_place = || spec(1, Mode::InPlace, Candidates::All);
+    cut_pass(&source, &target, in_place(), 20 * KIB64 as u64)
+        .0
+        .unwrap_err();
+    assert!(target.read("vda")[..KIB64] == new[..KIB64]);
+    source.write("vda", 0, b"written again");
+    cut_pass(&source, &target, in_place(), 8 * KIB64 as u64)
+        .0
+        .unwrap_err();
+    assert!(target.read("vda").starts_with(b"written again"));
+    target.set().undo().unwrap();
+    assert!(target.read("vda") == old);
+}
