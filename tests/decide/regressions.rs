@@ -156,6 +156,17 @@ fn late_orders_of_the_claim_before() {
     );
 }
 
+/// One pass, of a look at the vault from before or of a new one.
+fn pass(operator: usize, stale_vault: bool) -> Step {
+    Step::Pass {
+        operator,
+        disturbance: Disturbance {
+            stale_vault,
+            ..Disturbance::default()
+        },
+    }
+}
+
 fn late(beats: i64) -> Step {
     Step::Fate(Fate::Late(jiff::SignedDuration::from_millis(beats * 100)))
 }
@@ -456,18 +467,6 @@ fn a_fence_that_is_lost_and_then_refused_keeps_its_epoch() {
 /// The name of the new move at the passive side hid that the active side had just taken a late order of the one before, and refused all others.
 #[test]
 fn a_late_order_of_a_move_that_is_gone_is_released_though_the_new_one_has_begun() {
-    let pass = |stale_vault| Step::Pass {
-        operator: 0,
-        disturbance: Disturbance {
-            stale_vault,
-            ..Disturbance::default()
-        },
-    };
-    let run_of = |operator, passes, beats| Step::Run {
-        operator,
-        passes,
-        beats,
-    };
     let begun = Start {
         kind: Kind::Agents,
         running: false,
@@ -479,9 +478,9 @@ fn a_late_order_of_a_move_that_is_gone_is_released_though_the_new_one_has_begun(
         late(1),
         Step::Fate(Fate::LostAfter),
         Step::Place(Azure),
-        pass(false),
+        pass(0, false),
         Step::LoseReplica(Azure),
-        pass(true),
+        pass(0, true),
         run_of(0, 1, 0),
         Step::LoseFailover,
         run_of(0, 3, 0),
@@ -492,23 +491,11 @@ fn a_late_order_of_a_move_that_is_gone_is_released_though_the_new_one_has_begun(
 /// What the Failover before had asked for was still under way, in an operation of its own; nobody waited for it, and it left the VM half way.
 #[test]
 fn a_move_is_not_cancelled_over_what_a_lost_one_has_under_way() {
-    let run_of = |operator, passes, beats| Step::Run {
-        operator,
-        passes,
-        beats,
-    };
     let begun = Start {
         kind: Kind::Service,
         running: false,
         placement: OnPremises,
         prelude: Prelude::FullBack,
-    };
-    let pass = |operator, stale_vault| Step::Pass {
-        operator,
-        disturbance: Disturbance {
-            stale_vault,
-            ..Disturbance::default()
-        },
     };
     let cancelled = [
         run_of(0, 1, 1),
@@ -535,11 +522,6 @@ fn a_move_is_not_cancelled_over_what_a_lost_one_has_under_way() {
 /// A late stop of one move and the replica of the next: each register takes the new claim in the name of its own Failover alone.
 #[test]
 fn a_claim_moves_where_the_two_registers_name_two_failovers() {
-    let run_of = |operator, passes, beats| Step::Run {
-        operator,
-        passes,
-        beats,
-    };
     let begun = Start {
         kind: Kind::Agents,
         running: false,
@@ -549,10 +531,7 @@ fn a_claim_moves_where_the_two_registers_name_two_failovers() {
     let steps = [
         late(104),
         Step::Reapply,
-        Step::Pass {
-            operator: 0,
-            disturbance: Disturbance::default(),
-        },
+        pass(0, false),
         Step::LoseReplica(OnPremises),
         run_of(0, 1, 0),
         Step::LoseFailover,
