@@ -8,5 +8,6 @@ mod keeping;
 mod moves;
 mod qemu;
 mod restarts;
+mod room;
 mod site;
 mod trouble;
