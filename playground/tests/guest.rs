@@ -97,6 +97,9 @@ impl Guest {
     }
 
     fn power_down(mut self) -> Vec<ConsoleLine> {
+        if let Some(status) = self.qemu.exit_status().unwrap() {
+            panic!("QEMU has ended by itself, {status}: {}", self.said());
+        }
         self.monitor.execute("system_powerdown");
         self.monitor.wait_for_event("SHUTDOWN");
         self.monitor.execute("quit");
