@@ -5,6 +5,7 @@
 
 mod common;
 mod failover;
+mod kept_register;
 mod protected_virtual_machine;
 mod recovery_vault;
 
@@ -20,6 +21,7 @@ pub use failover::{
     FailoverStatus, FailureStatus, PendingActionStatus, ProgressStatus, TaskState, TaskStatus,
     TransferStatus, UncommittedStatus, VirtualMachineReference,
 };
+pub use kept_register::{KeptOutcome, KeptRegister, KeptRequest, KeptResult};
 pub use protected_virtual_machine::{
     CommitSpec, CutoverSpec, DataSyncRequest, FailbackSpec, LastFailoverStatus, MeasuredDowntime,
     ProtectedVirtualMachine, ProtectedVirtualMachineSpec, ProtectedVirtualMachineStatus,

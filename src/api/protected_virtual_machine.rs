@@ -10,6 +10,7 @@ use super::common::{
     Approval, Condition, FailoverReference, Health, Placement, Site, VaultReference,
 };
 use super::failover::{FailoverOutcome, ProgressStatus};
+use super::kept_register::KeptRegister;
 
 /// What a person says of a VM.
 #[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
@@ -165,6 +166,9 @@ pub struct ProtectedVirtualMachineStatus {
     /// What stopping and starting this VM took when it was last done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_downtime: Option<MeasuredDowntime>,
+    /// The register of this VM, where its vault is a service that keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub register: Option<KeptRegister>,
 }
 
 /// One word for people.

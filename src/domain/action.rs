@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
 use super::observation::Claim;
 use crate::api::{DataSync, Site};
 
@@ -250,4 +252,17 @@ pub struct Submission {
     pub claim: Claim,
     /// UID of the Failover that it belongs to; none for protection outside of a move.
     pub failover: Option<String>,
+    /// For a service that keeps no registers: what makes it safe to send.
+    pub attempt: Option<Attempt>,
+}
+
+/// What makes a request safe to send to a service that takes whatever comes (safety rules S18, S19).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// It is not sent after this.
+    pub send_before: Timestamp,
+    /// The job that it acts on.
+    pub job: Option<String>,
+    /// Jobs that were known before. One that is not among them and does the same is the result of an attempt before.
+    pub jobs_before: Vec<String>,
 }

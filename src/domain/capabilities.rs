@@ -5,6 +5,9 @@ use super::observation::BySite;
 /// What a driver can do, by the site that a move goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Whether the sides keep registers of the right to run. A service that keeps none takes whatever request comes; what was asked of it is kept
+    /// in the resource instead (safety rules S18, S19).
+    pub registers: bool,
     /// By target site.
     pub towards: BySite<DirectionCapabilities>,
 }

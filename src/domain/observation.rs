@@ -173,6 +173,14 @@ pub struct VmObservation {
     pub protection_stale: Option<String>,
     /// Why the guest does not run at the active site, when it should.
     pub down_because: Option<String>,
+    /// What a service that keeps no registers tells of its own jobs on the VM; none where registers are kept.
+    pub jobs: Option<Jobs>,
+    /// Why the passive site's copy cannot be started, where that can be told.
+    pub inconsistent_because: Option<String>,
+    /// Why the data sync that this move had under way is over, when somebody else ended it, or it broke off by itself.
+    pub sync_ended: Option<String>,
+    /// The site that the VM leaves by a move that somebody else has begun and that has not stopped it yet.
+    pub leaving: Option<Site>,
 }
 
 impl VmObservation {
@@ -247,6 +255,104 @@ impl VmObservation {
                 .filter(knows)
                 .all(|site| self.claims[site].known() == Some(own))
     }
+}
+
+/// What a service tells of its jobs on one VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jobs {
+    /// All that it tells of, oldest first.
+    pub all: Vec<Job>,
+    /// What it calls under way on the VM.
+    pub scenario: String,
+    /// Its clock when this was seen.
+    pub server_time: Option<Timestamp>,
+}
+
+/// One job of a service on one VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its name, which no other job has.
+    pub id: String,
+    /// What it does.
+    pub does: JobKind,
+    /// How it stands.
+    pub state: JobState,
+    /// When it began.
+    pub started: Option<Timestamp>,
+    /// What it is doing, in the service's words.
+    pub doing: Option<String>,
+    /// What people must hear of how it was done.
+    pub remark: Option<String>,
+    /// Its steps, as the service has them.
+    pub tasks: Vec<JobTask>,
+}
+
+/// What a job of a service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Moves the VM to Azure.
+    Failover,
+    /// Brings the VM back on-premises.
+    Failback,
+    /// Accepts a move.
+    Commit,
+    /// Protects the VM again after it was brought back.
+    Reprotect,
+    /// Something that Homeward asks of no service.
+    Other,
+}
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It goes on by itself; whether it can be cancelled without harm to where the VM runs.
+    Running {
+        /// It can.
+        cancellable: bool,
+    },
+    /// It has synchronised, and waits to be told to go on.
+    Waiting,
+    /// It is being cancelled.
+    Cancelling,
+    /// It was cancelled.
+    Cancelled,
+    /// Done.
+    Succeeded,
+    /// Not done.
+    Failed {
+        /// What follows from it.
+        class: ErrorClass,
+        /// The words of the service: what failed, possible causes, what it recommends.
+        message: String,
+    },
+}
+
+impl JobState {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled | Self::Succeeded | Self::Failed { .. }
+        )
+    }
+}
+
+/// One step of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobTask {
+    /// How deep it is nested; 0 for a step of the job itself.
+    pub depth: usize,
+    /// Its name.
+    pub name: String,
+    /// How it stands, in the words of the service.
+    pub state: String,
+    /// When it began.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// What is wrong with it.
+    pub message: Option<String>,
 }
 
 /// Where the right to run a VM stands.
@@ -422,6 +528,8 @@ pub struct Operation {
     pub state: OperationState,
     /// How far it is.
     pub progress: Option<Progress>,
+    /// What it is doing, where whoever does it says so.
+    pub doing: Option<String>,
     /// Bytes on the wire, once it is done.
     pub bytes_on_wire: Option<u64>,
     /// Bytes of the blocks that differed, once it is done.

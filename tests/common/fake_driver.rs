@@ -74,6 +74,7 @@ impl FakeVault {
         Self {
             state: Arc::default(),
             capabilities: Arc::new(Capabilities {
+                registers: true,
                 towards: BySite {
                     on_premises: direction.clone(),
                     azure: direction,
@@ -177,6 +178,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         mark,
         claim,
         failover,
+        attempt: _,
     } = submission;
     let whole = |failover: &Option<String>| WholePass {
         point: Timestamp::now(),
@@ -304,6 +306,10 @@ fn look(vm: &FakeVm) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
     }
 }
 

@@ -142,6 +142,10 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
         stage: stage.clone(),
     }
 }

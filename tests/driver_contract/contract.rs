@@ -89,6 +89,7 @@ impl Subject {
             mark,
             claim: claim("pvm"),
             failover: self.failover.clone(),
+            attempt: None,
         }
     }
 

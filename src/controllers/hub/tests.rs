@@ -36,6 +36,7 @@ fn driver() -> Arc<dyn ReplicationDriver> {
         protects_after_commit: Ok(()),
     };
     Arc::new(Silent(Capabilities {
+        registers: true,
         towards: BySite {
             on_premises: direction.clone(),
             azure: direction,
@@ -79,6 +80,10 @@ fn vm(sent: u64) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
     }
 }
 

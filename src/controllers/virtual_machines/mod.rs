@@ -95,7 +95,10 @@ pub async fn pass(
         .hub
         .interest(&fetched.vault, &key, &fetched.intent.vm_name);
     let observed = observe::observe(&context, &fetched).await?;
-    let status = fetched.vm.status.clone().unwrap_or_default();
+    let mut status = fetched.vm.status.clone().unwrap_or_default();
+    if let Some(kept) = &observed.kept {
+        status.register.clone_from(&kept.register);
+    }
     if fetched.vault_standing != VaultStanding::Absent
         && observed.is_not_yet()
         && !status.conditions.is_empty()

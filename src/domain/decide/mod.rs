@@ -290,6 +290,7 @@ fn submission(
         mark,
         claim: world.claim.clone(),
         failover: failover.map(ToOwned::to_owned),
+        attempt: None,
     })
 }
 

@@ -222,6 +222,10 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         protection_stale: active_at
             .and_then(|own| stale::why(look, own, &passive, interval_seconds)),
         down_because: active_at.and_then(down_because),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
         stage,
     }
 }
@@ -411,6 +415,7 @@ fn operations(site: Site, at: &At<'_>) -> Vec<Operation> {
     kinds(operation.kind)
         .iter()
         .map(|kind| Operation {
+            doing: None,
             site,
             mark: Mark {
                 epoch: operation.epoch,

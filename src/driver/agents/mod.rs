@@ -83,6 +83,7 @@ impl AgentsDriver {
             hosts,
             interval: replication_interval,
             capabilities: Capabilities {
+                registers: true,
                 towards: BySite {
                     on_premises: everything.clone(),
                     azure: everything,

@@ -24,6 +24,7 @@ fn submission(action: Action) -> Submission {
             vm_uid: "pvm".into(),
         },
         failover: Some("failover".into()),
+        attempt: None,
     }
 }
 

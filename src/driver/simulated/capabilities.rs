@@ -14,6 +14,7 @@ const EVERYTHING: DirectionCapabilities = DirectionCapabilities {
 #[must_use]
 pub const fn agents_like() -> Capabilities {
     Capabilities {
+        registers: true,
         towards: BySite {
             on_premises: EVERYTHING,
             azure: EVERYTHING,
@@ -32,6 +33,7 @@ pub fn service_like() -> Capabilities {
         ..EVERYTHING
     };
     Capabilities {
+        registers: true,
         towards: BySite {
             on_premises: one_piece.clone(),
             azure: DirectionCapabilities {

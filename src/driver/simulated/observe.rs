@@ -129,6 +129,10 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             .and_then(|site| sides[site].known())
             .filter(|side| side.is_left_down() && side.running_order().is_none())
             .map(|_| "it did not come up, and is tried again".to_owned()),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
         stage,
     }
 }
@@ -310,6 +314,7 @@ fn operations(sides: &BySite<Fact<&Side>>) -> Vec<Operation> {
                 super::orders::Order::Enroll | super::orders::Order::Undo
             );
             (!tells).then(|| Operation {
+                doing: None,
                 site,
                 mark: last.message.mark,
                 kind: last.message.kind,

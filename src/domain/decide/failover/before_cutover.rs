@@ -236,6 +236,9 @@ impl Move<'_> {
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
         }
+        if let Some(why) = &vm.sync_ended {
+            return self.turn_back(why.clone(), FailoverOutcome::Failed);
+        }
         if self.replica_is_stale(view, vm) {
             return Next::Enter(FailoverPhase::Preparing);
         }
@@ -291,6 +294,10 @@ impl Move<'_> {
         }
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
+        }
+        // Who ended it did so on purpose, or something is to be looked at: it is not begun again unasked.
+        if let Some(why) = &vm.sync_ended {
+            return self.turn_back(why.clone(), FailoverOutcome::Failed);
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("the move goes on to cutover"));

@@ -15,6 +15,15 @@ use crate::domain::observation::{Operation, OperationState, Stage, VmObservation
 
 use super::{Move, Next, doing, half_resumed};
 
+/// What is waited for while an operation runs.
+fn words(operation: &Operation) -> String {
+    match (&operation.progress, &operation.doing) {
+        (Some(progress), _) => progress.what.clone(),
+        (None, Some(says)) => format!("{}: {says}", doing(operation.kind)),
+        (None, None) => doing(operation.kind),
+    }
+}
+
 /// How much a part of an action keeps the whole from being done.
 const fn gravity(state: &OperationState) -> u8 {
     match state {
@@ -96,11 +105,7 @@ impl Move<'_> {
                     return None;
                 }
                 self.progress.clone_from(&operation.progress);
-                let what = operation
-                    .progress
-                    .as_ref()
-                    .map_or_else(|| doing(operation.kind), |progress| progress.what.clone());
-                Some(Next::Wait(Wait::operation(what)))
+                Some(Next::Wait(Wait::operation(words(operation))))
             }
             OperationState::Succeeded => {
                 self.count_bytes(operation);
