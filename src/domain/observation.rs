@@ -338,6 +338,14 @@ impl JobState {
     }
 }
 
+impl JobState {
+    /// Whether it can be cancelled without harm to where the VM runs (safety rule S20).
+    #[must_use]
+    pub const fn can_be_cancelled(&self) -> bool {
+        matches!(self, Self::Waiting | Self::Running { cancellable: true })
+    }
+}
+
 /// One step of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobTask {
@@ -345,6 +353,8 @@ pub struct JobTask {
     pub depth: usize,
     /// Its name.
     pub name: String,
+    /// Its name for people.
+    pub title: Option<String>,
     /// How it stands, in the words of the service.
     pub state: String,
     /// When it began.
@@ -353,6 +363,16 @@ pub struct JobTask {
     pub ended: Option<Timestamp>,
     /// What is wrong with it.
     pub message: Option<String>,
+}
+
+impl JobTask {
+    /// Whether it has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !["", "NotStarted", "Skipped"]
+            .iter()
+            .any(|state| state.eq_ignore_ascii_case(&self.state))
+    }
 }
 
 /// Where the right to run a VM stands.

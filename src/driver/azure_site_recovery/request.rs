@@ -1,0 +1,85 @@
+//! Request bodies, by the names of API version 2025-08-01. Pure.
+
+use serde_json::{Value, json};
+
+use super::wire::item::Item;
+use crate::api::DataSync;
+
+/// Version of the API that is spoken.
+pub const API_VERSION: &str = "2025-08-01";
+
+/// Where the VM is brought back to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alternate {
+    /// Leave to make the VM where it is not found.
+    pub create_if_missing: bool,
+    /// The provider of another host.
+    pub provider_id: Option<String>,
+}
+
+/// Planned failover to Azure.
+#[must_use]
+pub fn failover_to_azure() -> Value {
+    json!({"properties": {
+        "failoverDirection": "PrimaryToRecovery",
+        "providerSpecificDetails": {"instanceType": "HyperVReplicaAzure"},
+    }})
+}
+
+/// Planned failover from Azure.
+#[must_use]
+pub fn failback(data_sync: DataSync, alternate: &Alternate) -> Value {
+    // The names say when the VM is down, not what is done while it is up.
+    let option = match data_sync {
+        DataSync::DeltaBeforeFailover => "ForDownTime",
+        DataSync::FullDuringFailover => "ForSynchronization",
+    };
+    let mut details = json!({
+        "instanceType": "HyperVReplicaAzureFailback",
+        "dataSyncOption": option,
+        "recoveryVmCreationOption": if alternate.create_if_missing { "CreateVmIfNotFound" } else { "NoAction" },
+    });
+    if let (true, Some(provider)) = (alternate.create_if_missing, &alternate.provider_id) {
+        details["providerIdForAlternateRecovery"] = json!(provider);
+    }
+    json!({"properties": {
+        "failoverDirection": "RecoveryToPrimary",
+        "providerSpecificDetails": details,
+    }})
+}
+
+/// Reverse replication, after a failback was committed.
+#[must_use]
+pub fn reverse_replicate(item: &Item) -> Value {
+    let mut details = json!({
+        "instanceType": "HyperVReplicaAzure",
+        "vmName": item.friendly_name,
+        // The service knows two kinds.
+        "osType": item.os_type.as_deref().filter(|os| os.eq_ignore_ascii_case("linux")).map_or("Windows", |_| "Linux"),
+    });
+    let mut add = |name: &str, value: Option<&String>| {
+        if let Some(value) = value {
+            details[name] = json!(value);
+        }
+    };
+    add("hvHostVmId", item.vm_id.as_ref());
+    // Spelled `vhdId` where protection is enabled, and like this here.
+    add("vHDId", item.os_disk.as_ref());
+    add("storageAccountId", item.storage_account.as_ref());
+    add(
+        "logStorageAccountId",
+        item.log_storage_account
+            .as_ref()
+            .or(item.storage_account.as_ref()),
+    );
+    json!({"properties": {
+        "failoverDirection": "PrimaryToRecovery",
+        "providerSpecificDetails": details,
+    }})
+}
+
+/// "Complete failover": a job that has synchronised goes on.
+#[must_use]
+pub fn resume() -> Value {
+    json!({"properties": {"comments": "Cutover passed by Homeward"}})
+}
