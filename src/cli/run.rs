@@ -54,6 +54,9 @@ pub struct Arguments {
     /// How often a vault is looked at while one of its VMs is down.
     #[arg(long, env = "HOMEWARD_POLL_URGENT", default_value = "200ms", value_parser = duration)]
     poll_urgent: Duration,
+    /// How soon after one look at a vault in Azure the next may come, however urgent it is: Azure counts requests.
+    #[arg(long, env = "HOMEWARD_POLL_SERVICE", default_value = "5s", value_parser = duration)]
+    poll_service: Duration,
     /// How often the Secrets of a vault are read again.
     #[arg(long, env = "HOMEWARD_POLL_SECRETS", default_value = "60s", value_parser = duration)]
     poll_secrets: Duration,
@@ -153,7 +156,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let operator = Operator {
         config,
         settings,
-        factory: Arc::new(super::drivers::Drivers),
+        factory: Arc::new(super::drivers::Drivers {
+            service_pause: arguments.poll_service,
+        }),
         health,
         metrics,
     };

@@ -548,8 +548,8 @@ pub struct Operation {
     pub state: OperationState,
     /// How far it is.
     pub progress: Option<Progress>,
-    /// What it is doing, where whoever does it says so.
-    pub doing: Option<String>,
+    /// The job that does it, where a service does.
+    pub job: Option<Job>,
     /// Bytes on the wire, once it is done.
     pub bytes_on_wire: Option<u64>,
     /// Bytes of the blocks that differed, once it is done.

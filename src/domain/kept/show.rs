@@ -87,7 +87,7 @@ fn operation(request: &KeptRequest, fate: &Fate<'_>, look: &VmObservation) -> Op
         kind,
         state,
         progress: None,
-        doing: job.and_then(|job| job.doing.clone()),
+        job: job.cloned(),
         bytes_on_wire: None,
         bytes_changed: None,
         remark: job.and_then(|job| job.remark.clone()),

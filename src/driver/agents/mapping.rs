@@ -415,7 +415,7 @@ fn operations(site: Site, at: &At<'_>) -> Vec<Operation> {
     kinds(operation.kind)
         .iter()
         .map(|kind| Operation {
-            doing: None,
+            job: None,
             site,
             mark: Mark {
                 epoch: operation.epoch,

@@ -13,6 +13,7 @@
 mod book;
 mod budget;
 mod client;
+mod credential;
 mod jobs;
 mod reading;
 mod request;
@@ -35,6 +36,7 @@ use crate::domain::{
 use crate::driver::{DriverError, ReplicationDriver};
 use book::Book;
 use client::Client;
+pub use credential::{Identity, credential};
 pub use request::Alternate;
 use wire::fabric::Provider;
 use wire::item::Item;

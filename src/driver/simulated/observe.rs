@@ -314,7 +314,7 @@ fn operations(sides: &BySite<Fact<&Side>>) -> Vec<Operation> {
                 super::orders::Order::Enroll | super::orders::Order::Undo
             );
             (!tells).then(|| Operation {
-                doing: None,
+                job: None,
                 site,
                 mark: last.message.mark,
                 kind: last.message.kind,

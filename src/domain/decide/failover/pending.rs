@@ -17,7 +17,8 @@ use super::{Move, Next, doing, half_resumed};
 
 /// What is waited for while an operation runs.
 fn words(operation: &Operation) -> String {
-    match (&operation.progress, &operation.doing) {
+    let doing_now = operation.job.as_ref().and_then(|job| job.doing.as_deref());
+    match (&operation.progress, doing_now) {
         (Some(progress), _) => progress.what.clone(),
         (None, Some(says)) => format!("{}: {says}", doing(operation.kind)),
         (None, None) => doing(operation.kind),
@@ -99,6 +100,10 @@ impl Move<'_> {
     }
 
     pub(super) fn settle_seen(&mut self, operation: &Operation, action: &Action) -> Option<Next> {
+        if let Some(job) = &operation.job {
+            let name = operation.kind.as_str();
+            self.events.extend(tasks::follow(&mut self.status, name, job));
+        }
         match &operation.state {
             OperationState::Running => {
                 if self.goes_back_over(operation.kind) {
