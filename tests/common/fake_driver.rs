@@ -252,6 +252,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         vm.marks[site] = Some(*mark);
     }
     vm.operations.push(Operation {
+        job: None,
         site: action.site().unwrap_or(Site::OnPremises),
         mark: *mark,
         kind: action.kind(),
