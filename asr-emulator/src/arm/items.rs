@@ -57,12 +57,17 @@ impl Service {
         .into())
     }
 
-    /// The job that the item shows it is busy with.
+    /// The job that the item shows it is busy with: its own, or its part of a plan's.
     fn shown_job(&self, item: &Item) -> Option<&Job> {
-        let assumed = &self.settings.assumptions;
+        let begun = |job: &Job| job.state != JobState::NotStarted;
         item.current
             .map(|place| &self.state.jobs[place])
-            .filter(|job| job.state != JobState::NotStarted || assumed.scenario_shown_before_start)
+            .filter(|job| {
+                let parent = job
+                    .parent
+                    .is_some_and(|place| begun(&self.state.jobs[place]));
+                begun(job) || parent || self.settings.assumptions.scenario_shown_before_start
+            })
     }
 
     pub(crate) fn item_view(&self, key: &str) -> Value {

@@ -232,7 +232,9 @@ impl Service {
                 format!("{base}/{status}/{operation}?api-version={version}"),
             ),
         ];
-        if let Some(seconds) = self.settings.retry_after {
+        // The older versions always named a time.
+        let wait = self.settings.retry_after.or(call.old().then_some(30));
+        if let Some(seconds) = wait {
             headers.push(("retry-after".to_owned(), seconds.to_string()));
         }
         headers

@@ -111,7 +111,9 @@ impl Service {
         }
         self.begin(place, now);
         self.mirror_children(place);
-        self.make_operation(id, place, resource, false, now)
+        let started = self.make_operation(id, place, resource, false, now);
+        self.plant_warning(&started);
+        started
     }
 
     /// Accepts a refresh of a provider.
@@ -130,6 +132,8 @@ impl Service {
         let resource =
             format!("/replicationFabrics/{fabric}/replicationRecoveryServicesProviders/{name}");
         let id = self.state.jobs[place].name.clone();
-        self.make_operation(id, place, resource, false, now)
+        let started = self.make_operation(id, place, resource, false, now);
+        self.plant_warning(&started);
+        started
     }
 }

@@ -147,10 +147,13 @@ impl Maker<'_> {
                         "VmFoStartVmOnSecondary",
                         "Start the replica virtual machine",
                     ),
-                    vec![
+                    [
                         Effect::Start(Site::Azure),
                         Effect::FailedOver { planned: false },
-                    ],
+                    ]
+                    .into_iter()
+                    .chain(point.map(|point| Effect::PointChanged(point.into())))
+                    .collect(),
                 ),
             ],
             Scenario::Failback => self.failback(failback),

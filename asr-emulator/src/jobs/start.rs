@@ -147,7 +147,9 @@ impl Service {
         let deletes = order.scenario == Scenario::DisableDr;
         let name = self.state.jobs[place].name.clone();
         self.begin(place, now);
-        self.make_operation(name, place, resource, deletes, now)
+        let started = self.make_operation(name, place, resource, deletes, now);
+        self.plant_warning(&started);
+        started
     }
 
     /// Sets the time at which an accepted job begins.
@@ -254,12 +256,6 @@ impl Service {
         deletes: bool,
         now: Timestamp,
     ) -> Started {
-        let scenario = self.state.jobs[job].scenario;
-        let found = (self.state.warnings.iter()).position(|warning| warning.scenario == scenario);
-        let warning = found.map(|found| {
-            let warning = self.state.warnings.remove(found);
-            (warning.code, warning.message)
-        });
         self.state.operations.insert(
             id.clone(),
             Operation {
@@ -269,9 +265,21 @@ impl Service {
                 deletes,
                 instant: false,
                 created: now,
-                warning,
+                warning: None,
             },
         );
         Started { operation: id, job }
+    }
+
+    /// Gives a new operation the warning that a test has prepared for it.
+    pub(crate) fn plant_warning(&mut self, started: &Started) {
+        let scenario = self.state.jobs[started.job].scenario;
+        let found = (self.state.warnings.iter()).position(|warning| warning.scenario == scenario);
+        if let Some(found) = found {
+            let warning = self.state.warnings.remove(found);
+            if let Some(operation) = self.state.operations.get_mut(&started.operation) {
+                operation.warning = Some((warning.code, warning.message));
+            }
+        }
     }
 }
