@@ -81,6 +81,8 @@ pub struct Assumptions {
     pub operation_ends_at_pause: bool,
     /// Whether an item names a job that is accepted and has not begun.
     pub scenario_shown_before_start: bool,
+    /// Whether an item that moves with its plan names the plan's job rather than its own part of it.
+    pub item_names_plan_job: bool,
     /// Whether the list of jobs has a job that is accepted and has not begun.
     pub job_listed_before_start: bool,
     /// Whether a failback still offers `Cancel` after the Azure VM has been shut down.
@@ -107,6 +109,7 @@ impl Default for Assumptions {
             operations_while_suspended: false,
             operation_ends_at_pause: false,
             scenario_shown_before_start: false,
+            item_names_plan_job: false,
             job_listed_before_start: false,
             cancel_after_shutdown: true,
             azure_vm_restarts: true,
@@ -159,6 +162,7 @@ impl Assumptions {
             operations_while_suspended: yes(7),
             operation_ends_at_pause: yes(8),
             scenario_shown_before_start: yes(9),
+            item_names_plan_job: yes(15),
             job_listed_before_start: yes(10),
             cancel_after_shutdown: yes(11),
             azure_vm_restarts: yes(12),

@@ -44,7 +44,7 @@ impl Service {
         let members = plan.map(|name| {
             self.state
                 .plan(&name)
-                .map(|plan| plan.members())
+                .map(crate::state::Plan::members)
                 .unwrap_or_default()
         });
         let prefix = container.map(|(fabric, container)| item_key(fabric, container, ""));
@@ -91,6 +91,9 @@ impl Service {
         };
         let scenario = match job {
             Some(job) => {
+                let named = (job.parent)
+                    .filter(|_| assumed.item_names_plan_job)
+                    .map_or(job, |place| &self.state.jobs[place]);
                 let name = match job.scenario {
                     Scenario::Failback => assumed.failback_scenario.word(),
                     Scenario::IrCompletion => "EnableProtection",
@@ -99,8 +102,8 @@ impl Service {
                 };
                 json!({
                     "scenarioName": name,
-                    "jobId": format!("{vault}/replicationJobs/{}", job.name),
-                    "startTime": moment(job.start.unwrap_or(job.created)),
+                    "jobId": format!("{vault}/replicationJobs/{}", named.name),
+                    "startTime": moment(named.start.unwrap_or(named.created)),
                 })
             }
             None => json!({

@@ -282,8 +282,8 @@ impl Service {
             ("GET", ["replicationfabrics", _]) => self.get_fabric(at(1)),
             ("GET", ["replicationprotectioncontainers"]) => Ok(self.list_containers(None)),
             ("GET", ["replicationrecoveryservicesproviders"]) => Ok(self.list_providers(None)),
-            ("GET", ["replicationvaulthealth"]) => Ok(self.vault_health()),
-            ("POST", ["replicationvaulthealth", _, "refresh"]) => Ok(self.vault_health()),
+            ("GET", ["replicationvaulthealth"])
+            | ("POST", ["replicationvaulthealth", _, "refresh"]) => Ok(self.vault_health()),
             ("GET", ["replicationpolicies"]) => Ok(self.list_policies()),
             ("GET", ["replicationpolicies", _]) => self.get_policy(at(1)),
             ("GET", ["replicationevents"]) => Ok(json!({ "value": [], "nextLink": null }).into()),

@@ -17,7 +17,7 @@ impl Service {
             .state
             .plans
             .get(key)
-            .map(|plan| plan.members())
+            .map(crate::state::Plan::members)
             .unwrap_or_default();
         if members
             .iter()

@@ -111,7 +111,7 @@ impl Service {
             "customDetails": null,
         });
         if let Some(start) = job.start {
-            properties["startTime"] = moment(start).into();
+            properties["startTime"] = moment(start);
         }
         if let Some(end) = job.end {
             properties["endTime"] = second(end).into();

@@ -57,7 +57,7 @@ fn a_cancel_while_the_job_waits_is_possible_too() {
     client.settle();
     assert_eq!(client.job(&name)["state"], "Suspended");
     assert_eq!(cancel(&mut client, &name)["state"], "Cancelled");
-    client.press(Button::Power {
+    client.press(&Button::Power {
         vm: "vm-1".into(),
         site: Site::OnPremises,
         on: true,

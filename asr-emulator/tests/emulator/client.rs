@@ -165,8 +165,8 @@ impl Client {
         self.service.machine(vm).unwrap()
     }
 
-    pub(crate) fn press(&mut self, button: Button) -> Option<String> {
-        self.service.press(&button, self.now).unwrap()
+    pub(crate) fn press(&mut self, button: &Button) -> Option<String> {
+        self.service.press(button, self.now).unwrap()
     }
 
     /// Where the VM runs.

@@ -180,30 +180,30 @@ fn requests_beyond_the_limit_are_told_when_to_come_again() {
 fn a_person_presses_the_same_buttons() {
     let mut client = Client::new();
     let job = client
-        .press(Button::PlannedFailover {
+        .press(&Button::PlannedFailover {
             item: "vm-1".into(),
         })
         .unwrap();
     client.settle();
     assert_eq!(client.job(&job)["state"], "Succeeded");
-    client.press(Button::Commit {
+    client.press(&Button::Commit {
         item: "vm-1".into(),
     });
     client.settle();
-    client.press(Button::Rename {
+    client.press(&Button::Rename {
         vm: "vm-1".into(),
         to: "renamed".into(),
     });
     assert_eq!(client.item("renamed")["friendlyName"], "renamed");
     let job = client
-        .press(serde_json::from_value(json!({ "press": "failback", "item": "renamed" })).unwrap())
+        .press(&serde_json::from_value(json!({ "press": "failback", "item": "renamed" })).unwrap())
         .unwrap();
     client.settle();
     assert_eq!(client.job(&job)["state"], "Suspended");
-    client.press(Button::Resume { job: job.clone() });
+    client.press(&Button::Resume { job: job.clone() });
     client.settle();
     assert_eq!(client.job(&job)["state"], "Succeeded");
-    client.press(Button::Disable {
+    client.press(&Button::Disable {
         item: "renamed".into(),
     });
     client.settle();
@@ -230,7 +230,7 @@ fn a_silent_host_fails_a_failback_and_not_an_unplanned_failover() {
     );
     assert_eq!(job["state"], "Suspended");
     client.service.silence("hv-2.example.test", Some(now));
-    client.press(Button::Power {
+    client.press(&Button::Power {
         vm: "vm-2".into(),
         site: homeward_asr_emulator::Site::OnPremises,
         on: false,

@@ -81,9 +81,14 @@ async fn a_plain_client_moves_a_vm_and_a_restart_remembers_it() {
     assert!(status.starts_with(&emulator.url));
     assert!(response.bytes().await.unwrap().is_empty());
     let ca = emulator.ca_pem.clone();
-    drop(emulator);
+    let listen = emulator.address;
+    emulator.stop().await;
 
-    let emulator = Emulator::start(options(Some(state))).await.unwrap();
+    let again = Options {
+        listen,
+        ..options(Some(state))
+    };
+    let emulator = Emulator::start(again).await.unwrap();
     assert_eq!(emulator.ca_pem, ca);
     emulator.advance(Duration::from_mins(1));
     assert_eq!(
@@ -156,6 +161,40 @@ async fn a_dropped_connection_is_an_error_and_the_deed_is_done() {
     assert_eq!(
         violations.json::<Value>().await.unwrap()["value"],
         json!([])
+    );
+}
+
+#[tokio::test]
+async fn a_request_acts_though_its_client_has_gone() {
+    let emulator = Emulator::start(options(None)).await.unwrap();
+    let client = client(&emulator);
+    let token = token(&emulator, &client).await;
+    let rule = Rule::next("POST", "plannedFailover", Fault::Delay { millis: 5_000 });
+    emulator.service.lock().add_rule(rule).unwrap();
+    let id = emulator.service.lock().item_id("vm-1").unwrap();
+    let asked = tokio::spawn(
+        client
+            .post(format!(
+                "{}{id}/plannedFailover?api-version={VERSION}",
+                emulator.url
+            ))
+            .bearer_auth(token)
+            .json(&to_azure())
+            .send(),
+    );
+    while emulator.service.lock().rules() > 0 {
+        tokio::task::yield_now().await;
+    }
+    asked.abort();
+    assert!(emulator.now().jobs().is_empty());
+    while emulator.now().jobs().is_empty() {
+        emulator.advance(Duration::from_secs(5));
+        tokio::task::yield_now().await;
+    }
+    emulator.advance(Duration::from_mins(1));
+    assert_eq!(
+        emulator.now().phase("vm-1"),
+        Some(Phase::FailedOver { planned: true })
     );
 }
 

@@ -154,7 +154,7 @@ fn a_full_download_does_not_wait() {
 fn a_failback_to_another_host_makes_the_vm_there() {
     let mut client = Client::new();
     client.move_to_azure("vm-1");
-    client.press(Button::RemoveVm { vm: "vm-1".into() });
+    client.press(&Button::RemoveVm { vm: "vm-1".into() });
     let body = to_premises("ForSynchronization", "NoAction");
     let job = client.finish("vm-1", "plannedFailover", &body);
     assert_eq!(job["state"], "Failed");
