@@ -11,4 +11,5 @@ mod over_tls;
 mod plans;
 mod restart;
 mod round_trip;
+mod walk;
 mod wrong_states;
