@@ -89,6 +89,8 @@ pub struct Assumptions {
     pub cancel_after_shutdown: bool,
     /// Whether a failback that is cancelled or failed starts the Azure VM again.
     pub azure_vm_restarts: bool,
+    /// Whether a planned failover to Azure that is cancelled or failed starts the VM on the premises again.
+    pub on_premises_vm_restarts: bool,
     /// Whether a planned failover to Azure that was cancelled needs a repair of the replication.
     pub cancelled_failover_needs_repair: bool,
     /// Whether `operationresults` answers with an error when the job has failed, rather than with the resource.
@@ -113,6 +115,7 @@ impl Default for Assumptions {
             job_listed_before_start: false,
             cancel_after_shutdown: true,
             azure_vm_restarts: true,
+            on_premises_vm_restarts: false,
             cancelled_failover_needs_repair: true,
             failed_result_is_error: true,
         }
@@ -166,6 +169,7 @@ impl Assumptions {
             job_listed_before_start: yes(10),
             cancel_after_shutdown: yes(11),
             azure_vm_restarts: yes(12),
+            on_premises_vm_restarts: yes(16),
             cancelled_failover_needs_repair: yes(13),
             failed_result_is_error: yes(14),
         }

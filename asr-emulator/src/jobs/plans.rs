@@ -101,7 +101,7 @@ impl Service {
         job.doom = doom;
         job.children = groups.iter().flatten().map(|(_, child)| *child).collect();
         if !doomed {
-            self.plant_failure(place, None);
+            self.plant_failure(place);
         }
         let id = self.state.ids.next();
         let mut resource = String::new();
@@ -127,7 +127,7 @@ impl Service {
         };
         let tasks = maker.item(Scenario::RefreshFabric, &order.failback, false, None);
         self.state.jobs[place].tasks = tasks;
-        self.plant_failure(place, None);
+        self.plant_failure(place);
         self.begin(place, now);
         let resource =
             format!("/replicationFabrics/{fabric}/replicationRecoveryServicesProviders/{name}");

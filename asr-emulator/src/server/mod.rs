@@ -123,7 +123,7 @@ impl Emulator {
         }
         let authority = authority(options.state.as_ref())?;
         if let Some(path) = &options.ca_out {
-            store::write(path, authority.certificate.as_bytes())?;
+            store::write(path, authority.certificate.as_bytes(), 0o644)?;
         }
         let mut names = options.names;
         names.extend(["localhost", "127.0.0.1", "::1"].map(String::from));

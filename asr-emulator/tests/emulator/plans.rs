@@ -112,7 +112,7 @@ fn one_vm_that_fails_is_shown_in_its_own_job() {
     let mut client = client();
     client.service.fail_job(JobFailure {
         scenario: Scenario::PlannedFailover,
-        item: None,
+        item: Some("vm-2".into()),
         task: "VmFoStartVmOnSecondary".into(),
         error: JobError::new("28031", "No quota.", "", ""),
     });
@@ -122,6 +122,9 @@ fn one_vm_that_fails_is_shown_in_its_own_job() {
     assert_eq!(status["error"]["code"], "28031");
     let jobs = client.service.jobs();
     let failed: Vec<_> = jobs.iter().filter(|job| job.error.is_some()).collect();
-    assert_eq!(failed.len(), 2);
+    let targets: Vec<&str> = failed.iter().map(|job| job.target.as_str()).collect();
+    assert_eq!(targets, ["plan-1", "vm-2"]);
+    assert_eq!(client.runs("vm-1"), (false, true));
+    assert_eq!(client.runs("vm-2"), (false, false));
     assert!(client.service.violations().is_empty());
 }
