@@ -83,6 +83,8 @@ pub struct Assumptions {
     pub scenario_shown_before_start: bool,
     /// Whether an item that moves with its plan names the plan's job rather than its own part of it.
     pub item_names_plan_job: bool,
+    /// Whether a protectable item tells its operating system; it has been seen to be null.
+    pub protectable_os_known: bool,
     /// Whether the list of jobs has a job that is accepted and has not begun.
     pub job_listed_before_start: bool,
     /// Whether a failback still offers `Cancel` after the Azure VM has been shut down.
@@ -112,6 +114,7 @@ impl Default for Assumptions {
             operation_ends_at_pause: false,
             scenario_shown_before_start: false,
             item_names_plan_job: false,
+            protectable_os_known: true,
             job_listed_before_start: false,
             cancel_after_shutdown: true,
             azure_vm_restarts: true,
@@ -166,6 +169,7 @@ impl Assumptions {
             operation_ends_at_pause: yes(8),
             scenario_shown_before_start: yes(9),
             item_names_plan_job: yes(15),
+            protectable_os_known: yes(17),
             job_listed_before_start: yes(10),
             cancel_after_shutdown: yes(11),
             azure_vm_restarts: yes(12),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::wire::Response;
+use crate::wire::{Request, Response};
 
 /// What the service itself adds to a refusal.
 #[derive(Clone, Debug)]
@@ -147,4 +147,18 @@ pub(crate) fn failing(status: u16) -> ArmError {
 /// The body of an operation's error.
 pub(crate) fn operation_error(code: &str, message: &str) -> Value {
     json!({ "code": code, "message": message, "details": null })
+}
+
+/// Names the request in the details of a refusal.
+pub(crate) fn traced(mut response: Response, request: &Request, id: &str) -> Response {
+    if response.status >= 400 {
+        let mut body = response.value();
+        if let Some(detail) = body.pointer_mut("/error/details/0") {
+            let client = request.get("x-ms-client-request-id").unwrap_or_default();
+            detail["clientRequestId"] = client.into();
+            detail["activityId"] = id.into();
+            response.body = body.to_string().into_bytes();
+        }
+    }
+    response
 }

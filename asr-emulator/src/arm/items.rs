@@ -117,7 +117,7 @@ impl Service {
         let untested = item.last_test.is_none();
         let point =
             (item.failover_point.as_ref()).map(|name| format!("{id}/recoveryPoints/{name}"));
-        json!({
+        let mut view = json!({
             "id": id,
             "name": item.name,
             "type": format!("{KIND}/replicationProtectedItems"),
@@ -153,8 +153,6 @@ impl Service {
                 "healthErrors": if untested { json!([untested_error(item, machine)]) } else { json!([]) },
                 "policyId": self.policy(),
                 "policyFriendlyName": "policy-1",
-                "lastSuccessfulFailoverTime": item.last_failover.map(moment),
-                "lastSuccessfulTestFailoverTime": item.last_test.map(moment),
                 "currentScenario": scenario,
                 "failoverRecoveryPointId": point,
                 "providerSpecificDetails": self.details_view(item, machine),
@@ -163,7 +161,18 @@ impl Service {
                 ),
                 "eventCorrelationId": machine.vm_id,
             },
-        })
+        });
+        // Times that never were are left away.
+        let times = [
+            ("lastSuccessfulFailoverTime", item.last_failover),
+            ("lastSuccessfulTestFailoverTime", item.last_test),
+        ];
+        for (name, time) in times {
+            if let Some(time) = time {
+                view["properties"][name] = moment(time);
+            }
+        }
+        view
     }
 
     fn details_view(&self, item: &Item, machine: &Machine) -> Value {
@@ -173,6 +182,7 @@ impl Service {
             "/subscriptions/{}/resourceGroups/{}",
             vault.subscription, vault.resource_group
         );
+        let network = format!("{group}/providers/Microsoft.Network/virtualNetworks/homeward-net");
         let disks: Vec<Value> = (machine.disks.iter().enumerate())
             .map(|(number, size)| {
                 json!({
@@ -210,18 +220,11 @@ impl Service {
                 "initialReplicationType": "InitialReplication",
                 "initialReplicationProgressPercentage": "23",
             },
-            "vmNics": [],
-            "selectedRecoveryAzureNetworkId": format!("{group}/providers/Microsoft.Network/virtualNetworks/homeward-net"),
-            "selectedSourceNicId": null,
+            "vmNics": [nic(machine, &network)],
+            "selectedRecoveryAzureNetworkId": network,
+            "selectedSourceNicId": crate::ids::named("nic", &machine.vm_id),
             "encryption": if item.encrypted { "Enabled" } else { "Disabled" },
-            "oSDetails": {
-                "osType": machine.os_type,
-                "productType": "UNKNOWN",
-                "osEdition": "Standard",
-                "oSVersion": "1.1.1.1",
-                "oSMajorVersion": "0",
-                "oSMinorVersion": "0",
-            },
+            "oSDetails": os(machine),
             "sourceVmRamSizeInMB": 4096,
             "sourceVmCpuCount": 2,
             "enableRdpOnTargetOption": "Never",
@@ -337,13 +340,10 @@ impl Service {
                     },
                     "sourceItemId": machine.vm_id,
                     "generation": machine.generation.to_string(),
-                    "osDetails": {
-                        "osType": machine.os_type,
-                        "productType": "UNKNOWN",
-                        "osEdition": "Standard",
-                        "oSVersion": "1.1.1.1",
-                        "oSMajorVersion": "0",
-                        "oSMinorVersion": "0",
+                    "osDetails": if self.settings.assumptions.protectable_os_known {
+                        os(machine)
+                    } else {
+                        Value::Null
                     },
                     "diskDetails": disks,
                     "hasPhysicalDisk": "NotPresent",
@@ -354,6 +354,42 @@ impl Service {
             },
         })
     }
+}
+
+fn os(machine: &Machine) -> Value {
+    json!({
+        "osType": machine.os_type,
+        "productType": "UNKNOWN",
+        "osEdition": "Standard",
+        "oSVersion": "1.1.1.1",
+        "oSMajorVersion": "0",
+        "oSMinorVersion": "0",
+    })
+}
+
+/// The VM's only network adapter, with the members that matter to a client.
+fn nic(machine: &Machine, network: &str) -> Value {
+    json!({
+        "nicId": crate::ids::named("nic", &machine.vm_id),
+        "replicaNicId": null,
+        "sourceNicArmId": null,
+        "vMNetworkName": "virtual-switch",
+        "recoveryVMNetworkId": network,
+        "ipConfigs": [{
+            "name": null,
+            "isPrimary": true,
+            "subnetName": "virtual-switch",
+            "staticIPAddress": null,
+            "ipAddressType": "Dynamic",
+            "isSeletedForFailover": true,
+            "recoverySubnetName": "default",
+            "recoveryStaticIPAddress": "",
+            "recoveryIPAddressType": "Dynamic",
+        }],
+        "selectionType": "SelectedByUser",
+        "reuseExistingNic": false,
+        "targetNicName": format!("nic-{}-00", machine.name),
+    })
 }
 
 fn vhd(machine: &Machine, number: usize) -> String {

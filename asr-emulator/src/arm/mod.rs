@@ -249,6 +249,7 @@ impl Service {
     ) -> Response {
         let id = self.state.ids.next();
         let (limit, left) = self.remaining(&request.method);
+        let response = errors::traced(response, request, &id);
         let mut response = response
             .with("x-ms-request-id", &id)
             .with("x-ms-correlation-request-id", &id)

@@ -190,6 +190,16 @@ fn every_answer_can_be_traced() {
         .header("x-ms-client-request-id", "mine");
     let response = client.send(&request);
     assert_eq!(response.get("x-ms-client-request-id"), Some("mine"));
+    let refused = client
+        .request("GET", "/replicationFabrics/none")
+        .header("x-ms-client-request-id", "mine");
+    let refused = client.send(&refused);
+    let detail = &refused.value()["error"]["details"][0];
+    assert_eq!(detail["clientRequestId"], "mine");
+    assert_eq!(
+        detail["activityId"],
+        refused.get("x-ms-request-id").unwrap()
+    );
     assert!(response.get("x-ms-request-id").is_some());
     assert!(response.get("x-ms-correlation-request-id").is_some());
     assert_eq!(response.get("date"), Some("Sun, 01 Mar 2026 08:00:00 GMT"));
