@@ -206,6 +206,17 @@ impl Service {
         Ok(self.accepted(call, &started))
     }
 
+    pub(crate) fn vault_view(&self) -> Value {
+        json!({
+            "id": self.state.vault.path(),
+            "name": self.state.vault.name,
+            "type": "Microsoft.RecoveryServices/vaults",
+            "location": "westeurope",
+            "sku": { "name": "Standard" },
+            "properties": { "provisioningState": "Succeeded" },
+        })
+    }
+
     pub(crate) fn vault_health(&self) -> Answer {
         let silent: Vec<&str> = (self.state.fabrics.values())
             .flat_map(|fabric| &fabric.providers)

@@ -278,6 +278,7 @@ impl Service {
         let method = call.request.method.as_str();
         let at = |place: usize| call.path[place].as_str();
         match (method, low) {
+            ("GET", []) => Ok(self.vault_view().into()),
             ("GET", ["replicationprotecteditems"]) => self.list_items(call, None),
             ("GET", ["replicationfabrics"]) => Ok(self.list_fabrics()),
             ("GET", ["replicationfabrics", _]) => self.get_fabric(at(1)),

@@ -143,6 +143,7 @@ fn older_spelling_is_a_switch() {
 fn the_version_and_the_vault_must_be_right() {
     let mut client = Client::new();
     let path = client.service.vault().path();
+    assert_eq!(client.get(&path)["name"], "homeward-vault");
     let mut refused = |target: String| {
         let response = client.send(&client.request("GET", &target));
         (
