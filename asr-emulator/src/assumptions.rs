@@ -81,12 +81,18 @@ pub struct Assumptions {
     pub operation_ends_at_pause: bool,
     /// Whether an item names a job that is accepted and has not begun.
     pub scenario_shown_before_start: bool,
+    /// Whether an item that moves with its plan names the plan's job rather than its own part of it.
+    pub item_names_plan_job: bool,
+    /// Whether a protectable item tells its operating system; it has been seen to be null.
+    pub protectable_os_known: bool,
     /// Whether the list of jobs has a job that is accepted and has not begun.
     pub job_listed_before_start: bool,
     /// Whether a failback still offers `Cancel` after the Azure VM has been shut down.
     pub cancel_after_shutdown: bool,
     /// Whether a failback that is cancelled or failed starts the Azure VM again.
     pub azure_vm_restarts: bool,
+    /// Whether a planned failover to Azure that is cancelled or failed starts the VM on the premises again.
+    pub on_premises_vm_restarts: bool,
     /// Whether a planned failover to Azure that was cancelled needs a repair of the replication.
     pub cancelled_failover_needs_repair: bool,
     /// Whether `operationresults` answers with an error when the job has failed, rather than with the resource.
@@ -107,9 +113,12 @@ impl Default for Assumptions {
             operations_while_suspended: false,
             operation_ends_at_pause: false,
             scenario_shown_before_start: false,
+            item_names_plan_job: false,
+            protectable_os_known: true,
             job_listed_before_start: false,
             cancel_after_shutdown: true,
             azure_vm_restarts: true,
+            on_premises_vm_restarts: false,
             cancelled_failover_needs_repair: true,
             failed_result_is_error: true,
         }
@@ -159,9 +168,12 @@ impl Assumptions {
             operations_while_suspended: yes(7),
             operation_ends_at_pause: yes(8),
             scenario_shown_before_start: yes(9),
+            item_names_plan_job: yes(15),
+            protectable_os_known: yes(17),
             job_listed_before_start: yes(10),
             cancel_after_shutdown: yes(11),
             azure_vm_restarts: yes(12),
+            on_premises_vm_restarts: yes(16),
             cancelled_failover_needs_repair: yes(13),
             failed_result_is_error: yes(14),
         }

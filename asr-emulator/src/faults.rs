@@ -287,6 +287,12 @@ impl Service {
         Ok(())
     }
 
+    /// How many rules there are that still wait for a request.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.state.rules.len()
+    }
+
     /// Takes all rules, failures and warnings away.
     pub fn clear_faults(&mut self) {
         self.state.rules.clear();

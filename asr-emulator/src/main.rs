@@ -96,6 +96,10 @@ async fn main() -> anyhow::Result<()> {
     .await?;
     println!("listening on {}", emulator.url);
     println!("vault {}", emulator.vault_url());
-    tokio::signal::ctrl_c().await?;
+    let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = ended.recv() => {}
+    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::wire::Response;
+use crate::wire::{Request, Response};
 
 /// What the service itself adds to a refusal.
 #[derive(Clone, Debug)]
@@ -12,9 +12,12 @@ struct Detail {
     action: String,
 }
 
-/// A refusal.
+/// A refusal; boxed, as most calls have none.
 #[derive(Clone, Debug)]
-pub(crate) struct ArmError {
+pub(crate) struct ArmError(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
     status: u16,
     code: String,
     message: String,
@@ -24,13 +27,13 @@ pub(crate) struct ArmError {
 
 impl ArmError {
     pub(crate) fn new(status: u16, code: &str, message: &str) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             code: code.into(),
             message: message.into(),
             detail: None,
             headers: Vec::new(),
-        }
+        }))
     }
 
     /// A refusal by the service behind the resource manager.
@@ -42,7 +45,7 @@ impl ArmError {
         action: &str,
     ) -> Self {
         let mut error = Self::new(status, code, message);
-        error.detail = Some(Detail {
+        error.0.detail = Some(Detail {
             code: detail.into(),
             causes: causes.into(),
             action: action.into(),
@@ -51,24 +54,25 @@ impl ArmError {
     }
 
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.into(), value.into()));
+        self.0.headers.push((name.into(), value.into()));
         self
     }
 
     pub(crate) fn response(self) -> Response {
-        let mut error = json!({ "code": self.code, "message": self.message });
-        if let Some(detail) = self.detail {
+        let this = self.0;
+        let mut error = json!({ "code": this.code, "message": this.message });
+        if let Some(detail) = this.detail {
             error["details"] = json!([{
                 "code": detail.code,
-                "message": self.message,
+                "message": this.message,
                 "possibleCauses": detail.causes,
                 "recommendedAction": detail.action,
                 "clientRequestId": "",
                 "activityId": "00000000-0000-0000-0000-000000000000",
             }]);
         }
-        let mut response = Response::json(self.status, &json!({ "error": error }));
-        response.headers.extend(self.headers);
+        let mut response = Response::json(this.status, &json!({ "error": error }));
+        response.headers.extend(this.headers);
         response
     }
 }
@@ -143,4 +147,18 @@ pub(crate) fn failing(status: u16) -> ArmError {
 /// The body of an operation's error.
 pub(crate) fn operation_error(code: &str, message: &str) -> Value {
     json!({ "code": code, "message": message, "details": null })
+}
+
+/// Names the request in the details of a refusal.
+pub(crate) fn traced(mut response: Response, request: &Request, id: &str) -> Response {
+    if response.status >= 400 {
+        let mut body = response.value();
+        if let Some(detail) = body.pointer_mut("/error/details/0") {
+            let client = request.get("x-ms-client-request-id").unwrap_or_default();
+            detail["clientRequestId"] = client.into();
+            detail["activityId"] = id.into();
+            response.body = body.to_string().into_bytes();
+        }
+    }
+    response
 }

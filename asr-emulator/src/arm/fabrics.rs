@@ -12,7 +12,7 @@ use crate::wire::moment;
 
 const KIND: &str = "Microsoft.RecoveryServices/vaults/replicationFabrics";
 
-fn list(value: Vec<Value>) -> Answer {
+fn list(value: &[Value]) -> Answer {
     json!({ "value": value, "nextLink": null }).into()
 }
 
@@ -23,11 +23,12 @@ impl Service {
 
     pub(crate) fn list_fabrics(&self) -> Answer {
         list(
-            self.state
+            &self
+                .state
                 .fabrics
                 .values()
                 .map(|fabric| self.fabric_view(fabric))
-                .collect(),
+                .collect::<Vec<_>>(),
         )
     }
 
@@ -76,10 +77,10 @@ impl Service {
 
     pub(crate) fn list_containers(&self, fabric: Option<&str>) -> Answer {
         list(
-            (self.state.fabrics.values())
+            &(self.state.fabrics.values())
                 .filter(|entry| fabric.is_none_or(|name| name.eq_ignore_ascii_case(&entry.name)))
                 .map(|entry| self.container_view(entry))
-                .collect(),
+                .collect::<Vec<_>>(),
         )
     }
 
@@ -136,7 +137,7 @@ impl Service {
                 );
             }
         }
-        list(value)
+        list(&value)
     }
 
     pub(crate) fn get_provider(&self, fabric: &str, name: &str) -> Result<Answer, ArmError> {
@@ -205,6 +206,17 @@ impl Service {
         Ok(self.accepted(call, &started))
     }
 
+    pub(crate) fn vault_view(&self) -> Value {
+        json!({
+            "id": self.state.vault.path(),
+            "name": self.state.vault.name,
+            "type": "Microsoft.RecoveryServices/vaults",
+            "location": "westeurope",
+            "sku": { "name": "Standard" },
+            "properties": { "provisioningState": "Succeeded" },
+        })
+    }
+
     pub(crate) fn vault_health(&self) -> Answer {
         let silent: Vec<&str> = (self.state.fabrics.values())
             .flat_map(|fabric| &fabric.providers)
@@ -239,7 +251,7 @@ impl Service {
     }
 
     pub(crate) fn list_policies(&self) -> Answer {
-        list(vec![self.policy_view()])
+        list(&[self.policy_view()])
     }
 
     pub(crate) fn get_policy(&self, name: &str) -> Result<Answer, ArmError> {

@@ -143,11 +143,9 @@ impl Service {
             self.vault_id(),
             fabric.name
         );
-        let name = (id
-            .to_ascii_lowercase()
-            .starts_with(&home.to_ascii_lowercase()))
-        .then(|| &id[home.len()..])
-        .unwrap_or_default();
+        let name = (id.get(..home.len()))
+            .filter(|start| start.eq_ignore_ascii_case(&home))
+            .map_or("", |_| &id[home.len()..]);
         let provider = fabric.provider(name).ok_or_else(|| {
             bad_parameter(&format!(
                 "There is no provider '{id}' in the site of the virtual machine."

@@ -44,7 +44,7 @@ impl Service {
         let members = plan.map(|name| {
             self.state
                 .plan(&name)
-                .map(|plan| plan.members())
+                .map(crate::state::Plan::members)
                 .unwrap_or_default()
         });
         let prefix = container.map(|(fabric, container)| item_key(fabric, container, ""));
@@ -57,12 +57,17 @@ impl Service {
         .into())
     }
 
-    /// The job that the item shows it is busy with.
+    /// The job that the item shows it is busy with: its own, or its part of a plan's.
     fn shown_job(&self, item: &Item) -> Option<&Job> {
-        let assumed = &self.settings.assumptions;
+        let begun = |job: &Job| job.state != JobState::NotStarted;
         item.current
             .map(|place| &self.state.jobs[place])
-            .filter(|job| job.state != JobState::NotStarted || assumed.scenario_shown_before_start)
+            .filter(|job| {
+                let parent = job
+                    .parent
+                    .is_some_and(|place| begun(&self.state.jobs[place]));
+                begun(job) || parent || self.settings.assumptions.scenario_shown_before_start
+            })
     }
 
     pub(crate) fn item_view(&self, key: &str) -> Value {
@@ -86,6 +91,9 @@ impl Service {
         };
         let scenario = match job {
             Some(job) => {
+                let named = (job.parent)
+                    .filter(|_| assumed.item_names_plan_job)
+                    .map_or(job, |place| &self.state.jobs[place]);
                 let name = match job.scenario {
                     Scenario::Failback => assumed.failback_scenario.word(),
                     Scenario::IrCompletion => "EnableProtection",
@@ -94,8 +102,8 @@ impl Service {
                 };
                 json!({
                     "scenarioName": name,
-                    "jobId": format!("{vault}/replicationJobs/{}", job.name),
-                    "startTime": moment(job.start.unwrap_or(job.created)),
+                    "jobId": format!("{vault}/replicationJobs/{}", named.name),
+                    "startTime": moment(named.start.unwrap_or(named.created)),
                 })
             }
             None => json!({
@@ -109,7 +117,7 @@ impl Service {
         let untested = item.last_test.is_none();
         let point =
             (item.failover_point.as_ref()).map(|name| format!("{id}/recoveryPoints/{name}"));
-        json!({
+        let mut view = json!({
             "id": id,
             "name": item.name,
             "type": format!("{KIND}/replicationProtectedItems"),
@@ -145,8 +153,6 @@ impl Service {
                 "healthErrors": if untested { json!([untested_error(item, machine)]) } else { json!([]) },
                 "policyId": self.policy(),
                 "policyFriendlyName": "policy-1",
-                "lastSuccessfulFailoverTime": item.last_failover.map(moment),
-                "lastSuccessfulTestFailoverTime": item.last_test.map(moment),
                 "currentScenario": scenario,
                 "failoverRecoveryPointId": point,
                 "providerSpecificDetails": self.details_view(item, machine),
@@ -155,7 +161,18 @@ impl Service {
                 ),
                 "eventCorrelationId": machine.vm_id,
             },
-        })
+        });
+        // Times that never were are left away.
+        let times = [
+            ("lastSuccessfulFailoverTime", item.last_failover),
+            ("lastSuccessfulTestFailoverTime", item.last_test),
+        ];
+        for (name, time) in times {
+            if let Some(time) = time {
+                view["properties"][name] = moment(time);
+            }
+        }
+        view
     }
 
     fn details_view(&self, item: &Item, machine: &Machine) -> Value {
@@ -165,6 +182,7 @@ impl Service {
             "/subscriptions/{}/resourceGroups/{}",
             vault.subscription, vault.resource_group
         );
+        let network = format!("{group}/providers/Microsoft.Network/virtualNetworks/homeward-net");
         let disks: Vec<Value> = (machine.disks.iter().enumerate())
             .map(|(number, size)| {
                 json!({
@@ -202,18 +220,11 @@ impl Service {
                 "initialReplicationType": "InitialReplication",
                 "initialReplicationProgressPercentage": "23",
             },
-            "vmNics": [],
-            "selectedRecoveryAzureNetworkId": format!("{group}/providers/Microsoft.Network/virtualNetworks/homeward-net"),
-            "selectedSourceNicId": null,
+            "vmNics": [nic(machine, &network)],
+            "selectedRecoveryAzureNetworkId": network,
+            "selectedSourceNicId": crate::ids::named("nic", &machine.vm_id),
             "encryption": if item.encrypted { "Enabled" } else { "Disabled" },
-            "oSDetails": {
-                "osType": machine.os_type,
-                "productType": "UNKNOWN",
-                "osEdition": "Standard",
-                "oSVersion": "1.1.1.1",
-                "oSMajorVersion": "0",
-                "oSMinorVersion": "0",
-            },
+            "oSDetails": os(machine),
             "sourceVmRamSizeInMB": 4096,
             "sourceVmCpuCount": 2,
             "enableRdpOnTargetOption": "Never",
@@ -329,13 +340,10 @@ impl Service {
                     },
                     "sourceItemId": machine.vm_id,
                     "generation": machine.generation.to_string(),
-                    "osDetails": {
-                        "osType": machine.os_type,
-                        "productType": "UNKNOWN",
-                        "osEdition": "Standard",
-                        "oSVersion": "1.1.1.1",
-                        "oSMajorVersion": "0",
-                        "oSMinorVersion": "0",
+                    "osDetails": if self.settings.assumptions.protectable_os_known {
+                        os(machine)
+                    } else {
+                        Value::Null
                     },
                     "diskDetails": disks,
                     "hasPhysicalDisk": "NotPresent",
@@ -346,6 +354,42 @@ impl Service {
             },
         })
     }
+}
+
+fn os(machine: &Machine) -> Value {
+    json!({
+        "osType": machine.os_type,
+        "productType": "UNKNOWN",
+        "osEdition": "Standard",
+        "oSVersion": "1.1.1.1",
+        "oSMajorVersion": "0",
+        "oSMinorVersion": "0",
+    })
+}
+
+/// The VM's only network adapter, with the members that matter to a client.
+fn nic(machine: &Machine, network: &str) -> Value {
+    json!({
+        "nicId": crate::ids::named("nic", &machine.vm_id),
+        "replicaNicId": null,
+        "sourceNicArmId": null,
+        "vMNetworkName": "virtual-switch",
+        "recoveryVMNetworkId": network,
+        "ipConfigs": [{
+            "name": null,
+            "isPrimary": true,
+            "subnetName": "virtual-switch",
+            "staticIPAddress": null,
+            "ipAddressType": "Dynamic",
+            "isSeletedForFailover": true,
+            "recoverySubnetName": "default",
+            "recoveryStaticIPAddress": "",
+            "recoveryIPAddressType": "Dynamic",
+        }],
+        "selectionType": "SelectedByUser",
+        "reuseExistingNic": false,
+        "targetNicName": format!("nic-{}-00", machine.name),
+    })
 }
 
 fn vhd(machine: &Machine, number: usize) -> String {

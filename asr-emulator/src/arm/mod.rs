@@ -232,7 +232,9 @@ impl Service {
                 format!("{base}/{status}/{operation}?api-version={version}"),
             ),
         ];
-        if let Some(seconds) = self.settings.retry_after {
+        // The older versions always named a time.
+        let wait = self.settings.retry_after.or(call.old().then_some(30));
+        if let Some(seconds) = wait {
             headers.push(("retry-after".to_owned(), seconds.to_string()));
         }
         headers
@@ -247,6 +249,7 @@ impl Service {
     ) -> Response {
         let id = self.state.ids.next();
         let (limit, left) = self.remaining(&request.method);
+        let response = errors::traced(response, request, &id);
         let mut response = response
             .with("x-ms-request-id", &id)
             .with("x-ms-correlation-request-id", &id)
@@ -275,13 +278,14 @@ impl Service {
         let method = call.request.method.as_str();
         let at = |place: usize| call.path[place].as_str();
         match (method, low) {
+            ("GET", []) => Ok(self.vault_view().into()),
             ("GET", ["replicationprotecteditems"]) => self.list_items(call, None),
             ("GET", ["replicationfabrics"]) => Ok(self.list_fabrics()),
             ("GET", ["replicationfabrics", _]) => self.get_fabric(at(1)),
             ("GET", ["replicationprotectioncontainers"]) => Ok(self.list_containers(None)),
             ("GET", ["replicationrecoveryservicesproviders"]) => Ok(self.list_providers(None)),
-            ("GET", ["replicationvaulthealth"]) => Ok(self.vault_health()),
-            ("POST", ["replicationvaulthealth", _, "refresh"]) => Ok(self.vault_health()),
+            ("GET", ["replicationvaulthealth"])
+            | ("POST", ["replicationvaulthealth", _, "refresh"]) => Ok(self.vault_health()),
             ("GET", ["replicationpolicies"]) => Ok(self.list_policies()),
             ("GET", ["replicationpolicies", _]) => self.get_policy(at(1)),
             ("GET", ["replicationevents"]) => Ok(json!({ "value": [], "nextLink": null }).into()),

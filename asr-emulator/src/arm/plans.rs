@@ -68,7 +68,7 @@ impl Service {
                 "startTime": moment(job.start.unwrap_or(job.created)),
             })
         });
-        json!({
+        let mut view = json!({
             "id": format!("{vault}/replicationRecoveryPlans/{}", plan.name),
             "name": plan.name,
             "type": "Microsoft.RecoveryServices/vaults/replicationRecoveryPlans",
@@ -81,9 +81,6 @@ impl Service {
                 "failoverDeploymentModel": "ResourceManager",
                 "replicationProviders": ["HyperVReplicaAzure"],
                 "allowedOperations": operations,
-                "lastPlannedFailoverTime": plan.last_planned.map(moment),
-                "lastUnplannedFailoverTime": plan.last_unplanned.map(moment),
-                "lastTestFailoverTime": null,
                 "currentScenario": scenario,
                 "currentScenarioStatus": job.map(|job| job.state.word()),
                 "currentScenarioStatusDescription": job.map(|job| match job.state {
@@ -94,7 +91,17 @@ impl Service {
                 "groups": groups,
                 "providerSpecificDetails": [],
             },
-        })
+        });
+        let times = [
+            ("lastPlannedFailoverTime", plan.last_planned),
+            ("lastUnplannedFailoverTime", plan.last_unplanned),
+        ];
+        for (name, time) in times {
+            if let Some(time) = time {
+                view["properties"][name] = moment(time);
+            }
+        }
+        view
     }
 
     pub(crate) fn plan_action(

@@ -166,6 +166,9 @@ impl Service {
                 }
                 if !machine.runs(Site::Azure) {
                     machine.azure = None;
+                    if assumed.on_premises_vm_restarts {
+                        wrong = machine.start(Site::OnPremises, false);
+                    }
                 }
             }
             Scenario::UnplannedFailover

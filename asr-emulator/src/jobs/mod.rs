@@ -2,6 +2,7 @@
 
 pub(crate) mod children;
 pub(crate) mod effects;
+mod plan_tasks;
 pub(crate) mod plans;
 pub(crate) mod run;
 pub(crate) mod scenarios;
@@ -216,6 +217,16 @@ pub(crate) struct Task {
     pub(crate) error: Option<JobError>,
 }
 
+/// Where a test wants a job to fail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PlannedFailure {
+    /// The task's name.
+    pub(crate) task: String,
+    /// The VM of a plan's job, by its item; any when there is none.
+    pub(crate) item: Option<String>,
+    pub(crate) error: JobError,
+}
+
 /// A job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
@@ -234,8 +245,8 @@ pub(crate) struct Job {
     pub(crate) failback: FailbackOptions,
     /// It fails at its first task.
     pub(crate) doom: Option<JobError>,
-    /// A test wants it to fail at the task of that name.
-    pub(crate) fails_at: Option<(String, JobError)>,
+    /// A test wants it to fail.
+    pub(crate) fails_at: Option<PlannedFailure>,
     pub(crate) resumed: bool,
     /// Jobs the service starts by itself are not seen before they begin, and hold their item only then.
     pub(crate) automatic: bool,

@@ -17,7 +17,7 @@ impl Service {
             .state
             .plans
             .get(key)
-            .map(|plan| plan.members())
+            .map(crate::state::Plan::members)
             .unwrap_or_default();
         if members
             .iter()
@@ -101,7 +101,7 @@ impl Service {
         job.doom = doom;
         job.children = groups.iter().flatten().map(|(_, child)| *child).collect();
         if !doomed {
-            self.plant_failure(place, None);
+            self.plant_failure(place);
         }
         let id = self.state.ids.next();
         let mut resource = String::new();
@@ -111,7 +111,9 @@ impl Service {
         }
         self.begin(place, now);
         self.mirror_children(place);
-        self.make_operation(id, place, resource, false, now)
+        let started = self.make_operation(id, place, resource, false, now);
+        self.plant_warning(&started);
+        started
     }
 
     /// Accepts a refresh of a provider.
@@ -125,11 +127,13 @@ impl Service {
         };
         let tasks = maker.item(Scenario::RefreshFabric, &order.failback, false, None);
         self.state.jobs[place].tasks = tasks;
-        self.plant_failure(place, None);
+        self.plant_failure(place);
         self.begin(place, now);
         let resource =
             format!("/replicationFabrics/{fabric}/replicationRecoveryServicesProviders/{name}");
         let id = self.state.jobs[place].name.clone();
-        self.make_operation(id, place, resource, false, now)
+        let started = self.make_operation(id, place, resource, false, now);
+        self.plant_warning(&started);
+        started
     }
 }

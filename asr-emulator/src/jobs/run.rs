@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::jobs::{Effect, Job, JobError, JobState, Scenario, Target, Task, TaskState};
+use crate::jobs::{
+    Effect, Job, JobError, JobState, PlannedFailure, Scenario, Target, Task, TaskState,
+};
 use crate::service::Service;
 use crate::world::Site;
 
@@ -24,7 +26,7 @@ struct Walk<'a> {
     unready: &'a HashMap<String, JobError>,
     own: Option<&'a str>,
     doom: &'a mut Option<JobError>,
-    fails_at: &'a mut Option<(String, JobError)>,
+    fails_at: &'a mut Option<PlannedFailure>,
     effects: Vec<(Option<String>, Effect)>,
     errors: Vec<(String, JobError)>,
 }
@@ -108,8 +110,13 @@ impl Walk<'_> {
         if let Some(doom) = self.doom.take() {
             return Some(doom);
         }
-        if (self.fails_at.as_ref()).is_some_and(|(name, _)| name.eq_ignore_ascii_case(&task.name)) {
-            return self.fails_at.take().map(|(_, error)| error);
+        let wanted = self.fails_at.as_ref().is_some_and(|failure| {
+            let here = failure.item.is_none()
+                || failure.item.as_deref() == task.item.as_deref().or(self.own);
+            here && failure.task.eq_ignore_ascii_case(&task.name)
+        });
+        if wanted {
+            return self.fails_at.take().map(|failure| failure.error);
         }
         let item = task.item.as_deref().or(self.own)?;
         if task.needs_host && self.silent.contains(item) {
@@ -172,7 +179,7 @@ impl Service {
                 .state
                 .plans
                 .get(key)
-                .map(|plan| plan.members())
+                .map(crate::state::Plan::members)
                 .unwrap_or_default(),
             Target::Provider(..) => Vec::new(),
         }
@@ -295,7 +302,7 @@ impl Service {
             };
             let elsewhere = (job.failback.provider.as_ref())
                 .is_some_and(|name| !name.eq_ignore_ascii_case(&machine.provider));
-            if machine.on_premises.is_none() && !job.failback.create {
+            if (machine.on_premises.is_none() || elsewhere) && !job.failback.create {
                 unready.insert(
                     key.clone(),
                     JobError::new(

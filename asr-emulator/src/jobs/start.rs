@@ -2,10 +2,13 @@
 
 use jiff::Timestamp;
 
+use crate::faults::JobFailure;
 use crate::item::{Phase, TestState};
 use crate::jobs::run::later;
 use crate::jobs::scenarios::Maker;
-use crate::jobs::{FailbackOptions, Job, JobError, JobState, Operation, Scenario, Target};
+use crate::jobs::{
+    FailbackOptions, Job, JobError, JobState, Operation, PlannedFailure, Scenario, Target,
+};
 use crate::service::Service;
 
 /// What somebody has asked for.
@@ -141,13 +144,15 @@ impl Service {
             if let Some(item) = self.state.items.get_mut(key) {
                 item.current = Some(place);
             }
-            self.plant_failure(place, Some(key));
+            self.plant_failure(place);
         }
         let resource = self.item_path(key);
         let deletes = order.scenario == Scenario::DisableDr;
         let name = self.state.jobs[place].name.clone();
         self.begin(place, now);
-        self.make_operation(name, place, resource, deletes, now)
+        let started = self.make_operation(name, place, resource, deletes, now);
+        self.plant_warning(&started);
+        started
     }
 
     /// Sets the time at which an accepted job begins.
@@ -174,7 +179,7 @@ impl Service {
         let job = &mut self.state.jobs[place];
         job.tasks = tasks;
         job.automatic = true;
-        self.plant_failure(place, Some(key));
+        self.plant_failure(place);
         self.state.due.insert((start, place));
     }
 
@@ -227,21 +232,27 @@ impl Service {
     }
 
     /// Gives a new job the failure that a test has prepared for it.
-    pub(crate) fn plant_failure(&mut self, place: usize, key: Option<&str>) {
+    pub(crate) fn plant_failure(&mut self, place: usize) {
         let scenario = self.state.jobs[place].scenario;
+        let members = self.members(place);
+        let item = |failure: &JobFailure| {
+            (failure.item.as_ref()).map(|name| self.state.find_item(name).unwrap_or_default())
+        };
         let found = self.state.failures.iter().position(|failure| {
-            failure.scenario == scenario
-                && (failure.item.as_ref()).is_none_or(|name| {
-                    key.is_some() && self.state.find_item(name).as_deref() == key
-                })
+            failure.scenario == scenario && item(failure).is_none_or(|item| members.contains(&item))
         });
         if let Some(found) = found {
+            let item = item(&self.state.failures[found]);
             let failure = self.state.failures.remove(found);
             let job = &mut self.state.jobs[place];
             if failure.task.is_empty() {
                 job.doom = Some(failure.error);
             } else {
-                job.fails_at = Some((failure.task, failure.error));
+                job.fails_at = Some(PlannedFailure {
+                    task: failure.task,
+                    item,
+                    error: failure.error,
+                });
             }
         }
     }
@@ -254,12 +265,6 @@ impl Service {
         deletes: bool,
         now: Timestamp,
     ) -> Started {
-        let scenario = self.state.jobs[job].scenario;
-        let found = (self.state.warnings.iter()).position(|warning| warning.scenario == scenario);
-        let warning = found.map(|found| {
-            let warning = self.state.warnings.remove(found);
-            (warning.code, warning.message)
-        });
         self.state.operations.insert(
             id.clone(),
             Operation {
@@ -269,9 +274,21 @@ impl Service {
                 deletes,
                 instant: false,
                 created: now,
-                warning,
+                warning: None,
             },
         );
         Started { operation: id, job }
+    }
+
+    /// Gives a new operation the warning that a test has prepared for it.
+    pub(crate) fn plant_warning(&mut self, started: &Started) {
+        let scenario = self.state.jobs[started.job].scenario;
+        let found = (self.state.warnings.iter()).position(|warning| warning.scenario == scenario);
+        if let Some(found) = found {
+            let warning = self.state.warnings.remove(found);
+            if let Some(operation) = self.state.operations.get_mut(&started.operation) {
+                operation.warning = Some((warning.code, warning.message));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::ids::named;
 use crate::jobs::{Job, JobError, JobState, Scenario, Target, Task, TaskKind, TaskState};
 use crate::seed::FabricKind;
 use crate::service::Service;
@@ -111,7 +112,7 @@ impl Service {
             "customDetails": null,
         });
         if let Some(start) = job.start {
-            properties["startTime"] = moment(start).into();
+            properties["startTime"] = moment(start);
         }
         if let Some(end) = job.end {
             properties["endTime"] = second(end).into();
@@ -258,7 +259,7 @@ impl Service {
             affected["PrimaryVmName"] = job.object.1.as_str().into();
             affected["RecoveryVmId"] = "".into();
             affected["RecoveryVmName"] = job.object.1.as_str().into();
-            affected["ProtectionProfileId"] = self.policy().into();
+            affected["ProtectionProfileId"] = named("policy", "policy-1").into();
         }
         let mut details = json!({
             "instanceType": "AsrJobDetails",

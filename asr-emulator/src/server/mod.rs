@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +90,7 @@ pub struct Emulator {
     /// Its clock.
     pub clock: Arc<Clock>,
     shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -121,7 +123,7 @@ impl Emulator {
         }
         let authority = authority(options.state.as_ref())?;
         if let Some(path) = &options.ca_out {
-            store::write(path, authority.certificate.as_bytes())?;
+            store::write(path, authority.certificate.as_bytes(), 0o644)?;
         }
         let mut names = options.names;
         names.extend(["localhost", "127.0.0.1", "::1"].map(String::from));
@@ -143,7 +145,7 @@ impl Emulator {
             stop: CancellationToken::new(),
         });
         shared.save()?;
-        tokio::spawn(accept(listener, acceptor, Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept(listener, acceptor, Arc::clone(&shared)));
         Ok(Self {
             address,
             url: format!("https://{address}"),
@@ -151,6 +153,7 @@ impl Emulator {
             service,
             clock,
             shared,
+            accepting: Some(accepting),
         })
     }
 
@@ -173,9 +176,13 @@ impl Emulator {
         format!("{}{}", self.url, self.service.lock().vault().path())
     }
 
-    /// Waits until the emulator is stopped.
-    pub async fn stopped(&self) {
-        self.shared.stop.cancelled().await;
+    /// Stops it; when this returns, its port is free and its state is saved.
+    pub async fn stop(mut self) {
+        self.shared.stop.cancel();
+        if let Some(accepting) = self.accepting.take() {
+            // It ends by itself once it is told to.
+            let _ = accepting.await;
+        }
     }
 }
 
@@ -237,7 +244,9 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared
     };
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { shared.serve(request).await }
+        // A task of its own: a request that is there acts, whether its client waits for it or not.
+        let served = tokio::spawn(async move { shared.serve(request).await });
+        async move { served.await.unwrap_or(Err(Unanswered::Dropped)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -282,7 +291,10 @@ impl Shared {
         let outcome = self.service.lock().submit(&request, self.clock.now());
         let outcome = match outcome {
             Outcome::Later { millis } => {
-                self.clock.sleep(millis).await;
+                tokio::select! {
+                    () = self.clock.sleep(millis) => {}
+                    () = self.stop.cancelled() => return Err(Unanswered::Dropped),
+                }
                 let now = self.clock.now();
                 let mut service = self.service.lock();
                 Outcome::Answer(service.handle_with(&request, now, Some("delay"), false))

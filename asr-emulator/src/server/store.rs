@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,13 +11,18 @@ use anyhow::Context;
 #[derive(Clone, Debug)]
 pub(crate) struct Store(pub(crate) PathBuf);
 
-/// Writes a file whole.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+/// Writes a file whole, for its owner alone or for all to read.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let fresh = path.with_file_name(name);
     let written = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&fresh)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, path)
@@ -36,6 +42,7 @@ impl Store {
     }
 
     pub(crate) fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
-        write(&self.0, bytes)
+        // Tokens, and the CA's key beside it, are nobody else's to read.
+        write(&self.0, bytes, 0o600)
     }
 }
