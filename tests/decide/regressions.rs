@@ -541,3 +541,29 @@ fn a_claim_moves_where_the_two_registers_name_two_failovers() {
     ];
     run(&begun, &steps).unwrap();
 }
+
+/// The fence of a move that is gone came late, to a target whose commit had just been accepted and was not on record.
+#[test]
+fn a_late_fence_of_a_lost_move_ends_the_commit_that_it_came_before() {
+    play(
+        Kind::Agents,
+        &[
+            Step::FailNext(Azure, ErrorClass::Throttled),
+            run_of(0, 1, 0),
+            Step::Fate(Fate::LostBefore),
+            Step::Place(Azure),
+            run_of(0, 6, 2),
+            run_of(0, 6, 2),
+            late(4),
+            Step::Answer(Answer::Rollback),
+            Step::Fate(Fate::Arrives),
+            Step::Reapply,
+            Step::Reapply,
+            run_of(0, 1, 0),
+            Step::LoseFailover,
+            Step::Fate(Fate::LostBefore),
+            run_of(0, 4, 1),
+            run_of(0, 1, 0),
+        ],
+    );
+}

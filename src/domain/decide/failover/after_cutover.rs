@@ -170,9 +170,16 @@ impl Move<'_> {
                 self.status.uncommitted = None;
                 Next::Enter(FailoverPhase::AwaitingReverseReplication)
             }
-            other => Next::Wait(Wait::mend(format!(
-                "the commit cannot go on from where the VM stands now: {other:?}"
-            ))),
+            // S5: the target was barred before it recorded a commit, by a late order of a Failover that is gone: none of what is here now
+            // was accepted.
+            Stage::Settled { .. }
+            | Stage::SourceFenced { .. }
+            | Stage::SourceStopped { .. }
+            | Stage::TargetWhole { .. }
+            | Stage::TargetFenced { .. }
+            | Stage::Unclaimed { .. }
+            | Stage::Contradiction { .. }
+            | Stage::Unreadable { .. } => Next::Enter(FailoverPhase::AwaitingCommit),
         }
     }
 
