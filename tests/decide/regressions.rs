@@ -541,3 +541,79 @@ fn a_claim_moves_where_the_two_registers_name_two_failovers() {
     ];
     run(&begun, &steps).unwrap();
 }
+
+/// The fence of a move that is gone came late, to a target whose commit had just been accepted and was not on record.
+#[test]
+fn a_late_fence_of_a_lost_move_ends_the_commit_that_it_came_before() {
+    play(
+        Kind::Agents,
+        &[
+            Step::FailNext(Azure, ErrorClass::Throttled),
+            run_of(0, 1, 0),
+            Step::Fate(Fate::LostBefore),
+            Step::Place(Azure),
+            run_of(0, 6, 2),
+            run_of(0, 6, 2),
+            late(4),
+            Step::Answer(Answer::Rollback),
+            Step::Fate(Fate::Arrives),
+            Step::Reapply,
+            Step::Reapply,
+            run_of(0, 1, 0),
+            Step::LoseFailover,
+            Step::Fate(Fate::LostBefore),
+            run_of(0, 4, 1),
+            run_of(0, 1, 0),
+        ],
+    );
+}
+
+/// An old look, of before the stop, while the commit was being recorded.
+#[test]
+fn s07_a_look_from_before_the_stop_takes_no_commit_back() {
+    let start = Start {
+        kind: Kind::Service,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::FullBack,
+    };
+    let steps = [
+        run_of(0, 1, 1),
+        Step::Fate(Fate::Arrives),
+        Step::Fate(Fate::Refused(ErrorClass::Transient)),
+        pass(1, false),
+        run_of(0, 9, 1),
+        pass(1, true),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
+}
+
+/// The fence of a lost move was lost, and refused when the next Failover gave it.
+#[test]
+fn a_fence_that_a_lost_move_gave_keeps_its_epoch() {
+    let start = Start {
+        kind: Kind::Agents,
+        running: false,
+        placement: OnPremises,
+        prelude: Prelude::Nothing,
+    };
+    let steps = [
+        run_of(0, 1, 0),
+        Step::Place(Azure),
+        pass(0, false),
+        run_of(0, 5, 1),
+        Step::Place(OnPremises),
+        pass(0, false),
+        Step::Fate(Fate::LostBefore),
+        Step::Fate(Fate::Refused(ErrorClass::Transient)),
+        Step::LoseFailover,
+        run_of(0, 2, 0),
+        Step::Advance { beats: 1 },
+        run_of(0, 5, 1),
+    ];
+    if let Err(why) = run(&start, &steps) {
+        panic!("{why}");
+    }
+}

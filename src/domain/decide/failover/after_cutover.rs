@@ -151,7 +151,7 @@ impl Move<'_> {
         })
     }
 
-    pub(super) fn committing(&mut self, stage: &Stage) -> Next {
+    pub(super) fn committing(&mut self, vm: &VmObservation, stage: &Stage) -> Next {
         match stage {
             Stage::TargetStarted { .. } => {
                 // S5: a commit that was refused, with none on record, leaves the question open again.
@@ -170,9 +170,15 @@ impl Move<'_> {
                 self.status.uncommitted = None;
                 Next::Enter(FailoverPhase::AwaitingReverseReplication)
             }
-            other => Next::Wait(Wait::mend(format!(
-                "the commit cannot go on from where the VM stands now: {other:?}"
-            ))),
+            // S5: the target was barred before it recorded a commit, by a late order of a Failover that is gone: none of what is here now
+            // was accepted.
+            _ if vm.newest_mark().is_some_and(|newest| newest > self.taken()) => {
+                Next::Enter(FailoverPhase::AwaitingCommit)
+            }
+            // S7: where it stood before is an old look.
+            _ => Next::Wait(Wait::outside(
+                "a newer look: what was seen is older than the commit that was asked for",
+            )),
         }
     }
 

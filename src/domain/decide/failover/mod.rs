@@ -248,7 +248,7 @@ impl Move<'_> {
             FailoverPhase::AwaitingCutover => self.awaiting_cutover(view, vm, stage, can),
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
-            FailoverPhase::Committing => self.committing(stage),
+            FailoverPhase::Committing => self.committing(vm, stage),
             FailoverPhase::AwaitingReverseReplication => self.awaiting_reverse_replication(can),
             FailoverPhase::ReverseReplicating => self.reverse_replicating(vm),
             FailoverPhase::Cancelling => self.cancelling(vm, stage, can),

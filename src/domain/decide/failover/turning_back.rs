@@ -3,8 +3,8 @@
 use crate::api::{FailoverOutcome, FailoverPhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
-use crate::domain::decide::event;
 use crate::domain::decide::wait::Wait;
+use crate::domain::decide::{event, pending_mark};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
@@ -89,7 +89,7 @@ impl Move<'_> {
                     "{} to end before the VM is resumed",
                     doing(operation.kind)
                 ))),
-                None => Next::Submit(Action::ResumeSource { from }),
+                None => self.resume(vm),
             },
             Stage::TargetStarted { .. } if can.rollback && self.fo.spec.cancel != Some(true) => {
                 self.status.outcome = Some(FailoverOutcome::RolledBack);
@@ -103,6 +103,23 @@ impl Move<'_> {
             Stage::Unclaimed { .. } | Stage::Contradiction { .. } | Stage::Unreadable { .. } => {
                 Next::Wait(registers_gone())
             }
+        }
+    }
+
+    /// S2: the source comes back at the epoch of the fence. A fence of a newer epoch that may still be on its way would bar the target anew after
+    /// that, and leave the two sides in contradiction: it is given again first.
+    fn resume(&self, vm: &VmObservation) -> Next {
+        let (from, to) = (self.from(), self.to());
+        let fenced_at = vm.marks[to].known().map_or(0, |mark| mark.epoch);
+        let on_its_way = self
+            .status
+            .pending_action
+            .as_ref()
+            .is_some_and(|pending| pending_mark(pending).epoch > fenced_at);
+        if on_its_way {
+            Next::Submit(Action::FenceTarget { to })
+        } else {
+            Next::Submit(Action::ResumeSource { from })
         }
     }
 
@@ -130,7 +147,7 @@ impl Move<'_> {
             | Stage::SourceFenced { .. }
             | Stage::SourceStopped { .. }
             | Stage::TargetWhole { .. } => Next::Submit(Action::FenceTarget { to: self.to() }),
-            Stage::TargetFenced { .. } => Next::Submit(Action::ResumeSource { from }),
+            Stage::TargetFenced { .. } => self.resume(vm),
             // What was not committed stays in the record: it is what was dropped.
             Stage::Settled { site } if *site == from => {
                 Next::Finish(self.status.outcome.unwrap_or(FailoverOutcome::RolledBack))
