@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use homeward_asr_emulator::{Button, Fault, JobFailure, Machine, Record, Rule, Violation};
+use homeward_asr_emulator::{
+    Button, Fault, JobFailure, Machine, Record, Rule, Settings, Violation,
+};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -238,6 +240,18 @@ impl Emulator {
     pub async fn fail_job(&self, failure: &JobFailure) -> Result<()> {
         let failure = serde_json::to_value(failure)?;
         self.control(Method::POST, "faults/job", Some(failure))
+            .await?;
+        Ok(())
+    }
+
+    /// Behaves like this from now on; jobs that have begun go on as they were.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn behave(&self, settings: &Settings) -> Result<()> {
+        let settings = serde_json::to_value(settings)?;
+        self.control(Method::PUT, "settings", Some(settings))
             .await?;
         Ok(())
     }

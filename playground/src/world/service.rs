@@ -48,7 +48,7 @@ impl ServiceOptions {
         Self {
             seed: Seed::of(kind, vms),
             settings: Settings::default(),
-            speed: 20,
+            speed: 10,
             operators: 1,
             looks: [1000, 200, 100].map(Duration::from_millis),
             shortest_pause: Duration::from_millis(150),

@@ -5,6 +5,8 @@
 //! printed; `SEED=n` repeats it.
 
 mod asked;
+mod cancel;
+mod faults;
 mod lane;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]
