@@ -35,6 +35,10 @@ use super::protected_virtual_machine::DataSyncRequest;
         .message("spec.commit: Rollback comes too late: the move is committed; change spec.placement of the ProtectedVirtualMachine back, and the VM comes back by a move of its own")
         .field_path(".spec.commit"),
     validation = Rule::new(
+        "has(oldSelf.spec.commit) || !has(self.spec.commit) || self.spec.commit != 'Rollback' || !has(self.status) || !has(self.status.rollback) || self.status.rollback != 'Unavailable'")
+        .message("spec.commit: Rollback cannot be done: the service of this vault takes no move back; answer Approved, and change spec.placement of the ProtectedVirtualMachine to bring the VM back by a move of its own")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
         "!has(self.status) || !has(self.status.phase) || !(self.status.phase in ['Succeeded', 'Cancelled', 'RolledBack', 'Failed']) || self.spec == oldSelf.spec")
         .message("the move has ended and takes no answer any more: to move the VM, change spec.placement of the ProtectedVirtualMachine")
         .field_path(".spec"),
@@ -198,6 +202,9 @@ pub struct FailoverStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tasks: Vec<TaskStatus>,
+    /// `Unavailable` where the vault's driver cannot take this move back before commit; absent where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackStatus>,
     /// How far the copy is; written at most every 5 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressStatus>,
@@ -231,6 +238,13 @@ pub struct FailoverStatus {
     /// When the move ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+}
+
+/// Whether a move can be taken back before commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackStatus {
+    /// It cannot.
+    Unavailable,
 }
 
 /// One task of a move.

@@ -179,7 +179,7 @@ pub struct VmObservation {
     pub inconsistent_because: Option<String>,
     /// Why the data sync that this move had under way is over, when somebody else ended it, or it broke off by itself.
     pub sync_ended: Option<String>,
-    /// The site that the VM leaves by a move that somebody else has begun and that has not stopped it yet.
+    /// The site that the VM leaves by a job of a service that goes on, whoever began that.
     pub leaving: Option<Site>,
 }
 

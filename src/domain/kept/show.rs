@@ -28,7 +28,7 @@ pub fn show(
         if let Fact::Known(Stage::Settled { site }) = look.stage {
             shown.stage = Fact::Known(Stage::Unclaimed { site });
         }
-        shown.leaving = leaving(look, None);
+        shown.leaving = leaving(look);
         return shown;
     };
     shown.claims = BySite::from_fn(|_| Fact::Known(claim(register)));
@@ -65,7 +65,7 @@ pub fn show(
         }
     }
     shown.sync_ended = sync_ended(register, look);
-    shown.leaving = leaving(look, Some(register));
+    shown.leaving = leaving(look);
     shown
 }
 
@@ -123,20 +123,12 @@ fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
     }
 }
 
-/// The site that the VM leaves by a job that no request of this register began.
-fn leaving(look: &VmObservation, register: Option<&KeptRegister>) -> Option<Site> {
+/// The site that the VM leaves by the job that moves it, whoever began that.
+fn leaving(look: &VmObservation) -> Option<Site> {
     let jobs = look.jobs.as_ref()?;
     let job = jobs.all.iter().rev().find(|job| {
         matches!(job.does, JobKind::Failover | JobKind::Failback) && !job.state.is_final()
     })?;
-    let request = register.and_then(|register| register.request.as_ref());
-    let own = request.is_some_and(|request| {
-        let id = request.job.as_ref().or_else(|| request.outcome.as_ref()?.job.as_ref());
-        id.is_some_and(|id| id.eq_ignore_ascii_case(&job.id))
-    });
-    if own {
-        return None;
-    }
     Some(match job.does {
         JobKind::Failback => Site::Azure,
         _ => Site::OnPremises,

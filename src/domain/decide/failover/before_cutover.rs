@@ -20,7 +20,7 @@ impl Move<'_> {
             .seen()
             .and_then(|vm| vm.stage.known())
             .is_some_and(Stage::is_midway);
-        if midway {
+        if midway || self.is_followed() {
             // S6: taken up from a Failover that is gone. Neither a held start, nor suspend, nor a wish to stay leaves the VM half way.
             self.status.start_time = Some(Time(self.now()));
             return Next::Enter(FailoverPhase::Preparing);
@@ -301,6 +301,15 @@ impl Move<'_> {
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("the move goes on to cutover"));
+        }
+        if self.is_followed()
+            && self.world.intent.placement == self.from()
+            && self.fo.spec.cutover.is_none()
+        {
+            return Next::Wait(Wait::person(format!(
+                "spec.cutover: Approved or spec.cancel: true on this Failover: somebody began this move at the service, and the placement asks for {}",
+                self.from()
+            )));
         }
         if self.world.intent.cutover == Approval::Manual && self.fo.spec.cutover.is_none() {
             return Next::Wait(Wait::person(
