@@ -98,13 +98,12 @@ pub fn cases() -> Vec<Case> {
             "login.example.com",
             Some("custom.authority must be an https URL"),
         ),
-        of_custom(
-            "caBundle",
-            "not PEM",
-            Some("caBundle must be PEM text"),
-        ),
+        of_custom("caBundle", "not PEM", Some("caBundle must be PEM text")),
         credentials(json!({"workloadIdentity": {}}), None),
-        credentials(json!({"managedIdentity": {}, "clientId": "user-assigned"}), None),
+        credentials(
+            json!({"managedIdentity": {}, "clientId": "user-assigned"}),
+            None,
+        ),
         credentials(
             json!({"tenantId": "t", "clientId": "c", "clientCertificateRef": {"name": "s"}}),
             None,

@@ -6,8 +6,8 @@ mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::{Bench, crds};
 use cases::{Case, Kind};
+use common::{Bench, crds};
 use homeward::api::definitions;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -56,7 +56,6 @@ fn set(value: &mut Value, path: &str, to: Value) {
         }
     }
 }
-
 
 /// An answer at the commit gate, then another one at another phase.
 async fn commit_twice(
@@ -123,10 +122,7 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
         Api::namespaced_with(bench.client.clone(), &bench.namespace, &kind.resource())
     };
     let mut heard = String::new();
-    for (number, case) in cases::cases()
-        .into_iter()
-        .chain(azure::cases())
-        .enumerate() {
+    for (number, case) in cases::cases().into_iter().chain(azure::cases()).enumerate() {
         let name = format!("case-{number}");
         let told = attempt(&api(case.kind), &name, &case).await;
         let what = format!(

@@ -38,11 +38,7 @@ const JOBS_KEPT: usize = 24;
 
 /// What is known for good of the last request, taken down.
 #[must_use]
-pub fn settle(
-    register: &KeptRegister,
-    look: &VmObservation,
-    now: jiff::Timestamp,
-) -> KeptRegister {
+pub fn settle(register: &KeptRegister, look: &VmObservation, now: jiff::Timestamp) -> KeptRegister {
     let mut next = register.clone();
     show::note_consistency(&mut next, look);
     let Some(request) = &register.request else {

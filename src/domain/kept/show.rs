@@ -113,11 +113,14 @@ fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
         && outcome.result == KeptResult::Succeeded;
     let id = outcome.job.as_deref().filter(|_| synchronised)?;
     let jobs = look.jobs.as_ref()?;
-    let job = jobs.all.iter().find(|job| job.id.eq_ignore_ascii_case(id))?;
+    let job = jobs
+        .all
+        .iter()
+        .find(|job| job.id.eq_ignore_ascii_case(id))?;
     match &job.state {
-        JobState::Cancelling | JobState::Cancelled => Some(
-            "somebody else cancelled the data sync at the service".to_owned(),
-        ),
+        JobState::Cancelling | JobState::Cancelled => {
+            Some("somebody else cancelled the data sync at the service".to_owned())
+        }
         JobState::Failed { message, .. } => Some(format!("the data sync broke off: {message}")),
         JobState::Running { .. } | JobState::Waiting | JobState::Succeeded => None,
     }
@@ -139,7 +142,9 @@ fn leaving(look: &VmObservation) -> Option<Site> {
 pub(super) fn note_consistency(register: &mut KeptRegister, look: &VmObservation) {
     match &look.target_consistent {
         Fact::Known(false) => {
-            register.inconsistent_because.clone_from(&look.inconsistent_because);
+            register
+                .inconsistent_because
+                .clone_from(&look.inconsistent_because);
         }
         Fact::Known(true) if look.is_whole_again() => register.inconsistent_because = None,
         Fact::Known(true) | Fact::Absent | Fact::Unknown(_) => {}

@@ -215,9 +215,15 @@ impl AzureSiteRecoveryDriver {
             Some(listed) => listed.checked_sub(JOBS_OVERLAP),
         }
         .unwrap_or(now);
-        let until = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
+        let until = now
+            .checked_add(SignedDuration::from_hours(24))
+            .unwrap_or(now);
         let at = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let filter = format!("StartTime eq '{}' and EndTime eq '{}'", at(since), at(until));
+        let filter = format!(
+            "StartTime eq '{}' and EndTime eq '{}'",
+            at(since),
+            at(until)
+        );
         let path = self.client.in_vault("replicationJobs");
         let (listed, date) = self
             .client
@@ -292,9 +298,14 @@ fn wanted(book: &Book, items: &[Item]) -> Vec<String> {
         let of_vm = book.of_vm(item.vm_id.as_deref(), &item.friendly_name);
         let moves = |job: &&&Job| {
             let scenario = job.scenario.as_deref().unwrap_or_default();
-            ["PlannedFailover", "UnplannedFailover", "Failover", "Failback"]
-                .iter()
-                .any(|name| name.eq_ignore_ascii_case(scenario))
+            [
+                "PlannedFailover",
+                "UnplannedFailover",
+                "Failover",
+                "Failback",
+            ]
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(scenario))
         };
         names.extend(of_vm.last().map(|job| job.name.clone()));
         names.extend(of_vm.iter().rev().find(moves).map(|job| job.name.clone()));

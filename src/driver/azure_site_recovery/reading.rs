@@ -355,7 +355,8 @@ fn protection(item: &Item, jobs: &[Job], stage: &Stage) -> Fact<Protection> {
     if item.allows("ReverseReplicate") {
         return Fact::Absent;
     }
-    let steady = item.allows("PlannedFailover") || item.protection_state.eq_ignore_ascii_case("Protected");
+    let steady =
+        item.allows("PlannedFailover") || item.protection_state.eq_ignore_ascii_case("Protected");
     let state = if item.replication_health.eq_ignore_ascii_case("Critical") {
         ProtectionState::Failing(health(item))
     } else if steady {
@@ -406,7 +407,10 @@ fn health(item: &Item) -> String {
 /// What must be mended before anything is begun.
 fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
     let mut all = Vec::new();
-    if !item.instance_type.eq_ignore_ascii_case("HyperVReplicaAzure") {
+    if !item
+        .instance_type
+        .eq_ignore_ascii_case("HyperVReplicaAzure")
+    {
         let kind = if item.instance_type.is_empty() {
             "of a kind that the service does not name"
         } else {
@@ -426,7 +430,9 @@ fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
         all.push(format!(
             "job {} of the service works on the VM: {}",
             job.id,
-            job.doing.as_deref().unwrap_or("it does not say what it does")
+            job.doing
+                .as_deref()
+                .unwrap_or("it does not say what it does")
         ));
     }
     all
@@ -441,11 +447,10 @@ fn protection_obstacles(
     now: Timestamp,
 ) -> Vec<String> {
     let mut all = Vec::new();
-    let own = item.provider_id.as_deref().and_then(|id| {
-        providers
-            .iter()
-            .find(|provider| same_id(&provider.id, id))
-    });
+    let own = item
+        .provider_id
+        .as_deref()
+        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
     if let Some(Connection::Disconnected(why)) = own.map(|provider| connection(provider, now)) {
         all.push(why);
     }
@@ -457,7 +462,10 @@ fn protection_obstacles(
             site: Site::OnPremises,
         } => {
             let nothing = !item.allows("PlannedFailover") && !item.allows("ReverseReplicate");
-            let copies = item.protection_state.to_ascii_lowercase().contains("initialreplication");
+            let copies = item
+                .protection_state
+                .to_ascii_lowercase()
+                .contains("initialreplication");
             if nothing && !copies {
                 all.push(format!(
                     "the service lets no planned failover be done now: it calls the VM {} ({}){}",

@@ -1,8 +1,6 @@
 //! The phases after the target was started: commit, and protection in the other direction.
 
-use crate::api::{
-    Approval, FailoverOutcome, FailoverPhase, RollbackStatus, TaskState, Verdict,
-};
+use crate::api::{Approval, FailoverOutcome, FailoverPhase, RollbackStatus, TaskState, Verdict};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
 use crate::domain::conditions::Reason;

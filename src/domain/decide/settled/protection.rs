@@ -9,9 +9,7 @@ use crate::domain::conditions::{ConditionType, Reason};
 use crate::domain::decide::wait::Waiting;
 use crate::domain::decide::{report, submission};
 use crate::domain::fact::Fact;
-use crate::domain::observation::{
-    OperationState, Power, ProtectionState, VmObservation,
-};
+use crate::domain::observation::{OperationState, Power, ProtectionState, VmObservation};
 use crate::domain::world::{VaultView, World};
 
 /// What holds protection.
