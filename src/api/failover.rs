@@ -66,6 +66,10 @@ use super::protected_virtual_machine::DataSyncRequest;
     .message("spec.to must be the other site than spec.from").field_path(".to"))]
 #[x_kube(validation = Rule::new("self.dataSync == oldSelf.dataSync")
     .message("spec.dataSync is immutable: cancel this Failover, set spec.failback.dataSync of the ProtectedVirtualMachine, and start the next one").field_path(".dataSync"))]
+#[x_kube(validation = Rule::new("has(self.host) == has(oldSelf.host) && (!has(self.host) || self.host == oldSelf.host)")
+    .message("spec.host is immutable: cancel this Failover, set spec.failback.host of the ProtectedVirtualMachine, and start the next one").field_path(".host"))]
+#[x_kube(validation = Rule::new("has(self.createIfMissing) == has(oldSelf.createIfMissing) && (!has(self.createIfMissing) || self.createIfMissing == oldSelf.createIfMissing)")
+    .message("spec.createIfMissing is immutable: cancel this Failover, set spec.failback.createIfMissing of the ProtectedVirtualMachine, and start the next one").field_path(".createIfMissing"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.start) || (has(self.start) && self.start == oldSelf.start)")
     .message("spec.start was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".start"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.cutover) || (has(self.cutover) && self.cutover == oldSelf.cutover)")
@@ -85,6 +89,13 @@ pub struct FailoverSpec {
     pub to: Site,
     /// The data sync asked for.
     pub data_sync: DataSyncRequest,
+    /// The host asked for on-premises, where it is another than the VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub host: Option<String>,
+    /// Leave to create the VM on-premises where it is not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_if_missing: Option<bool>,
     /// Answer: begin, where the move waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Yes>,

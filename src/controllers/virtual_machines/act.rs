@@ -308,6 +308,7 @@ async fn create(
         from,
         to,
         data_sync,
+        alternate,
         start_held_because,
         taken_up,
     } = new;
@@ -323,6 +324,8 @@ async fn create(
         from,
         to,
         data_sync,
+        host: alternate.host,
+        create_if_missing: alternate.create_if_missing.then_some(true),
         start: None,
         cutover: None,
         commit: None,

@@ -5,7 +5,7 @@ mod protection;
 use crate::api::{
     Condition, DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase,
 };
-use crate::domain::action::{Action, ActionKind, Mark};
+use crate::domain::action::{Action, ActionKind, Alternate, Mark};
 use crate::domain::conditions::{ConditionType, Reason};
 use crate::domain::decide::report::{Standing, newly_stalled, observed, say};
 use crate::domain::decide::wait::Waiting;
@@ -482,6 +482,11 @@ fn begin(
             from,
             to,
             data_sync,
+            alternate: if to == Site::OnPremises {
+                world.intent.alternate.clone()
+            } else {
+                Alternate::default()
+            },
             start_held_because: status.next_start_held_because.clone(),
             taken_up: false,
         }),
