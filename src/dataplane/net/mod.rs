@@ -6,6 +6,7 @@ mod conn;
 mod control;
 mod send;
 mod serve;
+mod stages;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Runs the receiving side of a pass on a connection that was accepted.
 
 use std::net::TcpStream;
-use std::sync::mpsc::{self, Receiver as Chan, Sender as ChanTx, SyncSender, TrySendError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -11,10 +11,9 @@ use uuid::Uuid;
 
 use super::IDLE;
 use super::conn::{Conn, ConnError};
+use super::stages::{Lines, Note, journal, prove, write};
 use crate::dataplane::identity::Roots;
-use crate::dataplane::io::apply::{
-    Batch, JournalStage, ProveStage, StageError, WriteStage, Written,
-};
+use crate::dataplane::io::apply::{Batch, JournalStage, ProveStage, StageError, WriteStage};
 use crate::dataplane::io::gate::Session;
 use crate::dataplane::io::new_files::Room;
 use crate::dataplane::io::target::{Target, refusal};
@@ -314,13 +313,7 @@ impl Serving<'_> {
             });
             scope.spawn(move || write(&writer, &write_work, &free, &written, &of_writer));
             scope.spawn(move || prove(prover, &prove_work, &notes));
-            let mut lines = Lines {
-                work: Some(work),
-                pool,
-                heard,
-                batch: None,
-                failed: None,
-            };
+            let mut lines = Lines::new(work, pool, heard);
             let taken = self.take(&mut lines);
             // Whatever has arrived whole is written and made durable, also when the connection is gone.
             lines.submit();
@@ -452,141 +445,6 @@ impl Serving<'_> {
 enum Stopped {
     Stage(StageError),
     Conn(ConnError),
-}
-
-enum Work {
-    Batch(Batch),
-    Checkpoint,
-}
-
-enum Note {
-    Durable(u64),
-    Failed(StageError),
-}
-
-/// The receiving thread's ends of the lines to the stages.
-struct Lines {
-    work: Option<SyncSender<Work>>,
-    pool: Chan<Batch>,
-    heard: Chan<Note>,
-    batch: Option<Batch>,
-    failed: Option<StageError>,
-}
-
-impl Lines {
-    /// The first failure has the words; which syncs have failed is kept of all (S12).
-    fn fail(&mut self, error: StageError) {
-        self.failed = Some(match self.failed.take() {
-            None => error,
-            Some(first) => StageError {
-                disk_sync: first.disk_sync || error.disk_sync,
-                journal_sync: first.journal_sync || error.journal_sync,
-                ..first
-            },
-        });
-    }
-
-    /// A batch with room for one more run; `None` when a stage has failed.
-    fn room(&mut self) -> Option<&mut Batch> {
-        if self.batch.as_ref().is_some_and(Batch::is_full) {
-            self.submit();
-        }
-        if self.batch.is_none() {
-            self.batch = self.pool.recv().ok();
-        }
-        self.batch.as_mut()
-    }
-
-    fn submit(&mut self) {
-        if let (Some(work), Some(batch)) =
-            (&self.work, self.batch.take_if(|batch| !batch.is_empty()))
-        {
-            let _ = work.send(Work::Batch(batch));
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        self.submit();
-        if let Some(work) = &self.work {
-            let _ = work.try_send(Work::Checkpoint);
-        }
-    }
-}
-
-fn journal(
-    mut stage: JournalStage<'_>,
-    work: &Chan<Work>,
-    next: &SyncSender<Work>,
-    notes: &ChanTx<Note>,
-) {
-    for item in work {
-        if let Work::Batch(batch) = &item
-            && let Err(error) = stage.cover(batch)
-        {
-            let _ = notes.send(Note::Failed(error));
-            return;
-        }
-        if next.send(item).is_err() {
-            return;
-        }
-    }
-}
-
-fn write(
-    stage: &WriteStage,
-    work: &Chan<Work>,
-    free: &ChanTx<Batch>,
-    next: &SyncSender<Written>,
-    notes: &ChanTx<Note>,
-) {
-    let mut written = Written::default();
-    for item in work {
-        let wanted = match item {
-            Work::Batch(mut batch) => {
-                if let Err(error) = stage.write(&mut batch, &mut written) {
-                    // What had its room is made durable, so that it is not sent again when there is more.
-                    if error.failure.kind == FailureKind::NoSpace && !written.is_empty() {
-                        let _ = next.send(written);
-                    }
-                    let _ = notes.send(Note::Failed(error));
-                    return;
-                }
-                batch.clear();
-                let _ = free.send(batch);
-                written.is_due()
-            }
-            Work::Checkpoint => !written.is_empty(),
-        };
-        if !wanted {
-            continue;
-        }
-        // While an earlier stretch is being proven, this one grows, up to a bound.
-        match next.try_send(std::mem::take(&mut written)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(back)) if !back.is_full() => written = back,
-            Err(TrySendError::Full(back)) => {
-                if next.send(back).is_err() {
-                    return;
-                }
-            }
-            Err(TrySendError::Disconnected(_)) => return,
-        }
-    }
-    if !written.is_empty() {
-        let _ = next.send(written);
-    }
-}
-
-fn prove(mut stage: ProveStage, work: &Chan<Written>, notes: &ChanTx<Note>) {
-    for written in work {
-        match stage.prove(&written) {
-            Ok(blocks) => drop(notes.send(Note::Durable(blocks))),
-            Err(error) => {
-                let _ = notes.send(Note::Failed(error));
-                return;
-            }
-        }
-    }
 }
 
 fn describe(error: &ConnError) -> String {
