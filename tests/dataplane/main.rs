@@ -13,5 +13,7 @@ mod passes;
 mod protocol;
 mod room;
 mod simfs;
+#[path = "../common/skipped.rs"]
+mod skipped;
 mod support;
 mod tls;
