@@ -10,6 +10,7 @@
 mod crash;
 mod failures;
 mod passes;
+mod progress;
 mod protocol;
 mod room;
 mod simfs;

@@ -347,27 +347,31 @@ impl Run<'_> {
                     .get(disk)
                     .and_then(|window| window.bytes().get(at..at + len))
                     .ok_or_else(|| lost("bytes to send"))?;
-                self.conn
+                self.line
                     .send(&Frame::Data(data), payload)
                     .map_err(conn_error)?;
                 // What the receiver says meanwhile is heard between frames: confirmations, or that it has failed.
                 Ok(self
-                    .conn
+                    .line
                     .frame(false)
                     .map_err(conn_error)?
                     .map(Event::Frame))
             }
             Command::Measure(from) => {
-                let mut sum = 0;
+                let (mut before, mut rest) = (0, 0);
                 for (disk, from) in self.disks.iter_mut().zip(from) {
-                    sum += allocated(disk.source.as_mut(), from).map_err(|source| {
-                        PassError::SourceRead {
-                            disk: disk.id.clone(),
-                            source,
-                        }
-                    })?;
+                    let mut held = |stretch| {
+                        allocated(disk.source.as_mut(), stretch).map_err(|source| {
+                            PassError::SourceRead {
+                                disk: disk.id.clone(),
+                                source,
+                            }
+                        })
+                    };
+                    before += held(0..from)?;
+                    rest += held(from..u64::MAX)?;
                 }
-                Ok(Some(Event::Measured(sum)))
+                Ok(Some(Event::Measured { before, rest }))
             }
             Command::Begin(used) => {
                 self.tables = self
