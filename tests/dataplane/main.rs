@@ -9,6 +9,7 @@
 
 mod crash;
 mod failures;
+mod life;
 mod passes;
 mod progress;
 mod protocol;

@@ -458,6 +458,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             digests
         }),
         Just(Frame::PlanOk),
+        Just(Frame::Beat),
         small().prop_map(|blocks| Frame::Durable { blocks }),
         roots().prop_map(|roots| Frame::Whole { roots }),
         Just(Frame::Failed(Failure::new(FailureKind::TargetIo, "x"))),

@@ -10,7 +10,9 @@ use rustls::pki_types::CertificateDer;
 use uuid::Uuid;
 
 use super::IDLE;
-use super::conn::{Conn, ConnError};
+use super::conn::{Conn, ConnError, Terms};
+use super::line::Line;
+use super::pulse::Pulse;
 use super::stages::{Lines, Note, journal, prove, write};
 use crate::dataplane::identity::Roots;
 use crate::dataplane::io::apply::{Batch, JournalStage, ProveStage, StageError, WriteStage};
@@ -62,8 +64,10 @@ pub struct ServeOptions {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How long all of it may take until the sender is let in: the TLS handshake and the first frame.
     pub greeting: Duration,
-    /// How long the sender may say nothing between two frames. It reads whole disks in that time.
+    /// How long the sender may do nothing but say that it is at work. It reads whole disks in that time.
     pub idle_timeout: Duration,
+    /// How long the sender may say nothing at all, and when this side says that it is there.
+    pub pulse: Pulse,
 }
 
 impl Default for ServeOptions {
@@ -72,6 +76,7 @@ impl Default for ServeOptions {
             tls: None,
             greeting: Duration::from_secs(10),
             idle_timeout: IDLE,
+            pulse: Pulse::default(),
         }
     }
 }
@@ -99,43 +104,49 @@ pub fn serve_connection(
 ) -> Served {
     // Whoever has not yet been admitted gets less patience.
     let patience = options.idle_timeout.min(options.greeting);
-    let conn = match &options.tls {
-        None => Conn::plain_server(stream, patience, &|| false),
-        Some(config) => Conn::server(stream, Arc::clone(config), patience, &|| false),
+    let terms = Terms {
+        peer: "the sender".to_owned(),
+        idle: patience,
+        pulse: options.pulse.clone(),
+        stop: &|| false,
     };
-    let conn = match conn {
-        Ok(conn) => conn,
+    let conn = match &options.tls {
+        None => Conn::plain_server(stream, patience, terms),
+        Some(config) => Conn::server(stream, Arc::clone(config), patience, terms),
+    };
+    let line = match conn {
+        Ok(conn) => Line::new(conn),
         Err(error) => return Served::Disconnected(describe(&error)),
     };
     let mut serving = Serving {
-        conn,
+        line: &line,
         machine: Receiver::new(),
         end: None,
     };
-    let ended = serving.greet(admission, options.idle_timeout);
+    let ended = line.beating(|| serving.greet(admission, options.idle_timeout));
     let served = match (ended, serving.end.take()) {
         (_, Some(end)) => end,
         (Err(error), None) => Served::Disconnected(describe(&error)),
         (Ok(()), None) => Served::Disconnected("the sender has left".to_owned()),
     };
-    serving.conn.close();
+    line.close();
     served
 }
 
-struct Serving<'a> {
-    conn: Conn<'a>,
+struct Serving<'a, 'c> {
+    line: &'a Line<'c>,
     machine: Receiver,
     end: Option<Served>,
 }
 
-impl Serving<'_> {
+impl Serving<'_, '_> {
     /// The first frame, and the admission.
     fn greet(&mut self, admission: &dyn Admission, idle: Duration) -> Result<(), ConnError> {
         let frame = self.next()?;
         let commands = self.machine.on(Event::Frame(frame));
         for command in self.simple(commands)? {
             let peer = Peer {
-                certificates: self.conn.peer_certificates(),
+                certificates: self.line.peer_certificates(),
             };
             let hello = match command {
                 Command::Admit(hello) => hello,
@@ -152,7 +163,7 @@ impl Serving<'_> {
             match admission.admit(&hello, &peer) {
                 Err(refusal) => self.event(Event::Refused(refusal))?,
                 Ok(admitted) => {
-                    self.conn.set_idle(idle);
+                    self.line.let_in(idle);
                     return self.session(&hello, &admitted);
                 }
             };
@@ -162,7 +173,7 @@ impl Serving<'_> {
 
     /// Everything after the admission.
     fn session(&mut self, hello: &Hello, admitted: &Admitted) -> Result<(), ConnError> {
-        let socket = self.conn.socket()?;
+        let socket = self.line.socket()?;
         admitted.session.on_barred(move || {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         });
@@ -371,7 +382,7 @@ impl Serving<'_> {
                         let Some(place) = batch.place(len) else {
                             return Ok(None);
                         };
-                        self.conn.payload(place)?;
+                        self.line.payload(place)?;
                         batch.data(disk, blocks, digests, len);
                     }
                     Command::Zero { disk, blocks } => {
@@ -390,11 +401,11 @@ impl Serving<'_> {
 
     /// The next frame; what is none ends the session with words.
     fn frame(&mut self, wait: bool) -> Result<Option<Frame>, ConnError> {
-        match self.conn.frame(wait) {
+        match self.line.frame(wait) {
             Err(ConnError::Wire(error @ WireError::Version(_))) => {
                 let refusal = Refusal::new(RefusalKind::Version, error.to_string());
                 self.end = Some(Served::Refused(refusal.clone()));
-                self.conn.send(&Frame::Refuse(refusal), &[])?;
+                self.line.send(&Frame::Refuse(refusal), &[])?;
                 Err(ConnError::Wire(error))
             }
             Err(ConnError::Wire(error)) => {
@@ -436,7 +447,7 @@ impl Serving<'_> {
                 Frame::Told { .. } => self.end = Some(Served::Told),
                 _ => {}
             }
-            self.conn.send(&frame, &[])?;
+            self.line.send(&frame, &[])?;
         }
         Ok(rest)
     }
