@@ -23,8 +23,8 @@ pub use common::{
 };
 pub use failover::{
     DataSyncChoice, DowntimeStatus, Failover, FailoverOutcome, FailoverPhase, FailoverSpec,
-    FailoverStatus, FailureStatus, PendingActionStatus, ProgressStatus, StepStatus, TaskState, TaskStatus,
-    TransferStatus, UncommittedStatus, VirtualMachineReference,
+    FailoverStatus, FailureStatus, PendingActionStatus, ProgressStatus, RollbackStatus, StepStatus,
+    TaskState, TaskStatus, TransferStatus, UncommittedStatus, VirtualMachineReference,
 };
 pub use kept_register::{KeptOutcome, KeptRegister, KeptRequest, KeptResult};
 pub use protected_virtual_machine::{

@@ -77,7 +77,17 @@ pub struct ProtectedVirtualMachineSpec {
 /// How the VM comes back on-premises.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.host) || (has(self.createIfMissing) && self.createIfMissing)")
+    .message("spec.failback.host needs spec.failback.createIfMissing: true, since the VM is not on that host yet").field_path(".host"))]
 pub struct FailbackSpec {
+    /// Another host than the VM's own: with Azure Site Recovery the id or the name of a recovery services provider of a Hyper-V site. The host
+    /// needs a virtual switch of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub host: Option<String>,
+    /// Leave to create the VM on-premises where it is not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_if_missing: Option<bool>,
     /// How data is brought back; `Auto` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_sync: Option<DataSyncRequest>,

@@ -49,7 +49,8 @@ pub use io::gate::{Barred, Gate, NotOpened, Session};
 pub use io::source::{BlockSource, FileSource};
 pub use io::volume_set::{DiskSpec, Lock, VolumeSet};
 pub use net::{
-    Admission, Admitted, Candidates, Endpoint, PassControl, PassDisk, PassOutcome, PassPhase,
-    PassSpec, Peer, Progress, ServeOptions, Served, ask_epoch, send_pass, serve_connection,
+    Admission, Admitted, Candidates, Clock, Endpoint, PassControl, PassDisk, PassOutcome,
+    PassPhase, PassSpec, Peer, Progress, Pulse, ServeOptions, Served, ask_epoch, send_pass,
+    serve_connection,
 };
 pub use wire::{Hello, Refusal, RefusalKind};

@@ -252,8 +252,27 @@ pub struct Submission {
     pub claim: Claim,
     /// UID of the Failover that it belongs to; none for protection outside of a move.
     pub failover: Option<String>,
+    /// Where on the premises the VM is brought to, where that is another place than it came from.
+    pub alternate: Alternate,
     /// For a service that keeps no registers: what makes it safe to send.
     pub attempt: Option<Attempt>,
+}
+
+/// Another place on the premises.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alternate {
+    /// The host.
+    pub host: Option<String>,
+    /// Leave to create the VM where it is not found.
+    pub create_if_missing: bool,
+}
+
+impl Alternate {
+    /// Whether anything is asked for.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.create_if_missing || self.host.is_some()
+    }
 }
 
 /// What makes a request safe to send to a service that takes whatever comes (safety rules S18, S19).

@@ -23,6 +23,8 @@ pub struct DirectionCapabilities {
     pub pause_before_cutover: bool,
     /// Stop, last delta and start are actions of their own.
     pub separate_stop: bool,
+    /// It can bring the VM to another place on this site than it came from; when not, the words say why.
+    pub alternate_location: Result<(), String>,
     /// It protects the VM in the other direction after commit; when not, the words say why.
     pub protects_after_commit: Result<(), String>,
 }

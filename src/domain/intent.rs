@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 
+use super::action::Alternate;
 use crate::api::{Approval, DataSyncRequest, ProtectedVirtualMachine, Site};
 
 /// How many finished Failovers are kept when the resource names no number.
@@ -26,6 +27,8 @@ pub struct Intent {
     pub data_sync: DataSyncRequest,
     /// When `Auto` takes the full download.
     pub full_download_after: SignedDuration,
+    /// Where on the premises the VM comes back to, where that is another place than it came from.
+    pub alternate: Alternate,
     /// Who lets cutover pass.
     pub cutover: Approval,
     /// Who lets commit pass.
@@ -113,6 +116,10 @@ impl Intent {
             placement: spec.placement,
             data_sync: failback.data_sync.unwrap_or_default(),
             full_download_after,
+            alternate: Alternate {
+                host: failback.host,
+                create_if_missing: failback.create_if_missing.unwrap_or(false),
+            },
             cutover: spec
                 .cutover
                 .as_ref()

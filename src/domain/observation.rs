@@ -163,6 +163,8 @@ pub struct VmObservation {
     pub pending_delta: Option<u64>,
     /// Bytes of all disks together, where the driver can tell.
     pub disk_bytes: Option<u64>,
+    /// Names of the networks (virtual switches) that the VM is in on the premises, where they are told.
+    pub networks: Vec<String>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.
     pub obstacles: Vec<String>,
     /// Things that a person must mend before the VM is protected or moved; it is taken on and runs without that.
@@ -179,7 +181,7 @@ pub struct VmObservation {
     pub inconsistent_because: Option<String>,
     /// Why the data sync that this move had under way is over, when somebody else ended it, or it broke off by itself.
     pub sync_ended: Option<String>,
-    /// The site that the VM leaves by a move that somebody else has begun and that has not stopped it yet.
+    /// The site that the VM leaves by a job of a service that goes on, whoever began that.
     pub leaving: Option<Site>,
 }
 

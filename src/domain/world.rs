@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::action::Alternate;
 use super::capabilities::Capabilities;
 use super::fact::Fact;
 use super::intent::Intent;
@@ -63,6 +64,17 @@ pub struct FailoverView<'a> {
     pub taken_up: bool,
     /// A person deleted it; its finalizer holds it until exactly one site may run the VM.
     pub deleting: bool,
+}
+
+impl FailoverView<'_> {
+    /// Where on the premises the VM is brought to.
+    #[must_use]
+    pub fn alternate(&self) -> Alternate {
+        Alternate {
+            host: self.spec.host.clone(),
+            create_if_missing: self.spec.create_if_missing.unwrap_or(false),
+        }
+    }
 }
 
 /// A Failover that has ended.

@@ -69,6 +69,7 @@ impl FakeVault {
             cancel_after_stop: true,
             pause_before_cutover: true,
             separate_stop: true,
+            alternate_location: Ok(()),
             protects_after_commit: Ok(()),
         };
         Self {
@@ -178,6 +179,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         mark,
         claim,
         failover,
+        alternate: _,
         attempt: _,
     } = submission;
     let whole = |failover: &Option<String>| WholePass {
@@ -307,6 +309,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,
         sync_ended: None,

@@ -9,9 +9,13 @@
 
 mod crash;
 mod failures;
+mod life;
 mod passes;
+mod progress;
 mod protocol;
 mod room;
 mod simfs;
+#[path = "../common/skipped.rs"]
+mod skipped;
 mod support;
 mod tls;

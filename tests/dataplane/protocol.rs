@@ -88,8 +88,12 @@ impl Memory {
                     to_target.push_back((Frame::Data(data), payload));
                     None
                 }
-                Some(sender::Command::Measure(_)) => {
-                    Some(sender::Event::Measured(self.source.len() as u64))
+                Some(sender::Command::Measure(from)) => {
+                    let rest = self.source.len() as u64 - from[0];
+                    Some(sender::Event::Measured {
+                        before: from[0],
+                        rest,
+                    })
                 }
                 Some(sender::Command::Begin(_)) => None,
                 Some(sender::Command::Hash(_, blocks)) => {
@@ -454,6 +458,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             digests
         }),
         Just(Frame::PlanOk),
+        Just(Frame::Beat),
         small().prop_map(|blocks| Frame::Durable { blocks }),
         roots().prop_map(|roots| Frame::Whole { roots }),
         Just(Frame::Failed(Failure::new(FailureKind::TargetIo, "x"))),
@@ -506,7 +511,7 @@ proptest! {
                     }
                     sender::Event::Hashed(hashes)
                 }
-                Some(sender::Command::Measure(_)) => sender::Event::Measured(1),
+                Some(sender::Command::Measure(_)) => sender::Event::Measured { before: 1, rest: 1 },
                 Some(sender::Command::Root) => sender::Event::Roots(root(&content)),
                 Some(_) => continue,
                 None => match frames.next() {

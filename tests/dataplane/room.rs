@@ -11,6 +11,7 @@ use homeward::dataplane::*;
 use crate::crash::{self, Case, content, old_and_new, old_or_new_by_undo};
 use crate::failures::{pair, sim};
 use crate::simfs::{Dice, Effect, Fault, SimFs};
+use crate::skipped::skipped;
 use crate::support::*;
 
 /// No journal can have its room.
@@ -315,7 +316,10 @@ fn s16_a_real_device_gets_zeros_and_keeps_its_size() {
     let below = dir.path().join("below");
     std::fs::write(&below, &old).unwrap();
     let Some(device) = Loop::over(&below) else {
-        eprintln!("skipped: no leave to make a loop device");
+        skipped(
+            "s16_a_real_device_gets_zeros_and_keeps_its_size",
+            "to make a loop device",
+        );
         return;
     };
     let host: Arc<dyn Fs> = Arc::new(homeward::dataplane::io::fs::HostFs);
@@ -334,7 +338,10 @@ fn s13_another_device_behind_the_path_is_not_believed_to_hold_the_point() {
         std::fs::write(below, &old).unwrap();
     }
     let Some(device) = Loop::over(&first) else {
-        eprintln!("skipped: no leave to make a loop device");
+        skipped(
+            "s13_another_device_behind_the_path_is_not_believed_to_hold_the_point",
+            "to make a loop device",
+        );
         return;
     };
     let host: Arc<dyn Fs> = Arc::new(homeward::dataplane::io::fs::HostFs);
@@ -440,7 +447,7 @@ fn no_space_on_a_real_small_file_system() {
         .arg(mount.path())
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no leave to mount a tmpfs");
+        skipped("no_space_on_a_real_small_file_system", "to mount a tmpfs");
         return;
     }
     struct Unmount<'a>(&'a std::path::Path);

@@ -8,13 +8,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::support::*;
 
-struct Pki {
+pub struct Pki {
     ca: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -43,7 +43,7 @@ impl Pki {
         Arc::new(roots)
     }
 
-    fn server(&self) -> ServeOptions {
+    pub fn server(&self) -> ServeOptions {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
             self.roots(),
@@ -65,7 +65,7 @@ impl Pki {
         }
     }
 
-    fn client(&self, address: String, name: &str) -> Endpoint {
+    pub fn client(&self, address: String, name: &str) -> Endpoint {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let (chain, key) = self.identity();
         let config = rustls::ClientConfig::builder_with_provider(provider)

@@ -48,6 +48,7 @@ pub fn intent(pvm: &Pvm) -> Intent {
         vault: "vault".into(),
         placement: pvm.spec.placement,
         data_sync: pvm.spec.data_sync,
+        alternate: homeward::domain::Alternate::default(),
         full_download_after: SignedDuration::from_hours(720),
         cutover: pvm.spec.cutover,
         commit: pvm.spec.commit,

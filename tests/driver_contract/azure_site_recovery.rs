@@ -135,7 +135,11 @@ impl Bench for AzureBench {
     async fn runs(&self, site: Site) -> bool {
         let emulator = self.emulator.as_ref().expect("it runs");
         let service = emulator.now();
-        assert!(service.violations().is_empty(), "{:?}", service.violations());
+        assert!(
+            service.violations().is_empty(),
+            "{:?}",
+            service.violations()
+        );
         let machine = service
             .machines()
             .find(|machine| machine.name == VM)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use homeward::api::{DataSync, Site};
 use homeward::domain::{
-    Action, ActionKind, Claim, DirectionCapabilities, Fact, Mark, Operation, OperationState, Stage,
+    Action, ActionKind, Alternate, Claim, DirectionCapabilities, Fact, Mark, Operation, OperationState, Stage,
     Submission, VmObservation,
 };
 use homeward::driver::{DriverError, ReplicationDriver};
@@ -89,6 +89,7 @@ impl Subject {
             mark,
             claim: claim("pvm"),
             failover: self.failover.clone(),
+            alternate: Alternate::default(),
             attempt: None,
         }
     }

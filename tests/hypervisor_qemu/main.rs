@@ -4,3 +4,5 @@ mod host;
 mod monitor;
 mod points;
 mod power;
+#[path = "../common/skipped.rs"]
+mod skipped;

@@ -8,9 +8,7 @@ use azure_core::http::{HttpClient, Transport, Url};
 use crate::api::{AzureCloud, AzureSiteRecoveryVault};
 use crate::controllers::VaultSecrets;
 use crate::domain::ErrorClass;
-use crate::driver::azure_site_recovery::{
-    AzureSiteRecoveryDriver, Identity, Settings, credential,
-};
+use crate::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Identity, Settings, credential};
 use crate::driver::{DriverError, ReplicationDriver};
 
 /// How long a connection gets to be made.
@@ -21,13 +19,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// Where a cloud is: its resource manager, what tokens are asked for, its sign-in service. The addresses of the sovereign clouds are those that
 /// Azure's documentation on national clouds names.
 fn cloud(vault: &AzureSiteRecoveryVault) -> Result<(String, String, String), DriverError> {
-    let own = |one: &str, other: &str| {
-        Ok((
-            one.to_owned(),
-            format!("{one}/.default"),
-            other.to_owned(),
-        ))
-    };
+    let own =
+        |one: &str, other: &str| Ok((one.to_owned(), format!("{one}/.default"), other.to_owned()));
     match (vault.cloud.unwrap_or_default(), &vault.custom) {
         (AzureCloud::Public, _) => own(
             "https://management.azure.com",
@@ -64,10 +57,15 @@ pub(super) fn build(
 ) -> Result<Arc<dyn ReplicationDriver>, DriverError> {
     let (endpoint, scope, authority) = cloud(vault)?;
     let field = "spec.azureSiteRecovery.custom.endpoint";
-    let endpoint = Url::parse(&endpoint)
-        .map_err(|error| invalid(format!("{field}: {endpoint} is no URL: {error}; correct it")))?;
+    let endpoint = Url::parse(&endpoint).map_err(|error| {
+        invalid(format!(
+            "{field}: {endpoint} is no URL: {error}; correct it"
+        ))
+    })?;
     if endpoint.scheme() != "https" {
-        return Err(invalid(format!("{field}: {endpoint} must be https; correct it")));
+        return Err(invalid(format!(
+            "{field}: {endpoint} must be https; correct it"
+        )));
     }
     let transport = transport(vault)?;
     let credential = credential(identity(vault, secrets)?, &authority, transport.clone())?;
@@ -98,8 +96,12 @@ fn transport(vault: &AzureSiteRecoveryVault) -> Result<Transport, DriverError> {
         .and_then(|custom| custom.ca_bundle.as_ref());
     if let Some(bundle) = bundle {
         let field = "spec.azureSiteRecovery.custom.caBundle";
-        let certificates = reqwest::Certificate::from_pem_bundle(bundle.as_bytes())
-            .map_err(|error| invalid(format!("{field} cannot be read: {error}; put PEM text there")))?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(bundle.as_bytes()).map_err(|error| {
+                invalid(format!(
+                    "{field} cannot be read: {error}; put PEM text there"
+                ))
+            })?;
         if certificates.is_empty() {
             return Err(invalid(format!(
                 "{field} holds no certificate; put PEM text there"
@@ -128,11 +130,17 @@ fn identity(
     };
     let key = |secret: &str, key: &str, what: &str| {
         secrets.get(secret, key).ok_or_else(|| {
-            invalid(format!("Secret {secret} has no key {key}; put {what} there"))
+            invalid(format!(
+                "Secret {secret} has no key {key}; put {what} there"
+            ))
         })
     };
     if let Some(secret) = &credentials.client_secret_ref {
-        let bytes = key(&secret.name, "clientSecret", "the secret of the application")?;
+        let bytes = key(
+            &secret.name,
+            "clientSecret",
+            "the secret of the application",
+        )?;
         let text = std::str::from_utf8(bytes)
             .map_err(|_| invalid(format!("clientSecret of Secret {} is no text", secret.name)))?
             .trim();
@@ -146,7 +154,12 @@ fn identity(
         return Ok(Identity::ClientCertificate {
             tenant_id: given(&credentials.tenant_id, "tenantId")?,
             client_id: given(&credentials.client_id, "clientId")?,
-            certificate: key(&secret.name, "tls.crt", "the certificate of the application")?.to_vec(),
+            certificate: key(
+                &secret.name,
+                "tls.crt",
+                "the certificate of the application",
+            )?
+            .to_vec(),
             key: key(&secret.name, "tls.key", "its RSA key")?.to_vec(),
         });
     }

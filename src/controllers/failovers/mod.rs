@@ -222,6 +222,8 @@ mod tests {
                 from: Site::OnPremises,
                 to: Site::Azure,
                 data_sync: DataSyncRequest::Auto,
+                host: None,
+                create_if_missing: None,
                 start: None,
                 cutover: None,
                 commit: None,

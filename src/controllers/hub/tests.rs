@@ -33,7 +33,8 @@ fn driver() -> Arc<dyn ReplicationDriver> {
         cancel_after_stop: true,
         pause_before_cutover: true,
         separate_stop: true,
-        protects_after_commit: Ok(()),
+        alternate_location: Ok(()),
+            protects_after_commit: Ok(()),
     };
     Arc::new(Silent(Capabilities {
         registers: true,
@@ -80,6 +81,7 @@ fn vm(sent: u64) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,
         sync_ended: None,

@@ -23,8 +23,8 @@ use crate::controllers::hub::Sight;
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::{ApiError, is_held, let_go, post_parameters};
 use crate::controllers::lease::LeadershipEnded;
-use crate::domain::{self, Decision, Effect, ErrorClass, Event, NewFailover, Submission};
 use crate::domain::kept::Admitted;
+use crate::domain::{self, Decision, Effect, ErrorClass, Event, NewFailover, Submission};
 use crate::driver::{DriverError, ReplicationDriver};
 
 /// How many names are tried for a new Failover in one pass.
@@ -316,6 +316,7 @@ async fn create(
         from,
         to,
         data_sync,
+        alternate,
         start_held_because,
         taken_up,
     } = new;
@@ -331,6 +332,8 @@ async fn create(
         from,
         to,
         data_sync,
+        host: alternate.host,
+        create_if_missing: alternate.create_if_missing.then_some(true),
         start: None,
         cutover: None,
         commit: None,

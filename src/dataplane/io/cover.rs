@@ -20,7 +20,7 @@ impl TargetDisk {
                 disk: self.disk.as_ref(),
                 size: self.geometry.size(),
             };
-            return allocated(&mut source, 0);
+            return allocated(&mut source, 0..self.geometry.size());
         }
         Ok(self.covered.count() * BLOCK)
     }

@@ -196,15 +196,15 @@ impl Window {
     }
 }
 
-/// Bytes from `from` to the end that may hold data.
-pub(crate) fn allocated(source: &mut dyn BlockSource, from: u64) -> io::Result<u64> {
-    let (mut at, mut sum) = (from, 0);
-    let size = source.size();
-    while at < size {
+/// Bytes of a stretch that may hold data.
+pub(crate) fn allocated(source: &mut dyn BlockSource, stretch: Range<u64>) -> io::Result<u64> {
+    let (mut at, mut sum) = (stretch.start, 0);
+    let end = stretch.end.min(source.size());
+    while at < end {
         let Some(data) = source.next_data(at)? else {
             break;
         };
-        sum += data.end.min(size).saturating_sub(data.start.max(at));
+        sum += data.end.min(end).saturating_sub(data.start.max(at));
         at = data.end.max(at + 1);
     }
     Ok(sum)

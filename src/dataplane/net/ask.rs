@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::conn::Conn;
+use super::conn::{Conn, Terms};
+use super::pulse::Pulse;
 use super::send::{Endpoint, conn_error, connect};
 use crate::dataplane::error::{PassError, Side};
 use crate::dataplane::wire::Frame;
@@ -26,9 +27,18 @@ pub fn ask_epoch(
     };
     let stream = connect(&endpoint)?;
     let never = || false;
+    let terms = Terms {
+        peer: endpoint.name(),
+        idle: patience,
+        pulse: Pulse {
+            silence: patience,
+            ..endpoint.pulse
+        },
+        stop: &never,
+    };
     let conn = match endpoint.tls {
-        None => Conn::plain(stream, patience, &never),
-        Some((config, name)) => Conn::client(stream, Arc::clone(&config), name, patience, &never),
+        None => Conn::plain(stream, terms),
+        Some((config, name)) => Conn::client(stream, Arc::clone(&config), name, terms),
     };
     let mut conn = conn.map_err(conn_error)?;
     conn.send(&Frame::Ask { vm }, &[]).map_err(conn_error)?;

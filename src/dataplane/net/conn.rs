@@ -1,4 +1,7 @@
-//! One connection: frames over TCP, plain or TLS, both directions in one thread.
+//! One connection: frames over TCP, plain or TLS, one direction at a time. While it sends it still takes in what the peer says, so that
+//! a peer that is busy can be told from one that is gone ([`super::pulse`]).
+
+mod beat;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,15 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustls::pki_types::{CertificateDer, ServerName};
 
+use super::input::{AHEAD, Input};
+use super::pulse::{Pulse, Vitals};
 use crate::dataplane::wire::{Frame, HEADER, Header, WireError};
 
-/// How long a peer may keep a frame unfinished, or take nothing of one.
-const STALL: Duration = Duration::from_mins(5);
 /// How often a wait looks up: for a cancel, a deadline, work of its own.
-const TICK: Duration = Duration::from_millis(100);
-
-/// Bytes that are read ahead of what a frame needs.
-const AHEAD: usize = 32 * 1024;
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// Why no frame could be had.
 #[derive(Debug)]
@@ -38,7 +38,19 @@ impl From<io::Error> for ConnError {
 }
 
 /// Asked at every tick; `true` stops the wait with [`ConnError::Stopped`].
-pub(super) type Stop<'a> = &'a dyn Fn() -> bool;
+pub(super) type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// What a peer may do, and how it is called.
+pub(super) struct Terms<'a> {
+    /// Its name, for people.
+    pub(super) peer: String,
+    /// How long it may do nothing but beat.
+    pub(super) idle: Duration,
+    /// How long it may be silent, and when this side beats.
+    pub(super) pulse: Pulse,
+    /// What ends the wait for it.
+    pub(super) stop: Stop<'a>,
+}
 
 pub(super) struct Conn<'a> {
     link: Link,
@@ -48,8 +60,15 @@ pub(super) struct Conn<'a> {
     until: Option<Instant>,
     /// How long the wait for a frame has lasted in vain.
     waited: Duration,
+    vitals: Vitals,
     input: Input,
+    /// The header of the next frame, and how much of it has come.
+    header: ([u8; HEADER], usize),
     output: Vec<u8>,
+    /// Whether a frame was begun and is not out whole: nothing may come in between, nor after it when it broke off.
+    midway: bool,
+    /// What the socket did not take of a beat; it goes before anything else.
+    rest: Vec<u8>,
     sent: u64,
 }
 
@@ -58,71 +77,38 @@ enum Link {
     Tls(Box<rustls::Connection>, TcpStream),
 }
 
-/// What was read from the socket and not yet used.
-struct Input {
-    buf: Vec<u8>,
-    start: usize,
-    end: usize,
-    received: u64,
-    ended: bool,
-}
-
-impl Input {
-    fn give(&mut self, out: &mut [u8]) -> usize {
-        let len = out.len().min(self.end - self.start);
-        out[..len].copy_from_slice(&self.buf[self.start..self.start + len]);
-        self.start += len;
-        len
-    }
-}
-
-/// Reads for TLS from what was read ahead, so that its small reads cost no system calls.
-impl Read for Input {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.start == self.end && !self.ended {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(self.give(out))
-    }
-}
-
 impl<'a> Conn<'a> {
-    pub(super) fn plain(
-        stream: TcpStream,
-        idle: Duration,
-        stop: Stop<'a>,
-    ) -> Result<Self, ConnError> {
-        Self::new(Link::Plain(stream), idle, stop)
+    pub(super) fn plain(stream: TcpStream, terms: Terms<'a>) -> Result<Self, ConnError> {
+        Self::new(Link::Plain(stream), terms)
     }
 
     /// A plain connection whose peer has to be let in before a moment.
     pub(super) fn plain_server(
         stream: TcpStream,
         greeting: Duration,
-        stop: Stop<'a>,
+        terms: Terms<'a>,
     ) -> Result<Self, ConnError> {
-        Ok(Self::new(Link::Plain(stream), greeting, stop)?.limited(greeting))
+        Ok(Self::new(Link::Plain(stream), terms)?.limited(greeting))
     }
 
     pub(super) fn client(
         stream: TcpStream,
         config: Arc<rustls::ClientConfig>,
         name: ServerName<'static>,
-        idle: Duration,
-        stop: Stop<'a>,
+        terms: Terms<'a>,
     ) -> Result<Self, ConnError> {
         let tls = rustls::ClientConnection::new(config, name).map_err(ConnError::Tls)?;
-        Self::new(Link::Tls(Box::new(tls.into()), stream), idle, stop)?.shake_hands()
+        Self::new(Link::Tls(Box::new(tls.into()), stream), terms)?.shake_hands()
     }
 
     pub(super) fn server(
         stream: TcpStream,
         config: Arc<rustls::ServerConfig>,
         greeting: Duration,
-        stop: Stop<'a>,
+        terms: Terms<'a>,
     ) -> Result<Self, ConnError> {
         let tls = rustls::ServerConnection::new(config).map_err(ConnError::Tls)?;
-        Self::new(Link::Tls(Box::new(tls.into()), stream), greeting, stop)?
+        Self::new(Link::Tls(Box::new(tls.into()), stream), terms)?
             .limited(greeting)
             .shake_hands()
     }
@@ -132,7 +118,7 @@ impl<'a> Conn<'a> {
         self
     }
 
-    fn new(link: Link, idle: Duration, stop: Stop<'a>) -> Result<Self, ConnError> {
+    fn new(link: Link, terms: Terms<'a>) -> Result<Self, ConnError> {
         let stream = match &link {
             Link::Plain(stream) | Link::Tls(_, stream) => stream,
         };
@@ -141,21 +127,18 @@ impl<'a> Conn<'a> {
         keep_alive(stream)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
-        let input = Input {
-            buf: vec![0; AHEAD],
-            start: 0,
-            end: 0,
-            received: 0,
-            ended: false,
-        };
         Ok(Self {
             link,
-            stop,
-            idle,
+            stop: terms.stop,
+            idle: terms.idle,
             until: None,
             waited: Duration::ZERO,
-            input,
+            vitals: Vitals::new(terms.pulse, terms.peer),
+            input: Input::new(),
+            header: ([0; HEADER], 0),
             output: Vec::new(),
+            midway: false,
+            rest: Vec::new(),
             sent: 0,
         })
     }
@@ -173,8 +156,8 @@ impl<'a> Conn<'a> {
         }
     }
 
-    /// The peer is let in: from now on it may be silent for so long.
-    pub(super) fn set_idle(&mut self, idle: Duration) {
+    /// The peer is let in: from now on it may do nothing but beat for so long.
+    pub(super) fn let_in(&mut self, idle: Duration) {
         self.idle = idle;
         self.until = None;
         self.waited = Duration::ZERO;
@@ -193,7 +176,7 @@ impl<'a> Conn<'a> {
 
     /// Bytes sent and received on the socket.
     pub(super) fn bytes(&self) -> (u64, u64) {
-        (self.sent, self.input.received)
+        (self.sent, self.input.received())
     }
 
     /// Another handle of the socket, for ending it from elsewhere.
@@ -210,12 +193,21 @@ impl<'a> Conn<'a> {
     /// Sends a frame and the payload that belongs to it.
     pub(super) fn send(&mut self, frame: &Frame, payload: &[u8]) -> Result<(), ConnError> {
         debug_assert_eq!(frame.payload_len(), payload.len());
+        let begun = self.vitals.now();
         let mut head = std::mem::take(&mut self.output);
         head.clear();
+        head.append(&mut self.rest);
         frame.encode(&mut head);
+        self.midway = true;
         let done = self.write_parts(&head, payload);
         self.output = head;
-        done
+        done?;
+        self.midway = false;
+        self.vitals.said(begun);
+        if matches!(frame, Frame::Hello(_)) {
+            self.vitals.begin();
+        }
+        Ok(())
     }
 
     fn write_parts(&mut self, head: &[u8], payload: &[u8]) -> Result<(), ConnError> {
@@ -235,7 +227,7 @@ impl<'a> Conn<'a> {
                         self.sent += written as u64;
                         deadline = self.deadline();
                     }
-                    Err(error) => self.tick(error, &deadline)?,
+                    Err(error) => self.blocked(error, &deadline)?,
                 },
                 Link::Tls(tls, _) => {
                     done += tls.writer().write_vectored(&parts)?;
@@ -261,7 +253,7 @@ impl<'a> Conn<'a> {
                     self.sent += written as u64;
                     deadline = self.deadline();
                 }
-                Err(error) => self.tick(error, &deadline)?,
+                Err(error) => self.blocked(error, &deadline)?,
             }
         }
     }
@@ -269,45 +261,68 @@ impl<'a> Conn<'a> {
     /// The next frame. `None` after a tick without one, when `wait` is set, or at once, when it is not. The payload of a data frame is
     /// left for [`Conn::payload`].
     pub(super) fn frame(&mut self, wait: bool) -> Result<Option<Frame>, ConnError> {
-        let mut header = [0; HEADER];
-        if !self.begins(wait)? {
-            return Ok(None);
+        while self.begins(wait)? {
+            let (mut header, begun) = self.header;
+            self.payload(&mut header[begun..])?;
+            self.header.1 = 0;
+            let header = Header::decode(header).map_err(ConnError::Wire)?;
+            let mut body = vec![0; header.body_len()];
+            self.payload(&mut body)?;
+            let frame = header.decode_body(&body).map_err(ConnError::Wire)?;
+            match frame {
+                // It has done its work by having come.
+                Frame::Beat if self.vitals.is_beating() => {
+                    if (self.stop)() {
+                        return Err(ConnError::Stopped);
+                    }
+                    continue;
+                }
+                Frame::Hello(_) => self.vitals.begin(),
+                _ => {}
+            }
+            self.waited = Duration::ZERO;
+            return Ok(Some(frame));
         }
-        self.payload(&mut header)?;
-        let header = Header::decode(header).map_err(ConnError::Wire)?;
-        let mut body = vec![0; header.body_len()];
-        self.payload(&mut body)?;
-        header.decode_body(&body).map(Some).map_err(ConnError::Wire)
+        Ok(None)
     }
 
     /// Whether a byte of a frame is there.
     fn begins(&mut self, wait: bool) -> Result<bool, ConnError> {
         self.in_time()?;
-        if self.has_plaintext()? {
+        if self.header.1 > 0 || self.has_plaintext()? {
             return Ok(true);
         }
-        let timeout = if wait { TICK } else { Duration::ZERO };
+        let looked = self.vitals.now();
+        if self.poll(PollFlags::IN, if wait { TICK } else { Duration::ZERO })? {
+            self.fill(&mut self.deadline())?;
+            return self.has_plaintext();
+        }
+        if (self.stop)() {
+            return Err(ConnError::Stopped);
+        }
+        self.vitals.check(looked)?;
+        if wait {
+            self.beat()?;
+            self.waited += TICK;
+            if self.waited >= self.idle {
+                return Err(stuck().into());
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_ready(&self, flags: PollFlags) -> Result<bool, ConnError> {
+        self.poll(flags, Duration::ZERO)
+    }
+
+    /// Whether the socket could be read or written without a wait, or comes to that in time.
+    fn poll(&self, flags: PollFlags, timeout: Duration) -> Result<bool, ConnError> {
         let timeout = Timespec::try_from(timeout)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let mut fds = [PollFd::new(self.stream(), PollFlags::IN)];
+        let mut fds = [PollFd::new(self.stream(), flags)];
         match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {
-                if (self.stop)() {
-                    return Err(ConnError::Stopped);
-                }
-                if wait {
-                    self.waited += TICK;
-                    if self.waited >= self.idle {
-                        return Err(silent().into());
-                    }
-                }
-                Ok(false)
-            }
-            Ok(_) => {
-                self.waited = Duration::ZERO;
-                self.fill(&mut self.deadline())?;
-                self.has_plaintext()
-            }
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
             Err(error) => Err(io::Error::from(error).into()),
         }
     }
@@ -316,10 +331,10 @@ impl<'a> Conn<'a> {
     fn has_plaintext(&mut self) -> Result<bool, ConnError> {
         match &mut self.link {
             Link::Plain(_) => {
-                if self.input.start == self.input.end && self.input.ended {
+                if self.input.is_over() {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
-                Ok(self.input.start < self.input.end)
+                Ok(!self.input.is_empty())
             }
             Link::Tls(..) => {
                 self.process()?;
@@ -328,8 +343,7 @@ impl<'a> Conn<'a> {
                 };
                 let state = tls.process_new_packets().map_err(ConnError::Tls)?;
                 if state.plaintext_bytes_to_read() == 0
-                    && (state.peer_has_closed()
-                        || (self.input.ended && self.input.start == self.input.end))
+                    && (state.peer_has_closed() || self.input.is_over())
                 {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
@@ -343,7 +357,7 @@ impl<'a> Conn<'a> {
         let Link::Tls(tls, _) = &mut self.link else {
             return Ok(());
         };
-        while tls.wants_read() && self.input.start < self.input.end {
+        while tls.wants_read() && !self.input.is_empty() {
             match tls.read_tls(&mut self.input) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -355,9 +369,9 @@ impl<'a> Conn<'a> {
     }
 
     fn read_tls(&mut self, deadline: &mut Instant) -> Result<(), ConnError> {
-        if self.input.start == self.input.end {
+        if self.input.is_empty() {
             self.fill(deadline)?;
-            if self.input.ended && self.input.start == self.input.end {
+            if self.input.is_over() {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
@@ -369,27 +383,27 @@ impl<'a> Conn<'a> {
         done
     }
 
-    /// Reads ahead into the empty input.
+    /// Reads ahead, unless there is something already.
     fn fill(&mut self, deadline: &mut Instant) -> Result<(), ConnError> {
-        if self.input.start < self.input.end {
-            return Ok(());
-        }
-        loop {
+        while self.input.is_empty() && !self.input.has_ended() {
             self.in_time()?;
-            let read = match &mut self.link {
-                Link::Plain(stream) | Link::Tls(_, stream) => stream.read(&mut self.input.buf),
-            };
-            match read {
-                Ok(read) => {
-                    (self.input.start, self.input.end) = (0, read);
-                    self.input.received += read as u64;
-                    self.input.ended = read == 0;
-                    *deadline = self.deadline();
-                    return Ok(());
-                }
-                Err(error) => self.tick(error, deadline)?,
+            let looked = self.vitals.now();
+            match self.read_ahead() {
+                Ok(()) => *deadline = self.deadline(),
+                Err(error) => self.starved(error, deadline, looked)?,
             }
         }
+        Ok(())
+    }
+
+    fn read_ahead(&mut self) -> io::Result<()> {
+        let stream = match &mut self.link {
+            Link::Plain(stream) | Link::Tls(_, stream) => stream,
+        };
+        if self.input.read_from(stream)? > 0 {
+            self.vitals.heard();
+        }
+        Ok(())
     }
 
     /// Fills the buffer with what comes next.
@@ -405,21 +419,23 @@ impl<'a> Conn<'a> {
                     }
                     // Large payloads go straight to their place.
                     if out.len() - done >= AHEAD {
+                        let looked = self.vitals.now();
                         match stream.read(&mut out[done..]) {
                             Ok(0) => {
                                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                             }
                             Ok(read) => {
                                 done += read;
-                                self.input.received += read as u64;
+                                self.input.count(read);
+                                self.vitals.heard();
                                 deadline = self.deadline();
                             }
-                            Err(error) => self.tick(error, &deadline)?,
+                            Err(error) => self.starved(error, &deadline, looked)?,
                         }
                         continue;
                     }
                     self.fill(&mut deadline)?;
-                    if self.input.ended {
+                    if self.input.is_over() {
                         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                     }
                 }
@@ -464,13 +480,7 @@ impl<'a> Conn<'a> {
             match stream.read(&mut sink) {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock
-                            | io::ErrorKind::TimedOut
-                            | io::ErrorKind::Interrupted
-                    ) => {}
+                Err(error) if is_pause(&error) => {}
                 Err(_) => break,
             }
         }
@@ -478,7 +488,7 @@ impl<'a> Conn<'a> {
 
     /// In the middle of a frame, and where the peer takes nothing.
     fn deadline(&self) -> Instant {
-        let idle = Instant::now() + self.idle.min(STALL);
+        let idle = Instant::now() + self.idle;
         self.until.map_or(idle, |until| until.min(idle))
     }
 
@@ -491,24 +501,46 @@ impl<'a> Conn<'a> {
         Ok(())
     }
 
-    /// What to make of a read or write that did not go through: wait on, or give up.
-    fn tick(&self, error: io::Error, deadline: &Instant) -> Result<(), ConnError> {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {
-                if (self.stop)() {
-                    Err(ConnError::Stopped)
-                } else if Instant::now() >= *deadline {
-                    Err(silent().into())
-                } else {
-                    Ok(())
-                }
-            }
-            _ => Err(error.into()),
+    /// A read in the middle of a frame did not go through: wait on, or give up.
+    fn starved(
+        &mut self,
+        error: io::Error,
+        deadline: &Instant,
+        looked: Instant,
+    ) -> Result<(), ConnError> {
+        self.pause(error, deadline)?;
+        self.vitals.check(looked)?;
+        self.beat()
+    }
+
+    /// A write did not go through: wait on, or give up.
+    fn blocked(&mut self, error: io::Error, deadline: &Instant) -> Result<(), ConnError> {
+        self.pause(error, deadline)?;
+        self.hear()
+    }
+
+    fn pause(&self, error: io::Error, deadline: &Instant) -> Result<(), ConnError> {
+        if !is_pause(&error) {
+            Err(error.into())
+        } else if (self.stop)() {
+            Err(ConnError::Stopped)
+        } else if Instant::now() >= *deadline {
+            Err(stuck().into())
+        } else {
+            Ok(())
         }
     }
 }
 
-/// A host that is gone is noticed within two minutes, however long its peer has nothing to say: while it reads disks of terabytes.
+/// Whether an error of a socket says no more than that its time is up.
+fn is_pause(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// A host that is gone is noticed also where nobody waits for it: while disks of terabytes are read.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -518,9 +550,12 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn silent() -> io::Error {
+fn stuck() -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
         "the peer neither sends nor takes anything",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,9 +26,9 @@ pub enum PassPhase {
 pub struct Progress {
     /// What it does.
     pub phase: PassPhase,
-    /// Bytes of content sent.
+    /// Bytes of content sent, and what an earlier try of the pass had brought: a pass that goes on does not begin to count anew.
     pub bytes_done: u64,
-    /// Bytes of content to send in all; 0 until it is known.
+    /// Bytes of content to send in all, with what an earlier try had brought; 0 until it is known.
     pub bytes_total: u64,
     /// Bytes compared.
     pub bytes_compared: u64,
@@ -121,7 +121,10 @@ impl<'a> Reporter<'a> {
         }
         let (done, total) = match phase {
             PassPhase::Connecting | PassPhase::Comparing => (totals.compared, totals.to_compare),
-            PassPhase::Transferring | PassPhase::Verifying => (totals.sent, totals.to_send),
+            PassPhase::Transferring | PassPhase::Verifying => (
+                totals.arrived + totals.sent,
+                totals.arrived + totals.to_send,
+            ),
         };
         self.rate.note(self.begin.elapsed(), done);
         *self
@@ -130,8 +133,8 @@ impl<'a> Reporter<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Progress {
             phase,
-            bytes_done: totals.sent,
-            bytes_total: totals.to_send,
+            bytes_done: totals.arrived + totals.sent,
+            bytes_total: totals.arrived + totals.to_send,
             bytes_compared: totals.compared,
             bytes_to_compare: totals.to_compare,
             bytes_per_second: self.rate.per_second(),

@@ -11,8 +11,10 @@ use rustls::pki_types::ServerName;
 use uuid::Uuid;
 
 use super::IDLE;
-use super::conn::{Conn, ConnError};
+use super::conn::{Conn, ConnError, Terms};
 use super::control::{PassControl, Reporter};
+use super::line::Line;
+use super::pulse::Pulse;
 use crate::dataplane::blocks::{BlockSet, Geometry};
 use crate::dataplane::digest::{BlockHash, Digest};
 use crate::dataplane::error::{Context, PassError, SetError, Side};
@@ -35,8 +37,10 @@ pub struct Endpoint {
     pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
     /// How long to try to connect, to each address that the name has.
     pub connect_timeout: Duration,
-    /// How long the peer may say nothing between two frames. It reads whole disks in that time.
+    /// How long the peer may do nothing but say that it is at work. It reads whole disks in that time.
     pub idle_timeout: Duration,
+    /// How long the peer may say nothing at all, and when this side says that it is there.
+    pub pulse: Pulse,
 }
 
 impl Endpoint {
@@ -47,6 +51,15 @@ impl Endpoint {
             tls: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: IDLE,
+            pulse: Pulse::default(),
+        }
+    }
+
+    /// What people call it.
+    pub(super) fn name(&self) -> String {
+        match &self.tls {
+            Some((_, name)) => name.to_str().into_owned(),
+            None => self.address.clone(),
         }
     }
 
@@ -144,22 +157,23 @@ pub fn send_pass(
     }
     let stop = || control.is_cancelled();
     let stream = connect(endpoint)?;
-    let conn = match &endpoint.tls {
-        None => Conn::plain(stream, endpoint.idle_timeout, &stop),
-        Some((config, name)) => Conn::client(
-            stream,
-            Arc::clone(config),
-            name.clone(),
-            endpoint.idle_timeout,
-            &stop,
-        ),
+    let terms = Terms {
+        peer: endpoint.name(),
+        idle: endpoint.idle_timeout,
+        pulse: endpoint.pulse.clone(),
+        stop: &stop,
     };
+    let conn = match &endpoint.tls {
+        None => Conn::plain(stream, terms),
+        Some((config, name)) => Conn::client(stream, Arc::clone(config), name.clone(), terms),
+    };
+    let line = Line::new(conn.map_err(conn_error)?);
     let windows = disks
         .iter()
         .filter_map(|disk| Geometry::new(disk.source.size()).map(Window::new))
         .collect();
     let mut run = Run {
-        conn: conn.map_err(conn_error)?,
+        line: &line,
         sender,
         reporter,
         control,
@@ -171,9 +185,9 @@ pub fn send_pass(
         set,
         hashes: Vec::new(),
     };
-    let finished = match run.all() {
+    let finished = match line.beating(|| run.all()) {
         // The target may have said why, right before it closed.
-        Err(error @ PassError::Disconnected(_)) => match run.conn.last_words() {
+        Err(error @ PassError::Disconnected(_)) => match line.last_words() {
             Some(Frame::Failed(failure)) => return Err(failure.into()),
             Some(Frame::Refuse(refusal)) => return Err(refusal.into()),
             _ => return Err(error),
@@ -188,8 +202,8 @@ pub fn send_pass(
     let shape = shape(&run.disks);
     run.set
         .commit_source(std::mem::take(&mut run.tables), &shape, point)?;
-    let (bytes_sent, bytes_received) = run.conn.bytes();
-    run.conn.close();
+    let (bytes_sent, bytes_received) = line.bytes();
+    line.close();
     Ok(PassOutcome {
         roots: finished.roots,
         blocks_changed: finished.blocks,
@@ -297,8 +311,8 @@ pub(super) fn connect(endpoint: &Endpoint) -> Result<TcpStream, PassError> {
     Err(PassError::Disconnected(last))
 }
 
-struct Run<'a> {
-    conn: Conn<'a>,
+struct Run<'a, 'c> {
+    line: &'a Line<'c>,
     sender: Sender,
     reporter: Reporter<'a>,
     control: &'a PassControl,
@@ -311,7 +325,7 @@ struct Run<'a> {
     hashes: Vec<BlockHash>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn all(&mut self) -> Result<Sent, PassError> {
         let mut queue: VecDeque<_> = self.sender.on(Event::Connected).into();
         loop {
@@ -322,7 +336,7 @@ impl Run<'_> {
                 Some(Command::Done(sent)) => return Ok(sent),
                 Some(Command::Fail(error)) => return Err(send_error(error)),
                 Some(command) => self.act(command)?,
-                None => self.conn.frame(true).map_err(conn_error)?.map(Event::Frame),
+                None => self.line.frame(true).map_err(conn_error)?.map(Event::Frame),
             };
             if let Some(event) = event {
                 queue.extend(self.sender.on(event));
@@ -335,7 +349,7 @@ impl Run<'_> {
     fn act(&mut self, command: Command) -> Result<Option<Event>, PassError> {
         match command {
             Command::Send(frame) => {
-                self.conn.send(&frame, &[]).map_err(conn_error)?;
+                self.line.send(&frame, &[]).map_err(conn_error)?;
                 Ok(None)
             }
             Command::SendData(data, at) => {
@@ -347,27 +361,31 @@ impl Run<'_> {
                     .get(disk)
                     .and_then(|window| window.bytes().get(at..at + len))
                     .ok_or_else(|| lost("bytes to send"))?;
-                self.conn
+                self.line
                     .send(&Frame::Data(data), payload)
                     .map_err(conn_error)?;
                 // What the receiver says meanwhile is heard between frames: confirmations, or that it has failed.
                 Ok(self
-                    .conn
+                    .line
                     .frame(false)
                     .map_err(conn_error)?
                     .map(Event::Frame))
             }
             Command::Measure(from) => {
-                let mut sum = 0;
+                let (mut before, mut rest) = (0, 0);
                 for (disk, from) in self.disks.iter_mut().zip(from) {
-                    sum += allocated(disk.source.as_mut(), from).map_err(|source| {
-                        PassError::SourceRead {
-                            disk: disk.id.clone(),
-                            source,
-                        }
-                    })?;
+                    let mut held = |stretch| {
+                        allocated(disk.source.as_mut(), stretch).map_err(|source| {
+                            PassError::SourceRead {
+                                disk: disk.id.clone(),
+                                source,
+                            }
+                        })
+                    };
+                    before += held(0..from)?;
+                    rest += held(from..u64::MAX)?;
                 }
-                Ok(Some(Event::Measured(sum)))
+                Ok(Some(Event::Measured { before, rest }))
             }
             Command::Begin(used) => {
                 self.tables = self

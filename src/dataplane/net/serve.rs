@@ -1,7 +1,7 @@
 //! Runs the receiving side of a pass on a connection that was accepted.
 
 use std::net::TcpStream;
-use std::sync::mpsc::{self, Receiver as Chan, Sender as ChanTx, SyncSender, TrySendError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use rustls::pki_types::CertificateDer;
 use uuid::Uuid;
 
 use super::IDLE;
-use super::conn::{Conn, ConnError};
+use super::conn::{Conn, ConnError, Terms};
+use super::line::Line;
+use super::pulse::Pulse;
+use super::stages::{Lines, Note, journal, prove, write};
 use crate::dataplane::identity::Roots;
-use crate::dataplane::io::apply::{
-    Batch, JournalStage, ProveStage, StageError, WriteStage, Written,
-};
+use crate::dataplane::io::apply::{Batch, JournalStage, ProveStage, StageError, WriteStage};
 use crate::dataplane::io::gate::Session;
 use crate::dataplane::io::new_files::Room;
 use crate::dataplane::io::target::{Target, refusal};
@@ -63,8 +64,10 @@ pub struct ServeOptions {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How long all of it may take until the sender is let in: the TLS handshake and the first frame.
     pub greeting: Duration,
-    /// How long the sender may say nothing between two frames. It reads whole disks in that time.
+    /// How long the sender may do nothing but say that it is at work. It reads whole disks in that time.
     pub idle_timeout: Duration,
+    /// How long the sender may say nothing at all, and when this side says that it is there.
+    pub pulse: Pulse,
 }
 
 impl Default for ServeOptions {
@@ -73,6 +76,7 @@ impl Default for ServeOptions {
             tls: None,
             greeting: Duration::from_secs(10),
             idle_timeout: IDLE,
+            pulse: Pulse::default(),
         }
     }
 }
@@ -100,43 +104,49 @@ pub fn serve_connection(
 ) -> Served {
     // Whoever has not yet been admitted gets less patience.
     let patience = options.idle_timeout.min(options.greeting);
-    let conn = match &options.tls {
-        None => Conn::plain_server(stream, patience, &|| false),
-        Some(config) => Conn::server(stream, Arc::clone(config), patience, &|| false),
+    let terms = Terms {
+        peer: "the sender".to_owned(),
+        idle: patience,
+        pulse: options.pulse.clone(),
+        stop: &|| false,
     };
-    let conn = match conn {
-        Ok(conn) => conn,
+    let conn = match &options.tls {
+        None => Conn::plain_server(stream, patience, terms),
+        Some(config) => Conn::server(stream, Arc::clone(config), patience, terms),
+    };
+    let line = match conn {
+        Ok(conn) => Line::new(conn),
         Err(error) => return Served::Disconnected(describe(&error)),
     };
     let mut serving = Serving {
-        conn,
+        line: &line,
         machine: Receiver::new(),
         end: None,
     };
-    let ended = serving.greet(admission, options.idle_timeout);
+    let ended = line.beating(|| serving.greet(admission, options.idle_timeout));
     let served = match (ended, serving.end.take()) {
         (_, Some(end)) => end,
         (Err(error), None) => Served::Disconnected(describe(&error)),
         (Ok(()), None) => Served::Disconnected("the sender has left".to_owned()),
     };
-    serving.conn.close();
+    line.close();
     served
 }
 
-struct Serving<'a> {
-    conn: Conn<'a>,
+struct Serving<'a, 'c> {
+    line: &'a Line<'c>,
     machine: Receiver,
     end: Option<Served>,
 }
 
-impl Serving<'_> {
+impl Serving<'_, '_> {
     /// The first frame, and the admission.
     fn greet(&mut self, admission: &dyn Admission, idle: Duration) -> Result<(), ConnError> {
         let frame = self.next()?;
         let commands = self.machine.on(Event::Frame(frame));
         for command in self.simple(commands)? {
             let peer = Peer {
-                certificates: self.conn.peer_certificates(),
+                certificates: self.line.peer_certificates(),
             };
             let hello = match command {
                 Command::Admit(hello) => hello,
@@ -153,7 +163,7 @@ impl Serving<'_> {
             match admission.admit(&hello, &peer) {
                 Err(refusal) => self.event(Event::Refused(refusal))?,
                 Ok(admitted) => {
-                    self.conn.set_idle(idle);
+                    self.line.let_in(idle);
                     return self.session(&hello, &admitted);
                 }
             };
@@ -163,7 +173,7 @@ impl Serving<'_> {
 
     /// Everything after the admission.
     fn session(&mut self, hello: &Hello, admitted: &Admitted) -> Result<(), ConnError> {
-        let socket = self.conn.socket()?;
+        let socket = self.line.socket()?;
         admitted.session.on_barred(move || {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         });
@@ -314,13 +324,7 @@ impl Serving<'_> {
             });
             scope.spawn(move || write(&writer, &write_work, &free, &written, &of_writer));
             scope.spawn(move || prove(prover, &prove_work, &notes));
-            let mut lines = Lines {
-                work: Some(work),
-                pool,
-                heard,
-                batch: None,
-                failed: None,
-            };
+            let mut lines = Lines::new(work, pool, heard);
             let taken = self.take(&mut lines);
             // Whatever has arrived whole is written and made durable, also when the connection is gone.
             lines.submit();
@@ -378,7 +382,7 @@ impl Serving<'_> {
                         let Some(place) = batch.place(len) else {
                             return Ok(None);
                         };
-                        self.conn.payload(place)?;
+                        self.line.payload(place)?;
                         batch.data(disk, blocks, digests, len);
                     }
                     Command::Zero { disk, blocks } => {
@@ -397,11 +401,11 @@ impl Serving<'_> {
 
     /// The next frame; what is none ends the session with words.
     fn frame(&mut self, wait: bool) -> Result<Option<Frame>, ConnError> {
-        match self.conn.frame(wait) {
+        match self.line.frame(wait) {
             Err(ConnError::Wire(error @ WireError::Version(_))) => {
                 let refusal = Refusal::new(RefusalKind::Version, error.to_string());
                 self.end = Some(Served::Refused(refusal.clone()));
-                self.conn.send(&Frame::Refuse(refusal), &[])?;
+                self.line.send(&Frame::Refuse(refusal), &[])?;
                 Err(ConnError::Wire(error))
             }
             Err(ConnError::Wire(error)) => {
@@ -443,7 +447,7 @@ impl Serving<'_> {
                 Frame::Told { .. } => self.end = Some(Served::Told),
                 _ => {}
             }
-            self.conn.send(&frame, &[])?;
+            self.line.send(&frame, &[])?;
         }
         Ok(rest)
     }
@@ -452,141 +456,6 @@ impl Serving<'_> {
 enum Stopped {
     Stage(StageError),
     Conn(ConnError),
-}
-
-enum Work {
-    Batch(Batch),
-    Checkpoint,
-}
-
-enum Note {
-    Durable(u64),
-    Failed(StageError),
-}
-
-/// The receiving thread's ends of the lines to the stages.
-struct Lines {
-    work: Option<SyncSender<Work>>,
-    pool: Chan<Batch>,
-    heard: Chan<Note>,
-    batch: Option<Batch>,
-    failed: Option<StageError>,
-}
-
-impl Lines {
-    /// The first failure has the words; which syncs have failed is kept of all (S12).
-    fn fail(&mut self, error: StageError) {
-        self.failed = Some(match self.failed.take() {
-            None => error,
-            Some(first) => StageError {
-                disk_sync: first.disk_sync || error.disk_sync,
-                journal_sync: first.journal_sync || error.journal_sync,
-                ..first
-            },
-        });
-    }
-
-    /// A batch with room for one more run; `None` when a stage has failed.
-    fn room(&mut self) -> Option<&mut Batch> {
-        if self.batch.as_ref().is_some_and(Batch::is_full) {
-            self.submit();
-        }
-        if self.batch.is_none() {
-            self.batch = self.pool.recv().ok();
-        }
-        self.batch.as_mut()
-    }
-
-    fn submit(&mut self) {
-        if let (Some(work), Some(batch)) =
-            (&self.work, self.batch.take_if(|batch| !batch.is_empty()))
-        {
-            let _ = work.send(Work::Batch(batch));
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        self.submit();
-        if let Some(work) = &self.work {
-            let _ = work.try_send(Work::Checkpoint);
-        }
-    }
-}
-
-fn journal(
-    mut stage: JournalStage<'_>,
-    work: &Chan<Work>,
-    next: &SyncSender<Work>,
-    notes: &ChanTx<Note>,
-) {
-    for item in work {
-        if let Work::Batch(batch) = &item
-            && let Err(error) = stage.cover(batch)
-        {
-            let _ = notes.send(Note::Failed(error));
-            return;
-        }
-        if next.send(item).is_err() {
-            return;
-        }
-    }
-}
-
-fn write(
-    stage: &WriteStage,
-    work: &Chan<Work>,
-    free: &ChanTx<Batch>,
-    next: &SyncSender<Written>,
-    notes: &ChanTx<Note>,
-) {
-    let mut written = Written::default();
-    for item in work {
-        let wanted = match item {
-            Work::Batch(mut batch) => {
-                if let Err(error) = stage.write(&mut batch, &mut written) {
-                    // What had its room is made durable, so that it is not sent again when there is more.
-                    if error.failure.kind == FailureKind::NoSpace && !written.is_empty() {
-                        let _ = next.send(written);
-                    }
-                    let _ = notes.send(Note::Failed(error));
-                    return;
-                }
-                batch.clear();
-                let _ = free.send(batch);
-                written.is_due()
-            }
-            Work::Checkpoint => !written.is_empty(),
-        };
-        if !wanted {
-            continue;
-        }
-        // While an earlier stretch is being proven, this one grows, up to a bound.
-        match next.try_send(std::mem::take(&mut written)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(back)) if !back.is_full() => written = back,
-            Err(TrySendError::Full(back)) => {
-                if next.send(back).is_err() {
-                    return;
-                }
-            }
-            Err(TrySendError::Disconnected(_)) => return,
-        }
-    }
-    if !written.is_empty() {
-        let _ = next.send(written);
-    }
-}
-
-fn prove(mut stage: ProveStage, work: &Chan<Written>, notes: &ChanTx<Note>) {
-    for written in work {
-        match stage.prove(&written) {
-            Ok(blocks) => drop(notes.send(Note::Durable(blocks))),
-            Err(error) => {
-                let _ = notes.send(Note::Failed(error));
-                return;
-            }
-        }
-    }
 }
 
 fn describe(error: &ConnError) -> String {

@@ -121,7 +121,7 @@ impl Sender {
             Event::Connected if matches!(self.state, State::Start) => self.greet(),
             Event::Frame(frame) => self.frame(frame),
             Event::Hashed(hashes) => self.hashed(&hashes),
-            Event::Measured(bytes) => self.measured(bytes),
+            Event::Measured { before, rest } => self.measured(before, rest),
             Event::Roots(roots) if matches!(self.state, State::Rooting) => {
                 self.state = State::Finishing {
                     roots: roots.clone(),
@@ -370,16 +370,20 @@ impl Sender {
                 .sum()
         });
         self.totals.to_send = bytes;
+        if measured.is_none() {
+            self.totals.arrived = self.resumed();
+        }
         self.planned_blocks = blocks;
         self.state = State::Planning;
         vec![Command::Send(Frame::Plan { blocks, bytes })]
     }
 
-    fn measured(&mut self, bytes: u64) -> Vec<Command> {
+    fn measured(&mut self, before: u64, rest: u64) -> Vec<Command> {
         if !matches!(self.state, State::Measuring) {
             return self.broken("a measure came in the wrong state");
         }
-        self.plan(Some(bytes))
+        self.totals.arrived = before;
+        self.plan(Some(rest))
     }
 
     /// A full copy that resumes hashes what has arrived: the source's own table needs it, the wire does not.
@@ -540,7 +544,8 @@ impl Sender {
     }
 
     fn resumed(&self) -> u64 {
-        let arrived = self.arrived.iter().sum();
+        // The receiver's word: it may be any number.
+        let arrived = (self.arrived.iter()).fold(0_u64, |sum, one| sum.saturating_add(*one));
         match (self.spec.mode, self.partial) {
             (Mode::NewFiles, _) => arrived,
             (Mode::InPlace, true) => self

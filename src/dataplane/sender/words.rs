@@ -59,8 +59,13 @@ pub enum Event {
     Frame(Frame),
     /// A [`Command::Hash`] or [`Command::Read`] is done: one hash a block.
     Hashed(Vec<BlockHash>),
-    /// A [`Command::Measure`] is done: bytes that hold data.
-    Measured(u64),
+    /// A [`Command::Measure`] is done.
+    Measured {
+        /// Bytes that hold data before the offsets.
+        before: u64,
+        /// Bytes that hold data from there on.
+        rest: u64,
+    },
     /// A [`Command::Root`] is done.
     Roots(Roots),
 }
@@ -72,7 +77,7 @@ pub enum Command {
     Send(Frame),
     /// Send a frame of data; the payload lies in what the last [`Command::Read`] has read, at this many bytes from its start.
     SendData(Data, usize),
-    /// Say how many bytes hold data from these offsets on, one offset a disk.
+    /// Say how many bytes hold data before these offsets, one a disk, and from there on.
     Measure(Vec<u64>),
     /// Take this side's base table as the beginning (trusted ranges), or begin with an empty one. Comes before any hash.
     Begin(UsedCandidates),
@@ -121,6 +126,8 @@ pub struct Totals {
     pub to_compare: u64,
     /// Bytes compared.
     pub compared: u64,
+    /// Bytes that an earlier session of this pass has brought, as far as that is known.
+    pub arrived: u64,
     /// Bytes to send.
     pub to_send: u64,
     /// Bytes sent.

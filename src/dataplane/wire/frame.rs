@@ -226,6 +226,8 @@ pub enum Frame {
         /// The epoch of its register, if it has one.
         epoch: Option<u64>,
     },
+    /// Either, after the [`Frame::Hello`] and between any two frames: I am there and at work. It confirms nothing.
+    Beat,
 }
 
 macro_rules! byte_enum {
@@ -275,6 +277,7 @@ impl Frame {
             Self::Whole { .. } => 70,
             Self::Failed(_) => 71,
             Self::Told { .. } => 72,
+            Self::Beat => 129,
         }
     }
 
@@ -297,6 +300,7 @@ impl Frame {
             Self::Whole { .. } => "Whole",
             Self::Failed(_) => "Failed",
             Self::Told { .. } => "Told",
+            Self::Beat => "Beat",
         }
     }
 
@@ -312,6 +316,7 @@ impl Frame {
             66 | 71 => SMALL,
             67 => 16 + MAX_DIGESTS * Digest::LEN,
             70 => ROOTS,
+            129 => 0,
             _ => return None,
         })
     }
@@ -378,7 +383,7 @@ impl Frame {
                 put.u64(*first);
                 put_digests(&mut put, digests);
             }
-            Self::PlanOk => {}
+            Self::PlanOk | Self::Beat => {}
             Self::Durable { blocks } => put.u64(*blocks),
             Self::Whole { roots } => put_roots(&mut put, roots),
             Self::Failed(failure) => {
@@ -468,6 +473,7 @@ impl Frame {
             72 => Self::Told {
                 epoch: Some(take.u64()?).filter(|epoch| *epoch > 0),
             },
+            129 => Self::Beat,
             other => return Err(WireError::UnknownType(other)),
         };
         take.end()?;

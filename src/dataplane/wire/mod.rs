@@ -14,7 +14,7 @@ pub use frame::{
 use super::blocks::FRAME_PAYLOAD;
 
 /// The version of the protocol that this build speaks, and the only one.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Bytes in a frame's header.
 pub const HEADER: usize = 8;
@@ -86,6 +86,12 @@ impl Header {
     #[must_use]
     pub fn body_len(self) -> usize {
         self.body
+    }
+
+    /// Whether it is that of a [`Frame::Beat`], which has no body.
+    #[must_use]
+    pub fn is_beat(self) -> bool {
+        self.kind == Frame::Beat.kind()
     }
 
     /// Reads the body.

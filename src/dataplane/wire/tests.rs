@@ -111,6 +111,7 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
                 digests
             }),
         Just(Frame::PlanOk),
+        Just(Frame::Beat),
         any::<u128>().prop_map(|vm| Frame::Ask {
             vm: Uuid::from_u128(vm)
         }),
@@ -180,6 +181,16 @@ fn a_length_above_its_bound_is_refused_by_the_header() {
             assert!(bound <= MAX_BODY, "{kind}");
         }
     }
+}
+
+#[test]
+fn a_beat_is_a_header_alone() {
+    let mut bytes = Vec::new();
+    Frame::Beat.encode(&mut bytes);
+    assert_eq!(bytes.len(), HEADER);
+    // Nothing can be smuggled in with it.
+    bytes[4] = 1;
+    assert_eq!(decode(&bytes), Err(WireError::TooLong));
 }
 
 #[test]

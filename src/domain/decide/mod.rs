@@ -290,6 +290,10 @@ fn submission(
         mark,
         claim: world.claim.clone(),
         failover: failover.map(ToOwned::to_owned),
+        alternate: match world.failover {
+            CurrentFailover::Known(view) => view.alternate(),
+            CurrentFailover::None | CurrentFailover::Missing => super::action::Alternate::default(),
+        },
         attempt: None,
     })
 }

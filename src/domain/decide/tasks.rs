@@ -64,9 +64,9 @@ pub fn follow(status: &mut FailoverStatus, name: &str, job: &Job) -> Vec<Event> 
         let over = ["Succeeded", "Failed", "Skipped", "Cancelled", "Suspended"]
             .iter()
             .any(|state| state.eq_ignore_ascii_case(&step.state));
-        let known = before
-            .iter()
-            .any(|old| old.name == step.name && old.state == step.state && old.message == step.message);
+        let known = before.iter().any(|old| {
+            old.name == step.name && old.state == step.state && old.message == step.message
+        });
         over && !known
     };
     let events = steps

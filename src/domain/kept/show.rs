@@ -29,7 +29,7 @@ pub fn show(
         if let Fact::Known(Stage::Settled { site }) = look.stage {
             shown.stage = Fact::Known(Stage::Unclaimed { site });
         }
-        shown.leaving = leaving(look, None);
+        shown.leaving = leaving(look);
         return shown;
     };
     shown.claims = BySite::from_fn(|_| Fact::Known(claim(register)));
@@ -66,7 +66,7 @@ pub fn show(
         }
     }
     shown.sync_ended = sync_ended(register, look);
-    shown.leaving = leaving(look, Some(register));
+    shown.leaving = leaving(look);
     shown
 }
 
@@ -114,30 +114,25 @@ fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
         && outcome.result == KeptResult::Succeeded;
     let id = outcome.job.as_deref().filter(|_| synchronised)?;
     let jobs = look.jobs.as_ref()?;
-    let job = jobs.all.iter().find(|job| job.id.eq_ignore_ascii_case(id))?;
+    let job = jobs
+        .all
+        .iter()
+        .find(|job| job.id.eq_ignore_ascii_case(id))?;
     match &job.state {
-        JobState::Cancelling | JobState::Cancelled => Some(
-            "somebody else cancelled the data sync at the service".to_owned(),
-        ),
+        JobState::Cancelling | JobState::Cancelled => {
+            Some("somebody else cancelled the data sync at the service".to_owned())
+        }
         JobState::Failed { message, .. } => Some(format!("the data sync broke off: {message}")),
         JobState::Running { .. } | JobState::Waiting | JobState::Succeeded => None,
     }
 }
 
-/// The site that the VM leaves by a job that no request of this register began.
-fn leaving(look: &VmObservation, register: Option<&KeptRegister>) -> Option<Site> {
+/// The site that the VM leaves by the job that moves it, whoever began that.
+fn leaving(look: &VmObservation) -> Option<Site> {
     let jobs = look.jobs.as_ref()?;
     let job = jobs.all.iter().rev().find(|job| {
         matches!(job.does, JobKind::Failover | JobKind::Failback) && !job.state.is_final()
     })?;
-    let request = register.and_then(|register| register.request.as_ref());
-    let own = request.is_some_and(|request| {
-        let id = request.job.as_ref().or_else(|| request.outcome.as_ref()?.job.as_ref());
-        id.is_some_and(|id| id.eq_ignore_ascii_case(&job.id))
-    });
-    if own {
-        return None;
-    }
     Some(match job.does {
         JobKind::Failback => Site::Azure,
         _ => Site::OnPremises,
@@ -148,7 +143,9 @@ fn leaving(look: &VmObservation, register: Option<&KeptRegister>) -> Option<Site
 pub(super) fn note_consistency(register: &mut KeptRegister, look: &VmObservation) {
     match &look.target_consistent {
         Fact::Known(false) => {
-            register.inconsistent_because.clone_from(&look.inconsistent_because);
+            register
+                .inconsistent_because
+                .clone_from(&look.inconsistent_because);
         }
         Fact::Known(true) if look.is_whole_again() => register.inconsistent_because = None,
         Fact::Known(true) | Fact::Absent | Fact::Unknown(_) => {}

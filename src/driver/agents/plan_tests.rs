@@ -24,7 +24,8 @@ fn submission(action: Action) -> Submission {
             vm_uid: "pvm".into(),
         },
         failover: Some("failover".into()),
-        attempt: None,
+        alternate: crate::domain::Alternate::default(),
+            attempt: None,
     }
 }
 

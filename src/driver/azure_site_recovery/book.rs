@@ -86,8 +86,9 @@ impl Book {
     /// Forgets what has ended long ago.
     pub fn forget(&mut self, now: Timestamp) {
         let over = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
-        self.jobs
-            .retain(|_, job| !job.is_final() || job.ended.or(job.started).is_none_or(|at| at > over));
+        self.jobs.retain(|_, job| {
+            !job.is_final() || job.ended.or(job.started).is_none_or(|at| at > over)
+        });
         if self.jobs.len() > MOST {
             let mut ended: Vec<(Option<Timestamp>, String)> = self
                 .jobs
@@ -114,7 +115,11 @@ fn is_of(job: &Job, vm_id: Option<&str>, name: &str) -> bool {
             (Some(target), Some(id)) => same_id(target, id),
             _ => false,
         };
-        return job.tasks.iter().filter_map(|task| task.child.as_ref()).any(member);
+        return job
+            .tasks
+            .iter()
+            .filter_map(|task| task.child.as_ref())
+            .any(member);
     }
     match (&job.target, vm_id) {
         (Some(target), Some(id)) => same_id(target, id),

@@ -46,7 +46,9 @@ impl Bucket {
     /// Takes one; says how long to wait before it is used.
     pub fn take(&mut self, now: Duration) -> Duration {
         let passed = now.saturating_sub(self.at).as_secs_f64();
-        self.level = passed.mul_add(self.per_second, self.level).min(self.capacity);
+        self.level = passed
+            .mul_add(self.per_second, self.level)
+            .min(self.capacity);
         self.at = self.at.max(now);
         self.level -= 1.0;
         let short = Duration::from_secs_f64((-self.level).max(0.0) / self.per_second);
@@ -91,7 +93,10 @@ mod tests {
         let mut bucket = Bucket::reads();
         let now = Duration::from_secs(10);
         bucket.pause(now, Duration::from_secs(7));
-        assert_eq!(bucket.take(now + Duration::from_secs(2)), Duration::from_secs(5));
+        assert_eq!(
+            bucket.take(now + Duration::from_secs(2)),
+            Duration::from_secs(5)
+        );
         assert_eq!(bucket.take(now + Duration::from_secs(8)), Duration::ZERO);
     }
 }

@@ -200,12 +200,15 @@ impl Client {
                     let problem = Problem::read(&answer.body);
                     // The vault itself is another matter than something in it.
                     return Err(match problem.code.as_deref() {
-                        Some("ResourceNotFound" | "ResourceGroupNotFound" | "SubscriptionNotFound") => {
-                            Missing::Failed(DriverError::refused(
-                                ErrorClass::Invalid,
-                                format!("{}; correct the vault's subscription, group or name", problem.text()),
-                            ))
-                        }
+                        Some(
+                            "ResourceNotFound" | "ResourceGroupNotFound" | "SubscriptionNotFound",
+                        ) => Missing::Failed(DriverError::refused(
+                            ErrorClass::Invalid,
+                            format!(
+                                "{}; correct the vault's subscription, group or name",
+                                problem.text()
+                            ),
+                        )),
                         _ => Missing::Gone,
                     });
                 }
@@ -432,6 +435,8 @@ fn refused_token(error: &azure_core::Error) -> DriverError {
     };
     DriverError::refused(
         class,
-        one_line(&format!("no token for the service: the sign-in service {words}")),
+        one_line(&format!(
+            "no token for the service: the sign-in service {words}"
+        )),
     )
 }

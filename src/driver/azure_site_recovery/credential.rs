@@ -93,7 +93,9 @@ pub fn credential(
     transport: Transport,
 ) -> Result<Arc<dyn TokenCredential>, DriverError> {
     let mut cloud = CustomConfiguration::default();
-    authority.trim_end_matches('/').clone_into(&mut cloud.authority_host);
+    authority
+        .trim_end_matches('/')
+        .clone_into(&mut cloud.authority_host);
     let client_options = ClientOptions {
         transport: Some(transport),
         // A token asked for twice is one token more, and nothing else.
@@ -191,7 +193,11 @@ impl CertificateAssertion {
         let key = match &key {
             PrivateKeyDer::Pkcs8(der) => KeyPair::from_pkcs8(der.secret_pkcs8_der()),
             PrivateKeyDer::Pkcs1(der) => KeyPair::from_der(der.secret_pkcs1_der()),
-            _ => return Err(unusable("tls.key is no RSA key; the sign-in service takes no other")),
+            _ => {
+                return Err(unusable(
+                    "tls.key is no RSA key; the sign-in service takes no other",
+                ));
+            }
         }
         .map_err(|_| unusable("tls.key is no RSA key that can be used"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)

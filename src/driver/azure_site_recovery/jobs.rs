@@ -14,7 +14,11 @@ const STOPS: [&str; 3] = [
 /// The inner part of a failback, after somebody said that it shall go on. Its first steps check again; what it stops is named in [`STOPS`].
 const COMPLETES: [&str; 1] = ["StartAzureVmFailback"];
 /// The tasks by which data gets to the premises.
-const WRITES: [&str; 3] = ["InitiateDataSync", "MonitorDataSync", "DataSyncAllActionGroup"];
+const WRITES: [&str; 3] = [
+    "InitiateDataSync",
+    "MonitorDataSync",
+    "DataSyncAllActionGroup",
+];
 /// The task that waits for somebody.
 const WAITS: &str = "WaitForUserInputForFailback";
 
@@ -67,7 +71,11 @@ fn towards(told: &Told, item: &Item) -> Site {
         WRITES
             .iter()
             .chain(&COMPLETES)
-            .chain(&["AzureVmFailbackPrerequisitesCheck", "PrepareVmOnPremForFailback", WAITS])
+            .chain(&[
+                "AzureVmFailbackPrerequisitesCheck",
+                "PrepareVmOnPremForFailback",
+                WAITS,
+            ])
             .any(|name| name.eq_ignore_ascii_case(&task.name))
     });
     if of_failback {
@@ -134,7 +142,10 @@ pub fn has_written_the_target(job: &Job) -> bool {
 
 fn begun(job: &Job, names: &[&str]) -> bool {
     job.tasks.iter().any(|task| {
-        names.iter().any(|name| name.eq_ignore_ascii_case(&task.name)) && task.has_begun()
+        names
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(&task.name))
+            && task.has_begun()
     })
 }
 
@@ -181,9 +192,16 @@ fn failure(told: &Told) -> String {
         .collect();
     let what = told.friendly_name.as_deref().unwrap_or("the job");
     if words.is_empty() {
-        return format!("{what} failed at the service without a word (job {})", told.name);
+        return format!(
+            "{what} failed at the service without a word (job {})",
+            told.name
+        );
     }
-    format!("{what} failed at the service: {} (job {})", words.join("; "), told.name)
+    format!(
+        "{what} failed at the service: {} (job {})",
+        words.join("; "),
+        told.name
+    )
 }
 
 /// Warnings of a job that was done all the same.
@@ -198,9 +216,12 @@ fn remark(told: &Told) -> Option<String> {
 /// What follows from a job's errors.
 fn class(errors: &[&JobError]) -> ErrorClass {
     let has = |codes: &[&str]| {
-        errors
-            .iter()
-            .any(|error| error.code.as_deref().is_some_and(|code| codes.contains(&code)))
+        errors.iter().any(|error| {
+            error
+                .code
+                .as_deref()
+                .is_some_and(|code| codes.contains(&code))
+        })
     };
     if has(&["532"]) {
         // Another operation was under way.

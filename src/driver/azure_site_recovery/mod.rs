@@ -31,17 +31,17 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::{DataSync, Site};
 use crate::domain::{
-    Action, BySite, Capabilities, DirectionCapabilities, ErrorClass, Submission, VaultObservation,
+    Action, Alternate, BySite, Capabilities, DirectionCapabilities, ErrorClass, Submission, VaultObservation,
 };
 use crate::driver::{DriverError, ReplicationDriver};
 use book::Book;
 use client::Client;
 pub use credential::{Identity, credential};
-pub use request::Alternate;
 use wire::fabric::Provider;
 use wire::item::Item;
 use wire::job::Job;
 use wire::page::Element as _;
+use wire::value::{last_segment, same_id};
 
 /// Providers are listed again after this: they beat every few minutes.
 const PROVIDERS_EVERY: Duration = Duration::from_secs(60);
@@ -123,6 +123,7 @@ fn capabilities() -> Capabilities {
         cancel_after_stop: false,
         pause_before_cutover: true,
         separate_stop: false,
+        alternate_location: Ok(()),
         protects_after_commit: Ok(()),
     };
     Capabilities {
@@ -222,9 +223,15 @@ impl AzureSiteRecoveryDriver {
             Some(listed) => listed.checked_sub(JOBS_OVERLAP),
         }
         .unwrap_or(now);
-        let until = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
+        let until = now
+            .checked_add(SignedDuration::from_hours(24))
+            .unwrap_or(now);
         let at = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let filter = format!("StartTime eq '{}' and EndTime eq '{}'", at(since), at(until));
+        let filter = format!(
+            "StartTime eq '{}' and EndTime eq '{}'",
+            at(since),
+            at(until)
+        );
         let path = self.client.in_vault("replicationJobs");
         let (listed, date) = self
             .client
@@ -301,14 +308,74 @@ fn wanted(book: &Book, items: &[Item]) -> Vec<String> {
         let of_vm = book.of_vm(item.vm_id.as_deref(), &item.friendly_name);
         let moves = |job: &&&Job| {
             let scenario = job.scenario.as_deref().unwrap_or_default();
-            ["PlannedFailover", "UnplannedFailover", "Failover", "Failback"]
-                .iter()
-                .any(|name| name.eq_ignore_ascii_case(scenario))
+            [
+                "PlannedFailover",
+                "UnplannedFailover",
+                "Failover",
+                "Failback",
+            ]
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(scenario))
         };
         names.extend(of_vm.last().map(|job| job.name.clone()));
         names.extend(of_vm.iter().rev().find(moves).map(|job| job.name.clone()));
     }
     names.into_iter().filter(|name| book.wants(name)).collect()
+}
+
+/// The provider is named only where the VM may be created, and only in a Hyper-V site: VMM places VMs by itself.
+fn place(
+    item: &Item,
+    alternate: &Alternate,
+    providers: &[Provider],
+) -> Result<request::Place, DriverError> {
+    if !alternate.create_if_missing {
+        return Ok(request::Place::Own);
+    }
+    let own = item
+        .provider_id
+        .as_deref()
+        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
+    let of_vmm = own.is_some_and(|provider| provider.fabric_type.eq_ignore_ascii_case("VMM"));
+    let invalid = |message: String| Err(DriverError::refused(ErrorClass::Invalid, message));
+    let Some(host) = &alternate.host else {
+        return match own {
+            _ if of_vmm => Ok(request::Place::Created { provider_id: None }),
+            Some(own) => Ok(request::Place::Created {
+                provider_id: Some(own.id.clone()),
+            }),
+            None => invalid(format!(
+                "the service names no provider of {}; name one in spec.failback.host",
+                item.friendly_name
+            )),
+        };
+    };
+    if of_vmm {
+        return invalid(
+            "spec.failback.host cannot be used under VMM, which places the VM by itself; take it out".into(),
+        );
+    }
+    let named = |provider: &&Provider| {
+        same_id(&provider.id, host)
+            || last_segment(&provider.id).eq_ignore_ascii_case(host)
+            || provider.host.eq_ignore_ascii_case(host)
+    };
+    let sites: Vec<&Provider> = providers
+        .iter()
+        .filter(|provider| provider.fabric_type.eq_ignore_ascii_case("HyperVSite"))
+        .collect();
+    match sites.iter().find(|provider| named(provider)) {
+        Some(provider) => Ok(request::Place::Created {
+            provider_id: Some(provider.id.clone()),
+        }),
+        None => {
+            let known: Vec<&str> = sites.iter().map(|provider| provider.host.as_str()).collect();
+            invalid(format!(
+                "spec.failback.host: no recovery services provider of a Hyper-V site is {host}; the vault has {}",
+                known.join(", ")
+            ))
+        }
+    }
 }
 
 fn not_allowed(item: &Item, what: &str) -> DriverError {
@@ -415,20 +482,30 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
             (action, _) => {
                 let item = self.item(vm).await?;
                 self.memory().asked = Some(Instant::now());
-                self.ask(&item, action, before).await
+                self.ask(&item, action, &submission.alternate, before).await
             }
         }
     }
 }
 
 impl AzureSiteRecoveryDriver {
+    /// The place of a failback: the provider of the host asked for, or the item's own.
+    async fn place(
+        &self,
+        item: &Item,
+        alternate: &Alternate,
+    ) -> Result<request::Place, DriverError> {
+        let providers = self.providers().await?;
+        place(item, alternate, &providers)
+    }
+
     async fn ask(
         &self,
         item: &Item,
         action: &Action,
+        alternate: &Alternate,
         before: Option<Timestamp>,
     ) -> Result<(), DriverError> {
-        let alternate = Alternate::default();
         match action {
             Action::CompleteFailover {
                 from: Site::OnPremises,
@@ -453,7 +530,8 @@ impl AzureSiteRecoveryDriver {
                 if !allowed {
                     return Err(not_allowed(item, "a failback"));
                 }
-                let body = request::failback(data_sync, &alternate);
+                let place = self.place(item, alternate).await?;
+                let body = request::failback(data_sync, &place);
                 self.post(item, "plannedFailover", Some(body), before).await
             }
             Action::Commit { .. } => {

@@ -182,6 +182,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         written_since_start: Fact::Unknown("the service does not tell".into()),
         pending_delta: None,
         disk_bytes: item.disk_bytes,
+        networks: item.networks.clone(),
         obstacles: obstacles(item, live),
         protection_obstacles: protection_obstacles(item, &stage, live, providers, told.now),
         full_download_obstacles: Vec::new(),
@@ -355,7 +356,8 @@ fn protection(item: &Item, jobs: &[Job], stage: &Stage) -> Fact<Protection> {
     if item.allows("ReverseReplicate") {
         return Fact::Absent;
     }
-    let steady = item.allows("PlannedFailover") || item.protection_state.eq_ignore_ascii_case("Protected");
+    let steady =
+        item.allows("PlannedFailover") || item.protection_state.eq_ignore_ascii_case("Protected");
     let state = if item.replication_health.eq_ignore_ascii_case("Critical") {
         ProtectionState::Failing(health(item))
     } else if steady {
@@ -406,7 +408,10 @@ fn health(item: &Item) -> String {
 /// What must be mended before anything is begun.
 fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
     let mut all = Vec::new();
-    if !item.instance_type.eq_ignore_ascii_case("HyperVReplicaAzure") {
+    if !item
+        .instance_type
+        .eq_ignore_ascii_case("HyperVReplicaAzure")
+    {
         let kind = if item.instance_type.is_empty() {
             "of a kind that the service does not name"
         } else {
@@ -426,7 +431,9 @@ fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
         all.push(format!(
             "job {} of the service works on the VM: {}",
             job.id,
-            job.doing.as_deref().unwrap_or("it does not say what it does")
+            job.doing
+                .as_deref()
+                .unwrap_or("it does not say what it does")
         ));
     }
     all
@@ -441,11 +448,10 @@ fn protection_obstacles(
     now: Timestamp,
 ) -> Vec<String> {
     let mut all = Vec::new();
-    let own = item.provider_id.as_deref().and_then(|id| {
-        providers
-            .iter()
-            .find(|provider| same_id(&provider.id, id))
-    });
+    let own = item
+        .provider_id
+        .as_deref()
+        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
     if let Some(Connection::Disconnected(why)) = own.map(|provider| connection(provider, now)) {
         all.push(why);
     }
@@ -457,7 +463,10 @@ fn protection_obstacles(
             site: Site::OnPremises,
         } => {
             let nothing = !item.allows("PlannedFailover") && !item.allows("ReverseReplicate");
-            let copies = item.protection_state.to_ascii_lowercase().contains("initialreplication");
+            let copies = item
+                .protection_state
+                .to_ascii_lowercase()
+                .contains("initialreplication");
             if nothing && !copies {
                 all.push(format!(
                     "the service lets no planned failover be done now: it calls the VM {} ({}){}",

@@ -9,12 +9,15 @@ use crate::api::DataSync;
 pub const API_VERSION: &str = "2025-08-01";
 
 /// Where the VM is brought back to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Alternate {
-    /// Leave to make the VM where it is not found.
-    pub create_if_missing: bool,
-    /// The provider of another host.
-    pub provider_id: Option<String>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To where it came from; it has to be there.
+    Own,
+    /// It is created where it is not found.
+    Created {
+        /// The provider of the host, in a Hyper-V site.
+        provider_id: Option<String>,
+    },
 }
 
 /// Planned failover to Azure.
@@ -28,7 +31,7 @@ pub fn failover_to_azure() -> Value {
 
 /// Planned failover from Azure.
 #[must_use]
-pub fn failback(data_sync: DataSync, alternate: &Alternate) -> Value {
+pub fn failback(data_sync: DataSync, place: &Place) -> Value {
     // The names say when the VM is down, not what is done while it is up.
     let option = match data_sync {
         DataSync::DeltaBeforeFailover => "ForDownTime",
@@ -37,9 +40,15 @@ pub fn failback(data_sync: DataSync, alternate: &Alternate) -> Value {
     let mut details = json!({
         "instanceType": "HyperVReplicaAzureFailback",
         "dataSyncOption": option,
-        "recoveryVmCreationOption": if alternate.create_if_missing { "CreateVmIfNotFound" } else { "NoAction" },
+        "recoveryVmCreationOption": match place {
+            Place::Own => "NoAction",
+            Place::Created { .. } => "CreateVmIfNotFound",
+        },
     });
-    if let (true, Some(provider)) = (alternate.create_if_missing, &alternate.provider_id) {
+    if let Place::Created {
+        provider_id: Some(provider),
+    } = place
+    {
         details["providerIdForAlternateRecovery"] = json!(provider);
     }
     json!({"properties": {

@@ -102,7 +102,8 @@ impl Move<'_> {
     pub(super) fn settle_seen(&mut self, operation: &Operation, action: &Action) -> Option<Next> {
         if let Some(job) = &operation.job {
             let name = operation.kind.as_str();
-            self.events.extend(tasks::follow(&mut self.status, name, job));
+            self.events
+                .extend(tasks::follow(&mut self.status, name, job));
         }
         match &operation.state {
             OperationState::Running => {

@@ -54,6 +54,8 @@ pub struct Item {
     pub storage_account: Option<String>,
     /// Where its logs go.
     pub log_storage_account: Option<String>,
+    /// Names of the virtual switches that it is in.
+    pub networks: Vec<String>,
     /// Sizes of its disks together, in bytes.
     pub disk_bytes: Option<u64>,
 }
@@ -170,6 +172,10 @@ impl Element for Item {
                 .and_then(|disk| disk.text("vhdId")),
             storage_account: details.text("recoveryAzureStorageAccount"),
             log_storage_account: details.text("recoveryAzureLogStorageAccountId"),
+            networks: details
+                .objects("vmNics")
+                .filter_map(|nic| nic.text("vMNetworkName"))
+                .collect(),
             disk_bytes: megabytes.filter(|sizes| !sizes.is_empty()).map(|sizes| {
                 sizes
                     .into_iter()

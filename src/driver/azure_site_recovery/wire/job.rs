@@ -115,7 +115,10 @@ impl Job {
     /// Whether this may be done with it.
     #[must_use]
     pub fn allows(&self, action: &str) -> bool {
-        is(action, &self.allowed.iter().map(String::as_str).collect::<Vec<_>>())
+        is(
+            action,
+            &self.allowed.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
     }
 
     /// Whether it has synchronised and waits for somebody to say that it shall go on. The words that describe the pause are not relied on.
