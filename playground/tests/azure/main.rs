@@ -8,6 +8,8 @@ mod asked;
 mod cancel;
 mod faults;
 mod lane;
+mod portal;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]
 mod sampler;
+mod secrets;
