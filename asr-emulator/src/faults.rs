@@ -24,6 +24,11 @@ pub enum Fault {
         /// The status.
         status: u16,
     },
+    /// Acted upon, and answered with that status all the same.
+    StatusAfter {
+        /// The status.
+        status: u16,
+    },
     /// Acted upon later, while the client waits.
     Delay {
         /// How long, in milliseconds of the emulator's clock.
@@ -33,6 +38,11 @@ pub enum Fault {
     DropBefore,
     /// All is done and the connection is closed without an answer.
     DropAfter,
+    /// All is done, and the client waits in vain until the connection is closed.
+    Silence {
+        /// How long, in milliseconds of the emulator's clock.
+        millis: u64,
+    },
     /// The connection is closed at once, and the request acts later.
     Hold {
         /// How much later, in milliseconds; with none, when it is released.
@@ -45,9 +55,11 @@ impl Fault {
         match self {
             Self::Throttle { .. } => "throttle",
             Self::Status { .. } => "status",
+            Self::StatusAfter { .. } => "statusAfter",
             Self::Delay { .. } => "delay",
             Self::DropBefore => "dropBefore",
             Self::DropAfter => "dropAfter",
+            Self::Silence { .. } => "silence",
             Self::Hold { .. } => "hold",
         }
     }
@@ -204,6 +216,14 @@ impl Service {
                 let response = crate::arm::errors::failing(status).response();
                 Outcome::Answer(self.refused(request, now, response, word))
             }
+            Fault::StatusAfter { status } => {
+                let _ = self.handle_with(request, now, Some(word), false);
+                if let Some(record) = self.records.back_mut() {
+                    record.status = Some(status);
+                }
+                let response = crate::arm::errors::failing(status).response();
+                Outcome::Answer(self.dress(request, now, response))
+            }
             Fault::Delay { millis } => Outcome::Later { millis },
             Fault::DropBefore => {
                 self.remember(request, now, None, Some(word), None, false);
@@ -212,6 +232,10 @@ impl Service {
             Fault::DropAfter => {
                 let _ = self.handle_with(request, now, Some(word), false);
                 Outcome::Dropped
+            }
+            Fault::Silence { millis } => {
+                let _ = self.handle_with(request, now, Some(word), false);
+                Outcome::Silence { millis }
             }
             Fault::Hold { millis } => {
                 if let Err(refusal) = self.admit(request, now) {

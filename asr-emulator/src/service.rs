@@ -21,6 +21,11 @@ pub enum Outcome {
     Answer(Response),
     /// The connection is closed without an answer.
     Dropped,
+    /// It was handled, and the connection is closed without an answer so many milliseconds later.
+    Silence {
+        /// Milliseconds of the emulator's clock.
+        millis: u64,
+    },
     /// It is to be handled so many milliseconds later.
     Later {
         /// Milliseconds of the emulator's clock.
@@ -246,7 +251,8 @@ impl Service {
             }
         };
         let response = self.dress(request, now, response);
-        let status = (fault != Some("dropAfter") && !admitted).then_some(response.status);
+        let status = (!matches!(fault, Some("dropAfter" | "silence")) && !admitted)
+            .then_some(response.status);
         let acted = response.status < 400;
         self.remember(request, now, status, fault, job, acted);
         response

@@ -32,9 +32,9 @@ impl WithRegisters {
         let mut registers = self.registers.lock().unwrap();
         for (name, vm) in &mut seen.vms {
             if let Some(register) = registers.get_mut(name) {
-                *register = kept::settle(register, vm, now);
+                *register = kept::settle(register, vm, kept::Limits::default(), now);
             }
-            *vm = kept::show(registers.get(name), vm, now);
+            *vm = kept::show(registers.get(name), vm, kept::Limits::default(), now);
         }
         seen
     }
@@ -65,9 +65,9 @@ impl ReplicationDriver for WithRegisters {
             let mut registers = self.registers.lock().unwrap();
             let register = registers
                 .get(vm)
-                .map(|register| kept::settle(register, look, now));
+                .map(|register| kept::settle(register, look, kept::Limits::default(), now));
             let admitted =
-                kept::admit(register.as_ref(), look, submission, now).map_err(|refusal| {
+                kept::admit(register.as_ref(), look, submission, kept::Limits::default(), now).map_err(|refusal| {
                     DriverError {
                         class: refusal.class,
                         message: refusal.message,

@@ -308,9 +308,17 @@ impl Shared {
                 Unanswered::State
             })?;
         }
+        if let Outcome::Silence { millis } = outcome {
+            tokio::select! {
+                () = self.clock.sleep(millis) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
         match outcome {
             Outcome::Answer(response) => Ok(full(response)),
-            Outcome::Dropped | Outcome::Later { .. } => Err(Unanswered::Dropped),
+            Outcome::Dropped | Outcome::Silence { .. } | Outcome::Later { .. } => {
+                Err(Unanswered::Dropped)
+            }
         }
     }
 

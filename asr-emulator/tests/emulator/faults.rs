@@ -72,6 +72,21 @@ fn an_answer_can_be_lost_before_or_after_the_deed() {
 }
 
 #[test]
+fn an_answer_can_deny_the_deed() {
+    let mut client = Client::new();
+    let rule = Rule::next(
+        "POST",
+        "plannedFailover",
+        Fault::StatusAfter { status: 500 },
+    );
+    client.service.add_rule(rule).unwrap();
+    assert_eq!(status(&failover(&mut client)), 500);
+    assert_eq!(client.service.jobs().len(), 1);
+    let last = client.service.requests().last().unwrap();
+    assert_eq!((last.status, last.acted), (Some(500), true));
+}
+
+#[test]
 fn a_held_request_acts_later() {
     let mut client = Client::new();
     let hold = |millis| Rule::next("POST", "plannedFailover", Fault::Hold { millis });

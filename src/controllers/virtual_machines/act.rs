@@ -150,7 +150,15 @@ async fn submit(
     let admitted = match &observed.kept {
         Some(kept) => {
             let now = Timestamp::now();
-            domain::kept::admit(kept.register.as_ref(), &kept.look, submission, now).map(Some)
+            let limits = context.settings.service;
+            domain::kept::admit(
+                kept.register.as_ref(),
+                &kept.look,
+                submission,
+                limits,
+                now,
+            )
+            .map(Some)
         }
         None => Ok(None),
     };

@@ -109,7 +109,7 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
         cluster: context.cluster.clone(),
         vm_uid: fetched.intent.uid.clone(),
     };
-    let kept = kept_of(fetched, &sight);
+    let kept = kept_of(context.settings.service, fetched, &sight);
     let (identity, holder) = match &sight {
         Sight::Seen { observation, .. } => match observation.vm(&fetched.intent.vm_name) {
             Fact::Known(vm) => {
@@ -134,7 +134,7 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
 }
 
 /// Where the service keeps no registers, what stands in the resource is read with what the service showed.
-fn kept_of(fetched: &Fetched, sight: &Sight) -> Option<Kept> {
+fn kept_of(limits: kept::Limits, fetched: &Fetched, sight: &Sight) -> Option<Kept> {
     let Sight::Seen {
         observation,
         driver,
@@ -155,8 +155,8 @@ fn kept_of(fetched: &Fetched, sight: &Sight) -> Option<Kept> {
     let status = fetched.vm.status.as_ref();
     let register = status
         .and_then(|status| status.register.as_ref())
-        .map(|register| kept::settle(register, &look, now));
-    let shown = kept::show(register.as_ref(), &look, now);
+        .map(|register| kept::settle(register, &look, limits, now));
+    let shown = kept::show(register.as_ref(), &look, limits, now);
     Some(Kept {
         look,
         register,

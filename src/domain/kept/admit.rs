@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use super::fate::{self, Fate};
-use super::{JOBS_KEPT, SEND_WITHIN, claim, mark, mark_of};
+use super::{JOBS_KEPT, Limits, claim, mark, mark_of};
 use crate::api::{DataSync, KeptOutcome, KeptRegister, KeptRequest, KeptResult, Site};
 use crate::domain::action::{Action, ActionKind, Attempt, Mark, Submission};
 use crate::domain::failure::ErrorClass;
@@ -50,6 +50,7 @@ pub fn admit(
     register: Option<&KeptRegister>,
     look: &VmObservation,
     submission: &Submission,
+    limits: Limits,
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
     let action = &submission.action;
@@ -65,7 +66,7 @@ pub fn admit(
             ),
         };
     };
-    if let Some(known) = known(register, look, submission, now)? {
+    if let Some(known) = known(register, look, submission, limits, now)? {
         return Ok(known);
     }
     // S2: older is refused.
@@ -127,7 +128,7 @@ pub fn admit(
         | Action::CompleteFailover { .. }
         | Action::Commit { .. }
         | Action::ReverseReplicate { .. }
-        | Action::CancelSync { .. } => request(register, look, submission, now),
+        | Action::CancelSync { .. } => request(register, look, submission, limits, now),
     }
 }
 
@@ -136,6 +137,7 @@ fn known(
     register: &KeptRegister,
     look: &VmObservation,
     submission: &Submission,
+    limits: Limits,
     now: Timestamp,
 ) -> Result<Option<Admitted>, Refusal> {
     let Some(last) = &register.request else {
@@ -150,7 +152,7 @@ fn known(
             send: None,
         })
     };
-    match fate::of(last, look, now) {
+    match fate::of(last, look, limits, now) {
         Fate::Ended(outcome) if outcome.result == KeptResult::NoEffect => Ok(None),
         Fate::Running(_) | Fate::Ended(_) if same => Ok(as_it_is()),
         Fate::Ended(_) => Ok(None),
@@ -246,6 +248,7 @@ fn request(
     register: &KeptRegister,
     look: &VmObservation,
     submission: &Submission,
+    limits: Limits,
     now: Timestamp,
 ) -> Result<Admitted, Refusal> {
     let kind = submission.action.kind();
@@ -294,7 +297,7 @@ fn request(
         (_, None) => (None, true, None),
     };
     // S18: the attempt, until when it may be sent, and all that was known before.
-    let send_before = now.checked_add(SEND_WITHIN).unwrap_or(now);
+    let send_before = now.checked_add(limits.send_within).unwrap_or(now);
     let jobs_before: Vec<String> = jobs
         .all
         .iter()

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{mark_of, over_at};
+use super::{Limits, mark_of, over_at};
 use crate::api::{KeptOutcome, KeptRequest, KeptResult, Site};
 use crate::domain::action::ActionKind;
 use crate::domain::failure::ErrorClass;
@@ -33,7 +33,12 @@ pub(super) fn job_kind(kind: ActionKind, site: Site) -> Option<JobKind> {
     })
 }
 
-pub(super) fn of<'a>(request: &KeptRequest, look: &'a VmObservation, now: Timestamp) -> Fate<'a> {
+pub(super) fn of<'a>(
+    request: &KeptRequest,
+    look: &'a VmObservation,
+    limits: Limits,
+    now: Timestamp,
+) -> Fate<'a> {
     if let Some(outcome) = &request.outcome {
         return Fate::Ended(outcome.clone());
     }
@@ -41,7 +46,7 @@ pub(super) fn of<'a>(request: &KeptRequest, look: &'a VmObservation, now: Timest
         return ended(KeptResult::NoEffect, None);
     };
     let Some(jobs) = &look.jobs else {
-        return unresolved(request, kind, "the service's jobs cannot be seen now");
+        return unresolved(request, kind, limits, "the service's jobs cannot be seen now");
     };
     if let Some(fate) = result(request, kind, jobs).and_then(|job| by_job(request, kind, job)) {
         return fate;
@@ -50,27 +55,32 @@ pub(super) fn of<'a>(request: &KeptRequest, look: &'a VmObservation, now: Timest
         return ended(KeptResult::Succeeded, None);
     }
     // S18: nothing else is started while it may still have an effect.
-    if now < over_at(&request.send_before) {
+    if now < over_at(&request.send_before, limits) {
         let what = if request.accepted {
             "the service took it and shows no job of it yet"
         } else {
             "no answer came, and no job shows that it took effect"
         };
-        return unresolved(request, kind, what);
+        return unresolved(request, kind, limits, what);
     }
     let none = |scenario: &str| scenario.is_empty() || scenario.eq_ignore_ascii_case("none");
     if !none(&jobs.scenario) && jobs.scenario != request.scenario_before {
         let what = format!("the service has {} under way on the VM", jobs.scenario);
-        return unresolved(request, kind, &what);
+        return unresolved(request, kind, limits, &what);
     }
     ended(KeptResult::NoEffect, None)
 }
 
-fn unresolved<'a>(request: &KeptRequest, kind: ActionKind, what: &str) -> Fate<'a> {
+fn unresolved<'a>(
+    request: &KeptRequest,
+    kind: ActionKind,
+    limits: Limits,
+    what: &str,
+) -> Fate<'a> {
     Fate::Unresolved(format!(
         "whether {kind} ({}) took effect: {what}; it is asked for again only once it can have no effect any more, after {}",
         mark_of(request),
-        over_at(&request.send_before).strftime("%H:%M:%S UTC")
+        over_at(&request.send_before, limits).strftime("%H:%M:%S UTC")
     ))
 }
 

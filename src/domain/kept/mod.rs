@@ -5,10 +5,10 @@
 //! anything is sent, and this module reads the service's jobs as its answers:
 //!
 //! ```text
-//!   settle(register, look, now) ─▶ register    what came of the last request, once that is known for good (S19)
-//!   show(register, look, now)   ─▶ look        with marks, claims and operations, as if the service kept registers
-//!   admit(register, look, order, now) ─▶ register to store, and what makes the request safe to send (S18)
-//!   refused(register)           ─▶ register    the request was answered, and had no effect
+//!   settle(register, look, limits, now) ─▶ register    what came of the last request, once that is known for good (S19)
+//!   show(register, look, limits, now)   ─▶ look        with marks, claims and operations, as if the service kept registers
+//!   admit(register, look, order, limits, now) ─▶ register to store, and what makes the request safe to send (S18)
+//!   refused(register)                   ─▶ register    the request was answered, and had no effect
 //! ```
 //!
 //! [`decide`](super::decide()) then needs no word of services: it sees registers and operations in either case.
@@ -28,23 +28,42 @@ use fate::Fate;
 pub use admit::{Admitted, Refusal, admit};
 pub use show::show;
 
-/// For how long after it was decided a request may be sent.
-pub const SEND_WITHIN: SignedDuration = SignedDuration::from_secs(30);
-/// The longest that a request which was sent can take to have an effect. The service's front end ends a request after about a minute; a connection
-/// on the way to it may hold one for a while longer.
-pub const LONGEST_LIFE: SignedDuration = SignedDuration::from_secs(180);
+/// How late a request can have an effect (safety rule S18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For how long after it was decided a request may be sent.
+    pub send_within: SignedDuration,
+    /// The longest that a request which was sent can take to have an effect.
+    pub longest_life: SignedDuration,
+}
+
+impl Default for Limits {
+    /// The service's front end ends a request after about a minute; a connection on the way to it may hold one for a while longer.
+    fn default() -> Self {
+        Self {
+            send_within: SignedDuration::from_secs(30),
+            longest_life: SignedDuration::from_secs(180),
+        }
+    }
+}
+
 /// How many of the jobs known before are written down, newest first: more than a VM has in a day of moves.
 const JOBS_KEPT: usize = 24;
 
 /// What is known for good of the last request, taken down.
 #[must_use]
-pub fn settle(register: &KeptRegister, look: &VmObservation, now: jiff::Timestamp) -> KeptRegister {
+pub fn settle(
+    register: &KeptRegister,
+    look: &VmObservation,
+    limits: Limits,
+    now: jiff::Timestamp,
+) -> KeptRegister {
     let mut next = register.clone();
     show::note_consistency(&mut next, look);
     let Some(request) = &register.request else {
         return next;
     };
-    match fate::of(request, look, now) {
+    match fate::of(request, look, limits, now) {
         Fate::Ended(outcome) => {
             if outcome.result != KeptResult::NoEffect {
                 take(&mut next, request);
@@ -121,9 +140,9 @@ fn mark_of(request: &KeptRequest) -> Mark {
 }
 
 /// From when on a request that left no trace can have no effect any more (safety rule S18).
-fn over_at(send_before: &MicroTime) -> jiff::Timestamp {
+fn over_at(send_before: &MicroTime, limits: Limits) -> jiff::Timestamp {
     send_before
         .0
-        .checked_add(LONGEST_LIFE)
+        .checked_add(limits.longest_life)
         .unwrap_or(jiff::Timestamp::MAX)
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::fate::{self, Fate};
-use super::{claim, mark, mark_of};
+use super::{Limits, claim, mark, mark_of};
 use crate::api::{KeptOutcome, KeptRegister, KeptRequest, KeptResult, Site};
 use crate::domain::action::ActionKind;
 use crate::domain::fact::Fact;
@@ -17,6 +17,7 @@ use crate::domain::observation::{
 pub fn show(
     register: Option<&KeptRegister>,
     look: &VmObservation,
+    limits: Limits,
     now: Timestamp,
 ) -> VmObservation {
     let mut shown = look.clone();
@@ -46,7 +47,7 @@ pub fn show(
     }
     shown.operations = Vec::new();
     if let Some(request) = &register.request {
-        let fate = fate::of(request, look, now);
+        let fate = fate::of(request, look, limits, now);
         match &fate {
             Fate::Unresolved(why) => {
                 // S7, S18: nothing follows until its outcome is known.

@@ -208,10 +208,17 @@ impl AzureSiteRecoveryDriver {
         news
     }
 
-    async fn jobs(&self, items: &[Item], now: Timestamp) -> Result<(), DriverError> {
+    /// Reads the jobs; whether one of them has ended since the look before, so that the items may be older than its end.
+    async fn jobs(&self, items: &[Item], now: Timestamp) -> Result<bool, DriverError> {
         if !self.wants_jobs(items) {
-            return Ok(());
+            return Ok(false);
         }
+        let under_way: Vec<String> = {
+            let memory = self.memory();
+            let named = items.iter().filter_map(|item| item.scenario.job.clone());
+            let all = named.chain(memory.book.live());
+            all.filter(|name| memory.book.wants(name)).collect()
+        };
         let since = match self.memory().listed {
             None => now.checked_sub(JOBS_AT_FIRST),
             Some(listed) => listed.checked_sub(JOBS_OVERLAP),
@@ -248,7 +255,9 @@ impl AzureSiteRecoveryDriver {
                 self.memory().book.read(job);
             }
         }
-        Ok(())
+        let memory = self.memory();
+        let ended = |name: &String| memory.book.get(name).is_some_and(Job::is_final);
+        Ok(under_way.iter().any(ended))
     }
 
     async fn job(&self, name: &str) -> Result<Option<Job>, DriverError> {
@@ -400,10 +409,13 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
         let path = self.client.in_vault("replicationProtectedItems");
-        let (items, server_time) = self.client.list::<Item>(&path, &[]).await?;
+        let (mut items, server_time) = self.client.list::<Item>(&path, &[]).await?;
         let now = server_time.unwrap_or_else(Timestamp::now);
         let providers = self.providers().await?;
-        self.jobs(&items, now).await?;
+        if self.jobs(&items, now).await? {
+            // A job that has ended is ahead of an item that was read before: it would show a move that is done as one that never was.
+            (items, _) = self.client.list::<Item>(&path, &[]).await?;
+        }
         let mut memory = self.memory();
         memory.items = items
             .iter()
