@@ -372,6 +372,31 @@ pub fn cases() -> Vec<Case> {
             json!({"dataSync": "FullDuringFailover"}),
             Some("spec.dataSync is immutable"),
         ),
+        changed(
+            Failover,
+            &[],
+            json!({"host": "hv02"}),
+            Some("spec.host is immutable"),
+        ),
+        changed(
+            Failover,
+            &[("/spec/createIfMissing", json!(true))],
+            json!({"createIfMissing": false}),
+            Some("spec.createIfMissing is immutable"),
+        ),
+        made(
+            Vm,
+            &[("/spec/failback", json!({"host": "hv02"}))],
+            Some("spec.failback.host needs spec.failback.createIfMissing"),
+        ),
+        made(
+            Vm,
+            &[(
+                "/spec/failback",
+                json!({"host": "hv02", "createIfMissing": true}),
+            )],
+            None,
+        ),
     ];
     for (field, value, message) in [
         (

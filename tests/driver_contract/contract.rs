@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use homeward::api::{DataSync, Site};
 use homeward::domain::{
-    Action, ActionKind, Alternate, Claim, DirectionCapabilities, Fact, Mark, Operation, OperationState, Stage,
-    Submission, VmObservation,
+    Action, ActionKind, Alternate, Claim, DirectionCapabilities, Fact, Mark, Operation,
+    OperationState, Stage, Submission, VmObservation,
 };
 use homeward::driver::{DriverError, ReplicationDriver};
 

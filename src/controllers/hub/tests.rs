@@ -34,7 +34,7 @@ fn driver() -> Arc<dyn ReplicationDriver> {
         pause_before_cutover: true,
         separate_stop: true,
         alternate_location: Ok(()),
-            protects_after_commit: Ok(()),
+        protects_after_commit: Ok(()),
     };
     Arc::new(Silent(Capabilities {
         registers: true,

@@ -77,9 +77,7 @@ impl AgentsDriver {
             cancel_after_stop: true,
             pause_before_cutover: true,
             separate_stop: true,
-alternate_location: Err(
-                "agents bring a VM back to the host that it came from".into(),
-            ),
+            alternate_location: Err("agents bring a VM back to the host that it came from".into()),
             protects_after_commit: Ok(()),
         };
         Self {

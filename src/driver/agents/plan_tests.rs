@@ -25,7 +25,7 @@ fn submission(action: Action) -> Submission {
         },
         failover: Some("failover".into()),
         alternate: crate::domain::Alternate::default(),
-            attempt: None,
+        attempt: None,
     }
 }
 

@@ -31,7 +31,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::{DataSync, Site};
 use crate::domain::{
-    Action, Alternate, BySite, Capabilities, DirectionCapabilities, ErrorClass, Submission, VaultObservation,
+    Action, Alternate, BySite, Capabilities, DirectionCapabilities, ErrorClass, Submission,
+    VaultObservation,
 };
 use crate::driver::{DriverError, ReplicationDriver};
 use book::Book;
@@ -388,7 +389,10 @@ fn place(
             provider_id: Some(provider.id.clone()),
         }),
         None => {
-            let known: Vec<&str> = sites.iter().map(|provider| provider.host.as_str()).collect();
+            let known: Vec<&str> = sites
+                .iter()
+                .map(|provider| provider.host.as_str())
+                .collect();
             invalid(format!(
                 "spec.failback.host: no recovery services provider of a Hyper-V site is {host}; the vault has {}",
                 known.join(", ")

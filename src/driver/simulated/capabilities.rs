@@ -7,8 +7,8 @@ const EVERYTHING: DirectionCapabilities = DirectionCapabilities {
     cancel_after_stop: true,
     pause_before_cutover: true,
     separate_stop: true,
-alternate_location: Ok(()),
-            protects_after_commit: Ok(()),
+    alternate_location: Ok(()),
+    protects_after_commit: Ok(()),
 };
 
 /// What Homeward's own agents can do: everything, in both directions.
