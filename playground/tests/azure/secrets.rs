@@ -90,6 +90,8 @@ async fn denied(world: &ServiceWorld) -> Result<()> {
         words.to_lowercase().contains("secret"),
         "it does not say what is wrong: {words}"
     );
+    // It would be written anew at each look.
+    ensure!(!words.contains("Trace ID"), "{words}");
     Ok(())
 }
 
