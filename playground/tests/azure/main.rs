@@ -4,7 +4,6 @@
 //! The matrix of faults runs a seeded sample in which every request and every fault occurs, and with `FULL=1` as a whole. The seed is
 //! printed; `SEED=n` repeats it.
 
-mod asked;
 mod cancel;
 mod faults;
 mod lane;

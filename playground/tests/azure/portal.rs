@@ -6,10 +6,8 @@ use homeward_asr_emulator::{Button, FabricKind};
 use homeward_playground::world::status_of;
 use serde_json::json;
 
-use crate::{
-    asked::Intent,
-    lane::{Lane, condition, finish, quick, run, world},
-};
+use crate::lane::{Lane, condition, finish, quick, run, world};
+use homeward_playground::asked::Intent;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_is_pressed_there_moves_homeward_on() {
