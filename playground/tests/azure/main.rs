@@ -10,5 +10,6 @@ mod lane;
 mod portal;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]
+#[expect(dead_code, reason = "what the agents' tests use of it")]
 mod sampler;
 mod secrets;

@@ -123,7 +123,7 @@ async fn a_vm_that_is_gone_from_the_vault_is_stalled() {
         let status = told.status.context("it has a status")?;
         let (_, reason, words) = condition(&status.conditions, "Stalled").context("it is")?;
         ensure!(
-            reason == "VirtualMachineNotFound" && words.contains("vm-1"),
+            reason == "NotProtected" && words.contains("vm-1"),
             "{reason}: {words}"
         );
         // The others of the vault go on.
