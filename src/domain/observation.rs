@@ -60,6 +60,8 @@ pub struct VaultObservation {
     pub hosts: Vec<HostObservation>,
     /// The VMs that were seen, by name.
     pub vms: BTreeMap<String, VmObservation>,
+    /// What Homeward will have to do and the service does not let it do, in the service's names.
+    pub missing_permissions: Vec<String>,
     /// Whether every place was looked at, so that a VM not listed is absent. When not, why.
     pub complete: Result<(), String>,
 }

@@ -435,6 +435,7 @@ fn seen(state: &State) -> Result<VaultObservation, DriverError> {
         _ => Connection::Connected,
     });
     Ok(VaultObservation {
+        missing_permissions: Vec::new(),
         hosts: Site::BOTH
             .into_iter()
             .map(|site| HostObservation {

@@ -93,6 +93,7 @@ fn look(began: Instant, vms: &[(&str, VmObservation)]) -> Look {
     Look {
         began,
         seen: Ok(Arc::new(VaultObservation {
+            missing_permissions: Vec::new(),
             sites: BySite::from_fn(|_| Connection::Connected),
             hosts: Vec::new(),
             vms: vms

@@ -151,14 +151,8 @@ async fn submit(
         Some(kept) => {
             let now = Timestamp::now();
             let limits = context.settings.service;
-            domain::kept::admit(
-                kept.register.as_ref(),
-                &kept.look,
-                submission,
-                limits,
-                now,
-            )
-            .map(Some)
+            domain::kept::admit(kept.register.as_ref(), &kept.look, submission, limits, now)
+                .map(Some)
         }
         None => Ok(None),
     };

@@ -524,7 +524,9 @@ fn target_consistent(world: &World<'_>) -> Said {
             kind,
             Truth::False,
             Reason::NotWhole,
-            "the passive site holds no whole point in time; it is not started from there",
+            vm.inconsistent_because.clone().unwrap_or_else(|| {
+                "the passive site holds no whole point in time; it is not started from there".into()
+            }),
         ),
         Fact::Unknown(why) => Said::new(
             kind,

@@ -57,6 +57,7 @@ pub(super) fn vault(look: &Look, interval_seconds: u64) -> VaultObservation {
         vms.insert(name, vm);
     }
     VaultObservation {
+        missing_permissions: Vec::new(),
         sites: BySite::from_fn(|site| connection(look, site)),
         complete: look
             .hosts

@@ -42,10 +42,13 @@ use wire::fabric::Provider;
 use wire::item::Item;
 use wire::job::Job;
 use wire::page::Element as _;
+use wire::permission::{self, Permission};
 use wire::value::{last_segment, same_id};
 
 /// Providers are listed again after this: they beat every few minutes.
 const PROVIDERS_EVERY: Duration = Duration::from_secs(60);
+/// What the identity may do is looked at again after this.
+const PERMISSIONS_EVERY: Duration = Duration::from_secs(600);
 /// Jobs are looked for this far back at first.
 const JOBS_AT_FIRST: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Later lists of jobs overlap the one before by this much.
@@ -91,6 +94,7 @@ struct Memory {
     /// How each item stood, to see that a job has ended in between.
     stood: BTreeMap<String, Stood>,
     providers: Option<(Instant, Vec<Provider>)>,
+    missing_permissions: Option<(Instant, Vec<String>)>,
     /// Up to when jobs were listed, by the service's clock.
     listed: Option<Timestamp>,
     /// When something was last asked for.
@@ -187,6 +191,36 @@ impl AzureSiteRecoveryDriver {
         let (providers, _) = self.client.list::<Provider>(&path, &[]).await?;
         self.memory().providers = Some((Instant::now(), providers.clone()));
         Ok(providers)
+    }
+
+    /// What Homeward will have to do and may not. An identity that may not even ask is believed to be let do all: the service says otherwise when
+    /// it is asked for something.
+    async fn missing_permissions(&self) -> Vec<String> {
+        let fresh = self
+            .memory()
+            .missing_permissions
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < PERMISSIONS_EVERY)
+            .map(|(_, missing)| missing.clone());
+        if let Some(missing) = fresh {
+            return missing;
+        }
+        let path = self
+            .client
+            .in_vault("providers/Microsoft.Authorization/permissions");
+        let granted = self
+            .client
+            .list_of_version::<Permission>(&path, permission::API_VERSION, &[])
+            .await;
+        let missing = match granted {
+            Ok((granted, _)) => permission::missing(&granted),
+            Err(error) => {
+                tracing::debug!(%error, "what the identity may do at the vault is not known");
+                Vec::new()
+            }
+        };
+        self.memory().missing_permissions = Some((Instant::now(), missing.clone()));
+        missing
     }
 
     /// Whether something may have happened that only the list of jobs tells of.
@@ -412,6 +446,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
         let (mut items, server_time) = self.client.list::<Item>(&path, &[]).await?;
         let now = server_time.unwrap_or_else(Timestamp::now);
         let providers = self.providers().await?;
+        let missing = self.missing_permissions().await;
         if self.jobs(&items, now).await? {
             // A job that has ended is ahead of an item that was read before: it would show a move that is done as one that never was.
             (items, _) = self.client.list::<Item>(&path, &[]).await?;
@@ -427,6 +462,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
             items: &items,
             providers: &providers,
             book: &memory.book,
+            missing_permissions: &missing,
             server_time,
             fabric: self.fabric.as_deref(),
             now,

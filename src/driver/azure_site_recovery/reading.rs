@@ -30,6 +30,8 @@ pub struct Told<'a> {
     pub providers: &'a [Provider],
     /// The jobs.
     pub book: &'a Book,
+    /// What the service does not let Homeward do.
+    pub missing_permissions: &'a [String],
     /// The service's clock.
     pub server_time: Option<Timestamp>,
     /// Only this fabric counts.
@@ -80,6 +82,7 @@ pub fn vault(told: &Told<'_>) -> VaultObservation {
         })
         .collect();
     VaultObservation {
+        missing_permissions: told.missing_permissions.to_vec(),
         sites: BySite {
             on_premises: on_premises(&providers, told.fabric, told.now),
             // That it answered is all that can be known of the other side.

@@ -43,6 +43,7 @@ pub(super) fn observe(simulation: &Simulation) -> VaultObservation {
         }
     }
     VaultObservation {
+        missing_permissions: Vec::new(),
         sites,
         hosts,
         vms,
