@@ -165,6 +165,8 @@ pub struct VmObservation {
     pub pending_delta: Option<u64>,
     /// Bytes of all disks together, where the driver can tell.
     pub disk_bytes: Option<u64>,
+    /// Whether data in the vault is encrypted with the customer's key certificate, which a move to Azure then needs.
+    pub encrypted: bool,
     /// Names of the networks (virtual switches) that the VM is in on the premises, where they are told.
     pub networks: Vec<String>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.

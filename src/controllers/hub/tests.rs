@@ -81,6 +81,7 @@ fn vm(sent: u64) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,

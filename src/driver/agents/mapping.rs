@@ -223,6 +223,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         protection_stale: active_at
             .and_then(|own| stale::why(look, own, &passive, interval_seconds)),
         down_because: active_at.and_then(down_because),
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,

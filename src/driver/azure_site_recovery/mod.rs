@@ -519,10 +519,10 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
                     .in_vault(&format!("replicationJobs/{job}/cancel"));
                 self.client.mutate(&path, None, before).await
             }
-            (action, _) => {
+            _ => {
                 let item = self.item(vm).await?;
                 self.memory().asked = Some(Instant::now());
-                self.ask(&item, action, &submission.alternate, before).await
+                self.ask(&item, submission, before).await
             }
         }
     }
@@ -542,10 +542,10 @@ impl AzureSiteRecoveryDriver {
     async fn ask(
         &self,
         item: &Item,
-        action: &Action,
-        alternate: &Alternate,
+        submission: &Submission,
         before: Option<Timestamp>,
     ) -> Result<(), DriverError> {
+        let action = &submission.action;
         match action {
             Action::CompleteFailover {
                 from: Site::OnPremises,
@@ -554,7 +554,7 @@ impl AzureSiteRecoveryDriver {
                 if !item.allows("PlannedFailover") || item.active == Some(Site::Azure) {
                     return Err(not_allowed(item, "a planned failover to Azure"));
                 }
-                let body = request::failover_to_azure();
+                let body = request::failover_to_azure(submission.encryption_key.as_ref());
                 self.post(item, "plannedFailover", Some(body), before).await
             }
             Action::Synchronize { from: Site::Azure }
@@ -570,7 +570,7 @@ impl AzureSiteRecoveryDriver {
                 if !allowed {
                     return Err(not_allowed(item, "a failback"));
                 }
-                let place = self.place(item, alternate).await?;
+                let place = self.place(item, &submission.alternate).await?;
                 let body = request::failback(data_sync, &place);
                 self.post(item, "plannedFailover", Some(body), before).await
             }

@@ -185,6 +185,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         written_since_start: Fact::Unknown("the service does not tell".into()),
         pending_delta: None,
         disk_bytes: item.disk_bytes,
+        encrypted: item.encrypted,
         networks: item.networks.clone(),
         obstacles: obstacles(item, live),
         protection_obstacles: protection_obstacles(item, &stage, live, providers, told.now),

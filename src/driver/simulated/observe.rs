@@ -130,6 +130,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             .and_then(|site| sides[site].known())
             .filter(|side| side.is_left_down() && side.running_order().is_none())
             .map(|_| "it did not come up, and is tried again".to_owned()),
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,
