@@ -9,8 +9,9 @@ use super::value::Object;
 pub const API_VERSION: &str = "2022-04-01";
 
 /// All that a driver asks for, by the names of the service's operations.
-pub const NEEDED: [&str; 8] = [
+pub const NEEDED: [&str; 9] = [
     "Microsoft.RecoveryServices/vaults/replicationProtectedItems/read",
+    "Microsoft.RecoveryServices/vaults/replicationRecoveryServicesProviders/read",
     "Microsoft.RecoveryServices/vaults/replicationFabrics/replicationProtectionContainers/replicationProtectedItems/read",
     "Microsoft.RecoveryServices/vaults/replicationFabrics/replicationProtectionContainers/replicationProtectedItems/plannedFailover/action",
     "Microsoft.RecoveryServices/vaults/replicationFabrics/replicationProtectionContainers/replicationProtectedItems/failoverCommit/action",
