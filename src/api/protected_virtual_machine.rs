@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    Approval, Condition, FailoverReference, Health, Placement, Site, VaultReference,
+    Approval, Condition, FailoverReference, Health, Placement, SecretReference, Site,
+    VaultReference,
 };
 use super::failover::{FailoverOutcome, ProgressStatus};
 use super::kept_register::KeptRegister;
@@ -65,6 +66,9 @@ pub struct ProtectedVirtualMachineSpec {
     /// Whether protection in the other direction follows commit by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverse_replication: Option<Approval>,
+    /// Secret with the key certificate of data that is encrypted in the vault: `certificate.pfx`, and `password` where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_key_secret_ref: Option<SecretReference>,
     /// Start nothing new; what runs goes on to its next gate and holds there, whatever the gate's approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

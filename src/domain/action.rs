@@ -254,8 +254,20 @@ pub struct Submission {
     pub failover: Option<String>,
     /// Where on the premises the VM is brought to, where that is another place than it came from.
     pub alternate: Alternate,
+    /// The key certificate of encrypted data, where the action needs one.
+    pub encryption_key: Option<SecretBytes>,
     /// For a service that keeps no registers: what makes it safe to send.
     pub attempt: Option<Attempt>,
+}
+
+/// Bytes that are shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes(pub Vec<u8>);
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes")
+    }
 }
 
 /// Another place on the premises.

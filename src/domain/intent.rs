@@ -35,6 +35,8 @@ pub struct Intent {
     pub commit: Approval,
     /// Who lets reverse replication pass.
     pub reverse_replication: Approval,
+    /// Name of the Secret with the key certificate of data that is encrypted in the vault.
+    pub encryption_key: Option<String>,
     /// Start nothing new.
     pub suspend: bool,
     /// Finished Failovers to keep.
@@ -131,6 +133,10 @@ impl Intent {
                 .and_then(|commit| commit.approval)
                 .unwrap_or_default(),
             reverse_replication: spec.reverse_replication.unwrap_or_default(),
+            encryption_key: spec
+                .encryption_key_secret_ref
+                .as_ref()
+                .map(|secret| secret.name.clone()),
             suspend: spec.suspend.unwrap_or(false),
             history_limit: spec.failover_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT),
             deleting,

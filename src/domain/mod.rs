@@ -24,7 +24,7 @@ mod observation;
 mod ownership;
 mod world;
 
-pub use action::{Action, ActionKind, Alternate, Attempt, Mark, Submission};
+pub use action::{Action, ActionKind, Alternate, Attempt, Mark, SecretBytes, Submission};
 pub use capabilities::{Capabilities, DirectionCapabilities};
 pub use conditions::{ConditionType, Reason, Said, Truth, merge as merge_conditions};
 pub use decide::{decide, record_refusal, record_vm_refusal, still_refused};

@@ -60,6 +60,8 @@ pub struct VaultObservation {
     pub hosts: Vec<HostObservation>,
     /// The VMs that were seen, by name.
     pub vms: BTreeMap<String, VmObservation>,
+    /// What Homeward will have to do and the service does not let it do, in the service's names.
+    pub missing_permissions: Vec<String>,
     /// Whether every place was looked at, so that a VM not listed is absent. When not, why.
     pub complete: Result<(), String>,
 }
@@ -163,6 +165,8 @@ pub struct VmObservation {
     pub pending_delta: Option<u64>,
     /// Bytes of all disks together, where the driver can tell.
     pub disk_bytes: Option<u64>,
+    /// Whether data in the vault is encrypted with the customer's key certificate, which a move to Azure then needs.
+    pub encrypted: bool,
     /// Names of the networks (virtual switches) that the VM is in on the premises, where they are told.
     pub networks: Vec<String>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.

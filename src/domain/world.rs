@@ -30,6 +30,8 @@ pub struct World<'a> {
     pub claim: Claim,
     /// The VM is claimed in the name of a resource of this very cluster that no longer exists.
     pub claim_holder_gone: bool,
+    /// Why the key certificate that the resource names cannot be used; none where it can, or none is named.
+    pub encryption_key_problem: Option<&'a str>,
     /// Now.
     pub now: Timestamp,
 }

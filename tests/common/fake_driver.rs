@@ -180,6 +180,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         claim,
         failover,
         alternate: _,
+        encryption_key: _,
         attempt: _,
     } = submission;
     let whole = |failover: &Option<String>| WholePass {
@@ -309,6 +310,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,
@@ -435,6 +437,7 @@ fn seen(state: &State) -> Result<VaultObservation, DriverError> {
         _ => Connection::Connected,
     });
     Ok(VaultObservation {
+        missing_permissions: Vec::new(),
         hosts: Site::BOTH
             .into_iter()
             .map(|site| HostObservation {

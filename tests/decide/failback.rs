@@ -46,6 +46,7 @@ fn what_is_not_said_has_the_documented_default() {
             placement: Site::OnPremises,
             data_sync: DataSyncRequest::Auto,
             alternate: homeward::domain::Alternate::default(),
+            encryption_key: None,
             full_download_after: SignedDuration::from_hours(720),
             cutover: Approval::Automatic,
             commit: Approval::Automatic,
@@ -83,6 +84,7 @@ fn what_is_said_is_taken() {
             placement: Site::Azure,
             data_sync: DataSyncRequest::DeltaBeforeFailover,
             alternate: homeward::domain::Alternate::default(),
+            encryption_key: None,
             full_download_after: SignedDuration::from_hours(36),
             cutover: Approval::Manual,
             commit: Approval::Manual,
@@ -156,6 +158,7 @@ fn home(after: &str, hours: i64, behind: Option<i64>) -> (DataSync, String) {
         }),
         earlier_owner: None,
         claim: claim(&store),
+        encryption_key_problem: None,
         claim_holder_gone: false,
         now,
     });

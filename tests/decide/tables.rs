@@ -142,6 +142,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,
@@ -243,6 +244,7 @@ fn told(
         }),
         earlier_owner: None,
         claim,
+        encryption_key_problem: None,
         claim_holder_gone: false,
         now: "2026-01-01T00:00:00Z".parse().unwrap(),
     };

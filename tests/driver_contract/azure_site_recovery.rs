@@ -66,14 +66,18 @@ impl ReplicationDriver for WithRegisters {
             let register = registers
                 .get(vm)
                 .map(|register| kept::settle(register, look, kept::Limits::default(), now));
-            let admitted =
-                kept::admit(register.as_ref(), look, submission, kept::Limits::default(), now).map_err(|refusal| {
-                    DriverError {
-                        class: refusal.class,
-                        message: refusal.message,
-                        ambiguous: refusal.ambiguous,
-                    }
-                })?;
+            let admitted = kept::admit(
+                register.as_ref(),
+                look,
+                submission,
+                kept::Limits::default(),
+                now,
+            )
+            .map_err(|refusal| DriverError {
+                class: refusal.class,
+                message: refusal.message,
+                ambiguous: refusal.ambiguous,
+            })?;
             match &admitted.register {
                 Some(register) => registers.insert(vm.to_owned(), register.clone()),
                 None => registers.remove(vm),

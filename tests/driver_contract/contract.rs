@@ -90,6 +90,7 @@ impl Subject {
             claim: claim("pvm"),
             failover: self.failover.clone(),
             alternate: Alternate::default(),
+            encryption_key: None,
             attempt: None,
         }
     }

@@ -252,6 +252,7 @@ mod tests {
                 reverse_replication: None,
                 suspend: None,
                 failover_history_limit: None,
+                encryption_key_secret_ref: None,
             },
         );
         vm.metadata.uid = Some(uid.into());

@@ -81,6 +81,7 @@ fn vm(sent: u64) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,
@@ -93,6 +94,7 @@ fn look(began: Instant, vms: &[(&str, VmObservation)]) -> Look {
     Look {
         began,
         seen: Ok(Arc::new(VaultObservation {
+            missing_permissions: Vec::new(),
             sites: BySite::from_fn(|_| Connection::Connected),
             hosts: Vec::new(),
             vms: vms

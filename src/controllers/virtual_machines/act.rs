@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kube::api::{DeleteParams, ObjectMeta, Preconditions};
 use kube::{Resource as _, ResourceExt as _};
 
+use super::encryption::EncryptionKey;
 use super::fetch::{Current, Fetched};
 use super::observe::Observed;
 use super::publish::{self, PublishError};
@@ -24,7 +25,9 @@ use crate::controllers::key::Key;
 use crate::controllers::kubernetes::{ApiError, is_held, let_go, post_parameters};
 use crate::controllers::lease::LeadershipEnded;
 use crate::domain::kept::Admitted;
-use crate::domain::{self, Decision, Effect, ErrorClass, Event, NewFailover, Submission};
+use crate::domain::{
+    self, ActionKind, Decision, Effect, ErrorClass, Event, NewFailover, Submission,
+};
 use crate::driver::{DriverError, ReplicationDriver};
 
 /// How many names are tried for a new Failover in one pass.
@@ -85,6 +88,7 @@ pub async fn act(
     context: &Context,
     fetched: &Fetched,
     observed: &Observed,
+    encryption_key: &EncryptionKey,
     decision: Decision,
 ) -> Result<Acted, ActError> {
     let Decision {
@@ -109,6 +113,7 @@ pub async fn act(
     match effect {
         None => {}
         Some(Effect::Submit(submission)) => {
+            let submission = with_key(submission, encryption_key);
             submit(context, fetched, observed, &submission, &mut acted).await?;
         }
         Some(Effect::CreateFailover(new)) => create(context, fetched, new, &mut acted).await?,
@@ -135,6 +140,17 @@ pub async fn act(
     Ok(acted)
 }
 
+/// A move to Azure takes the key certificate along.
+fn with_key(submission: Submission, key: &EncryptionKey) -> Submission {
+    match (key, submission.action.kind()) {
+        (EncryptionKey::Usable(key), ActionKind::CompleteFailover) => Submission {
+            encryption_key: Some(key.clone()),
+            ..submission
+        },
+        _ => submission,
+    }
+}
+
 async fn submit(
     context: &Context,
     fetched: &Fetched,
@@ -151,14 +167,8 @@ async fn submit(
         Some(kept) => {
             let now = Timestamp::now();
             let limits = context.settings.service;
-            domain::kept::admit(
-                kept.register.as_ref(),
-                &kept.look,
-                submission,
-                limits,
-                now,
-            )
-            .map(Some)
+            domain::kept::admit(kept.register.as_ref(), &kept.look, submission, limits, now)
+                .map(Some)
         }
         None => Ok(None),
     };

@@ -294,6 +294,7 @@ fn submission(
             CurrentFailover::Known(view) => view.alternate(),
             CurrentFailover::None | CurrentFailover::Missing => super::action::Alternate::default(),
         },
+        encryption_key: None,
         attempt: None,
     })
 }

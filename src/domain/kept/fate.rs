@@ -46,7 +46,12 @@ pub(super) fn of<'a>(
         return ended(KeptResult::NoEffect, None);
     };
     let Some(jobs) = &look.jobs else {
-        return unresolved(request, kind, limits, "the service's jobs cannot be seen now");
+        return unresolved(
+            request,
+            kind,
+            limits,
+            "the service's jobs cannot be seen now",
+        );
     };
     if let Some(fate) = result(request, kind, jobs).and_then(|job| by_job(request, kind, job)) {
         return fate;
@@ -71,12 +76,7 @@ pub(super) fn of<'a>(
     ended(KeptResult::NoEffect, None)
 }
 
-fn unresolved<'a>(
-    request: &KeptRequest,
-    kind: ActionKind,
-    limits: Limits,
-    what: &str,
-) -> Fate<'a> {
+fn unresolved<'a>(request: &KeptRequest, kind: ActionKind, limits: Limits, what: &str) -> Fate<'a> {
     Fate::Unresolved(format!(
         "whether {kind} ({}) took effect: {what}; it is asked for again only once it can have no effect any more, after {}",
         mark_of(request),

@@ -25,6 +25,7 @@ fn submission(action: Action) -> Submission {
         },
         failover: Some("failover".into()),
         alternate: crate::domain::Alternate::default(),
+        encryption_key: None,
         attempt: None,
     }
 }

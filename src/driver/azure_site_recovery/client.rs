@@ -100,14 +100,14 @@ impl Client {
         format!("{}/{below}", self.vault)
     }
 
-    fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url, DriverError> {
+    fn url(&self, path: &str, version: &str, query: &[(&str, &str)]) -> Url {
         let mut url = self.endpoint.clone();
         url.set_path(path);
         url.query_pairs_mut()
             .clear()
-            .append_pair("api-version", API_VERSION)
+            .append_pair("api-version", version)
             .extend_pairs(query);
-        Ok(url)
+        url
     }
 
     /// Every page of a list.
@@ -119,8 +119,21 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<(Vec<T>, Option<Timestamp>), DriverError> {
+        self.list_of_version(path, API_VERSION, query).await
+    }
+
+    /// As [`Client::list`], of an API that has versions of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn list_of_version<T: Element>(
+        &self,
+        path: &str,
+        version: &str,
+        query: &[(&str, &str)],
+    ) -> Result<(Vec<T>, Option<Timestamp>), DriverError> {
         let mut all = Vec::new();
-        let mut url = self.url(path, query)?;
+        let mut url = self.url(path, version, query);
         let mut date = None;
         for _ in 0..MOST_PAGES {
             let answer = self.read(&url).await?;
@@ -163,7 +176,7 @@ impl Client {
     /// # Errors
     /// When it could not be read.
     pub async fn get(&self, path: &str) -> Result<Option<(Value, Option<Timestamp>)>, DriverError> {
-        let url = self.url(path, &[])?;
+        let url = self.url(path, API_VERSION, &[]);
         let answer = match self.read(&url).await {
             Ok(answer) => answer,
             Err(Missing::Gone) => return Ok(None),
@@ -245,7 +258,7 @@ impl Client {
         self.wait_for(&self.writes).await;
         // A token that cannot be had is no request that was sent.
         let authorization = self.authorization().await?;
-        let url = self.url(path, &[])?;
+        let url = self.url(path, API_VERSION, &[]);
         let mut request = Request::new(url.clone(), Method::Post);
         request.insert_header(AUTHORIZATION, authorization);
         request.insert_header(CONTENT_TYPE, "application/json");

@@ -42,10 +42,13 @@ use wire::fabric::Provider;
 use wire::item::Item;
 use wire::job::Job;
 use wire::page::Element as _;
+use wire::permission::{self, Permission};
 use wire::value::{last_segment, same_id};
 
 /// Providers are listed again after this: they beat every few minutes.
 const PROVIDERS_EVERY: Duration = Duration::from_secs(60);
+/// What the identity may do is looked at again after this.
+const PERMISSIONS_EVERY: Duration = Duration::from_secs(600);
 /// Jobs are looked for this far back at first.
 const JOBS_AT_FIRST: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Later lists of jobs overlap the one before by this much.
@@ -91,6 +94,7 @@ struct Memory {
     /// How each item stood, to see that a job has ended in between.
     stood: BTreeMap<String, Stood>,
     providers: Option<(Instant, Vec<Provider>)>,
+    missing_permissions: Option<(Instant, Vec<String>)>,
     /// Up to when jobs were listed, by the service's clock.
     listed: Option<Timestamp>,
     /// When something was last asked for.
@@ -187,6 +191,36 @@ impl AzureSiteRecoveryDriver {
         let (providers, _) = self.client.list::<Provider>(&path, &[]).await?;
         self.memory().providers = Some((Instant::now(), providers.clone()));
         Ok(providers)
+    }
+
+    /// What Homeward will have to do and may not. An identity that may not even ask is believed to be let do all: the service says otherwise when
+    /// it is asked for something.
+    async fn missing_permissions(&self) -> Vec<String> {
+        let fresh = self
+            .memory()
+            .missing_permissions
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < PERMISSIONS_EVERY)
+            .map(|(_, missing)| missing.clone());
+        if let Some(missing) = fresh {
+            return missing;
+        }
+        let path = self
+            .client
+            .in_vault("providers/Microsoft.Authorization/permissions");
+        let granted = self
+            .client
+            .list_of_version::<Permission>(&path, permission::API_VERSION, &[])
+            .await;
+        let missing = match granted {
+            Ok((granted, _)) => permission::missing(&granted),
+            Err(error) => {
+                tracing::debug!(%error, "what the identity may do at the vault is not known");
+                Vec::new()
+            }
+        };
+        self.memory().missing_permissions = Some((Instant::now(), missing.clone()));
+        missing
     }
 
     /// Whether something may have happened that only the list of jobs tells of.
@@ -431,6 +465,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
         let (items, server_time) = self.client.list::<Item>(&path, &[]).await?;
         let now = server_time.unwrap_or_else(Timestamp::now);
         let providers = self.providers().await?;
+        let missing = self.missing_permissions().await;
         let ended = self.jobs(&items, now).await?;
         let items = if ended.is_empty() {
             items
@@ -449,6 +484,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
             items: &items,
             providers: &providers,
             book: &memory.book,
+            missing_permissions: &missing,
             server_time,
             fabric: self.fabric.as_deref(),
             now,
@@ -505,10 +541,10 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
                     .in_vault(&format!("replicationJobs/{job}/cancel"));
                 self.client.mutate(&path, None, before).await
             }
-            (action, _) => {
+            _ => {
                 let item = self.item(vm).await?;
                 self.memory().asked = Some(Instant::now());
-                self.ask(&item, action, &submission.alternate, before).await
+                self.ask(&item, submission, before).await
             }
         }
     }
@@ -528,10 +564,10 @@ impl AzureSiteRecoveryDriver {
     async fn ask(
         &self,
         item: &Item,
-        action: &Action,
-        alternate: &Alternate,
+        submission: &Submission,
         before: Option<Timestamp>,
     ) -> Result<(), DriverError> {
+        let action = &submission.action;
         match action {
             Action::CompleteFailover {
                 from: Site::OnPremises,
@@ -540,7 +576,7 @@ impl AzureSiteRecoveryDriver {
                 if !item.allows("PlannedFailover") || item.active == Some(Site::Azure) {
                     return Err(not_allowed(item, "a planned failover to Azure"));
                 }
-                let body = request::failover_to_azure();
+                let body = request::failover_to_azure(submission.encryption_key.as_ref());
                 self.post(item, "plannedFailover", Some(body), before).await
             }
             Action::Synchronize { from: Site::Azure }
@@ -556,7 +592,7 @@ impl AzureSiteRecoveryDriver {
                 if !allowed {
                     return Err(not_allowed(item, "a failback"));
                 }
-                let place = self.place(item, alternate).await?;
+                let place = self.place(item, &submission.alternate).await?;
                 let body = request::failback(data_sync, &place);
                 self.post(item, "plannedFailover", Some(body), before).await
             }

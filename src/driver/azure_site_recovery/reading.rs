@@ -30,6 +30,8 @@ pub struct Told<'a> {
     pub providers: &'a [Provider],
     /// The jobs.
     pub book: &'a Book,
+    /// What the service does not let Homeward do.
+    pub missing_permissions: &'a [String],
     /// The service's clock.
     pub server_time: Option<Timestamp>,
     /// Only this fabric counts.
@@ -80,6 +82,7 @@ pub fn vault(told: &Told<'_>) -> VaultObservation {
         })
         .collect();
     VaultObservation {
+        missing_permissions: told.missing_permissions.to_vec(),
         sites: BySite {
             on_premises: on_premises(&providers, told.fabric, told.now),
             // That it answered is all that can be known of the other side.
@@ -182,6 +185,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         written_since_start: Fact::Unknown("the service does not tell".into()),
         pending_delta: None,
         disk_bytes: item.disk_bytes,
+        encrypted: item.encrypted,
         networks: item.networks.clone(),
         obstacles: obstacles(item, live),
         protection_obstacles: protection_obstacles(item, &stage, live, providers, told.now),

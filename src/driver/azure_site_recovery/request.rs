@@ -1,9 +1,12 @@
 //! Request bodies, by the names of API version 2025-08-01. Pure.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::wire::item::Item;
 use crate::api::DataSync;
+use crate::domain::SecretBytes;
 
 /// Version of the API that is spoken.
 pub const API_VERSION: &str = "2025-08-01";
@@ -20,12 +23,16 @@ pub enum Place {
     },
 }
 
-/// Planned failover to Azure.
+/// Planned failover to Azure, with the key certificate of encrypted data.
 #[must_use]
-pub fn failover_to_azure() -> Value {
+pub fn failover_to_azure(key: Option<&SecretBytes>) -> Value {
+    let mut details = json!({"instanceType": "HyperVReplicaAzure"});
+    if let Some(SecretBytes(pfx)) = key {
+        details["primaryKekCertificatePfx"] = json!(STANDARD.encode(pfx));
+    }
     json!({"properties": {
         "failoverDirection": "PrimaryToRecovery",
-        "providerSpecificDetails": {"instanceType": "HyperVReplicaAzure"},
+        "providerSpecificDetails": details,
     }})
 }
 

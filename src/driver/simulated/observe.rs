@@ -43,6 +43,7 @@ pub(super) fn observe(simulation: &Simulation) -> VaultObservation {
         }
     }
     VaultObservation {
+        missing_permissions: Vec::new(),
         sites,
         hosts,
         vms,
@@ -129,6 +130,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             .and_then(|site| sides[site].known())
             .filter(|side| side.is_left_down() && side.running_order().is_none())
             .map(|_| "it did not come up, and is tried again".to_owned()),
+        encrypted: false,
         networks: Vec::new(),
         jobs: None,
         inconsistent_because: None,

@@ -162,6 +162,9 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
+        if let Some(wait) = self.encryption_key(vm) {
+            return Next::Wait(wait);
+        }
         if self.fo.alternate().is_asked()
             && let Err(why) = &can.alternate_location
         {
@@ -228,6 +231,21 @@ impl Move<'_> {
             FailoverPhase::Synchronizing
         } else {
             FailoverPhase::AwaitingCutover
+        })
+    }
+
+    /// What a move to Azure of encrypted data needs is looked at before anything is touched.
+    fn encryption_key(&self, vm: &VmObservation) -> Option<Wait> {
+        if self.to() != Site::Azure {
+            return None;
+        }
+        if let Some(problem) = self.world.encryption_key_problem {
+            return Some(Wait::mend(problem.to_owned()));
+        }
+        (vm.encrypted && self.world.intent.encryption_key.is_none()).then(|| {
+            Wait::mend(
+                "spec.encryptionKeySecretRef of the ProtectedVirtualMachine: the data in the vault is encrypted, and the service starts the VM in Azure only with its key certificate",
+            )
         })
     }
 

@@ -8,6 +8,7 @@ pub mod fabric;
 pub mod item;
 pub mod job;
 pub mod page;
+pub mod permission;
 pub mod problem;
 pub mod value;
 
