@@ -337,8 +337,8 @@ fn request(
         register.clone()
     };
     next.failover = match kind {
-        // A move that is cancelled is over with the order that ends it.
-        ActionKind::CancelSync => None,
+        // A move is over with the cancel that has ended it, and no sooner: one that had no effect is asked for again.
+        ActionKind::CancelSync if taken => None,
         _ => submission.failover.clone(),
     };
     let attempt = send.then(|| Attempt {

@@ -20,7 +20,7 @@ mod show;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::action::Mark;
+use super::action::{ActionKind, Mark};
 use super::observation::{Claim, VmObservation};
 use crate::api::{KeptOutcome, KeptRegister, KeptRequest, KeptResult};
 use fate::Fate;
@@ -67,6 +67,12 @@ pub fn settle(
         Fate::Ended(outcome) => {
             if outcome.result != KeptResult::NoEffect {
                 take(&mut next, request);
+            }
+            let cancelled = request.outcome.is_none()
+                && outcome.result == KeptResult::Succeeded
+                && ActionKind::parse(&request.action) == Some(ActionKind::CancelSync);
+            if cancelled {
+                next.failover = None;
             }
             if let Some(request) = &mut next.request {
                 request.outcome = Some(outcome);
