@@ -217,8 +217,27 @@ impl Emulator {
     ///
     /// When it does not answer, or the expression cannot be read.
     pub async fn befall(&self, path: &str, fault: Fault) -> Result<()> {
-        let rule = serde_json::to_value(Rule::next("POST", path, fault))?;
+        self.befall_any(&Rule::next("POST", path, fault)).await
+    }
+
+    /// Something is to befall the requests that the rule names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Emulator::befall`].
+    pub async fn befall_any(&self, rule: &Rule) -> Result<()> {
+        let rule = serde_json::to_value(rule)?;
         self.control(Method::POST, "faults", Some(rule)).await?;
+        Ok(())
+    }
+
+    /// Nothing befalls any request from now on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn clear_faults(&self) -> Result<()> {
+        self.control(Method::DELETE, "faults", None).await?;
         Ok(())
     }
 

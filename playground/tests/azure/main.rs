@@ -4,7 +4,9 @@
 //! The matrix of faults runs a seeded sample in which every request and every fault occurs, and with `FULL=1` as a whole. The seed is
 //! printed; `SEED=n` repeats it.
 
+mod away;
 mod cancel;
+mod failed;
 mod faults;
 mod lane;
 mod portal;

@@ -1,0 +1,122 @@
+//! Jobs that fail at the service: its words reach the Failover, and the VM stays where it may run.
+
+use anyhow::{Context as _, Result, ensure};
+use homeward::api::{Failover, FailoverOutcome, FailoverPhase, Site};
+use homeward_asr_emulator::{FabricKind, JobError, JobFailure, Scenario};
+use homeward_playground::{asked::Intent, world::status_of};
+use serde_json::json;
+
+use crate::lane::{Lane, finish, quick, run, world};
+
+const CODE: &str = "28031";
+const MESSAGE: &str = "The virtual machine could not be created in Azure";
+const CAUSES: &str = "The quota of the subscription is used up";
+const REMEDY: &str = "Ask for more cores in the region";
+
+fn failure(scenario: Scenario, task: &str) -> JobFailure {
+    JobFailure {
+        scenario,
+        item: None,
+        task: task.into(),
+        error: JobError::new(CODE, MESSAGE, CAUSES, REMEDY),
+    }
+}
+
+/// What the service said stands in the Failover.
+fn tells(failover: &Failover) -> Result<()> {
+    let status = status_of(failover);
+    // YAML may break lines.
+    let flat = status.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [CODE, MESSAGE, CAUSES, REMEDY] {
+        ensure!(flat.contains(words), "it does not say {words}\n{status}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_fails_before_the_stop_leaves_the_vm_and_is_tried_again() {
+    run(async {
+        let world = world(quick(FabricKind::HyperVSite, 1)).await?;
+        let lane = Lane::start(&world, "vm-1", "DeltaBeforeFailover").await?;
+        world
+            .emulator
+            .fail_job(&failure(
+                Scenario::PlannedFailover,
+                "VmPfoPrerequisitesCheck",
+            ))
+            .await?;
+        let failover = lane.begin(Site::Azure).await?;
+        lane.until_phase(&failover, FailoverPhase::AwaitingCutover)
+            .await?;
+        lane.answer(&failover, json!({"cutover": "Approved"}))
+            .await?;
+        let seen = lane
+            .until(&failover, "it has failed once", |it| {
+                it.status
+                    .as_ref()
+                    .is_some_and(|status| status.failure.is_some())
+            })
+            .await?;
+        tells(&seen)?;
+        lane.runs_only_at(Site::OnPremises).await?;
+        // It is asked for again after a while, or a person cancels it.
+        lane.answer(&failover, json!({"cancel": true})).await?;
+        lane.until_ended(&failover, FailoverOutcome::Cancelled)
+            .await?;
+        lane.runs_only_at(Site::OnPremises).await?;
+        finish(world).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failback_that_breaks_off_leaves_the_vm_in_azure() {
+    run(async {
+        let world = world(quick(FabricKind::HyperVSite, 1)).await?;
+        let lane = Lane::start(&world, "vm-1", "DeltaBeforeFailover").await?;
+        lane.travel(Site::Azure).await?;
+        world
+            .emulator
+            .fail_job(&failure(Scenario::Failback, "MonitorDataSync"))
+            .await?;
+        let failover = lane.begin(Site::OnPremises).await?;
+        let seen = lane
+            .until(&failover, "it has failed once", |it| {
+                it.status.as_ref().is_some_and(|status| {
+                    status.failure.is_some() || status.turned_back_because.is_some()
+                })
+            })
+            .await?;
+        tells(&seen)?;
+        lane.runs_only_at(Site::Azure).await?;
+        // The failure was one: the sync that is asked for again comes to its end.
+        lane.lead(&failover, Site::OnPremises).await?;
+        lane.runs_only_at(Site::OnPremises).await?;
+        let asked = lane.asked().await?;
+        let failbacks = asked.iter().filter(|it| it.intent == Intent::Failback);
+        ensure!(failbacks.count() == 2, "{asked:#?}");
+        finish(world).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_fails_is_asked_for_again() {
+    run(async {
+        let world = world(quick(FabricKind::HyperVSite, 1)).await?;
+        let lane = Lane::start(&world, "vm-1", "DeltaBeforeFailover").await?;
+        world
+            .emulator
+            .fail_job(&failure(Scenario::CommitFailover, ""))
+            .await?;
+        let failover = lane.begin(Site::Azure).await?;
+        let (ended, _) = lane.lead(&failover, Site::Azure).await?;
+        let status = ended.status.as_ref().context("it has a status")?;
+        ensure!(status.failure.is_none(), "{}", status_of(&ended));
+        lane.runs_only_at(Site::Azure).await?;
+        lane.each_once(&[Intent::Failover, Intent::Commit, Intent::Commit])
+            .await?;
+        finish(world).await
+    })
+    .await;
+}
