@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use homeward::api::{RecoveryVault, Site};
+use homeward::api::{FailoverPhase, RecoveryVault, Site};
 use homeward_asr_emulator::FabricKind;
 use homeward_playground::world::{LIMIT, ServiceWorld, VAULT, is_true, until};
 use k8s_openapi::api::{core::v1 as core, events::v1 as events};
@@ -58,6 +58,25 @@ async fn a_secret_that_is_missing_or_empty_is_asked_for() {
         until_not_ready(&world).await?;
         world.use_secret(&right).await?;
         ready(&world).await?;
+        finish(world).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_not_taken_any_more_is_followed_by_another() {
+    run(async {
+        let world = crate::lane::world(quick(FabricKind::HyperVSite, 1)).await?;
+        let lane = Lane::start(&world, "vm-1", "DeltaBeforeFailover").await?;
+        world.emulator.revoke_tokens().await?;
+        lane.travel(Site::Azure).await?;
+        // Right before something is asked for, too.
+        let failover = lane.begin(Site::OnPremises).await?;
+        lane.until_phase(&failover, FailoverPhase::AwaitingCutover)
+            .await?;
+        world.emulator.revoke_tokens().await?;
+        lane.lead(&failover, Site::OnPremises).await?;
+        lane.runs_only_at(Site::OnPremises).await?;
         finish(world).await
     })
     .await;
