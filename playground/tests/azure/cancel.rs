@@ -7,10 +7,8 @@ use homeward_asr_emulator::FabricKind;
 use homeward_playground::world::{ServiceWorld, status_of};
 use serde_json::json;
 
-use crate::{
-    asked::Intent,
-    lane::{Lane, condition, finish, quick, run, world},
-};
+use crate::lane::{Lane, condition, finish, quick, run, world};
+use homeward_playground::asked::Intent;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_synchronises() {

@@ -8,10 +8,10 @@ use homeward_playground::world::{LIMIT, ServiceWorld, eventually};
 use serde_json::json;
 
 use crate::{
-    asked::Intent,
     lane::{LIMITS, Lane, finish, phase, quick, run, world},
     sampler::Sampler,
 };
+use homeward_playground::asked::Intent;
 
 /// One request of a full round trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,7 +15,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::asked::{self, Asked, Intent};
+use homeward_playground::asked::{self, Asked, Intent};
 
 /// How late a request can act, for tests that let that time pass.
 pub const LIMITS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];

@@ -4,10 +4,11 @@
 //! The matrix of faults runs a seeded sample in which every request and every fault occurs, and with `FULL=1` as a whole. The seed is
 //! printed; `SEED=n` repeats it.
 
-mod asked;
 mod cancel;
 mod faults;
 mod lane;
+mod portal;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]
 mod sampler;
+mod secrets;

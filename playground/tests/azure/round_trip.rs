@@ -5,10 +5,8 @@ use homeward::api::{Failover, FailoverPhase, Site, TaskState};
 use homeward_asr_emulator::FabricKind;
 use homeward_playground::world::{ServiceWorld, status_of};
 
-use crate::{
-    asked::Intent,
-    lane::{Lane, condition, finish, quick, run, world},
-};
+use crate::lane::{Lane, condition, finish, quick, run, world};
+use homeward_playground::asked::Intent;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_hyper_v_site() {

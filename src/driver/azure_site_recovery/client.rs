@@ -431,25 +431,102 @@ fn problem(answer: &Answer, url: &Url) -> DriverError {
 
 /// Words for a token that was not given. What was shown to get it never stands in them.
 fn refused_token(error: &azure_core::Error) -> DriverError {
-    let (class, words) = match error.kind() {
-        ErrorKind::HttpResponse { status, .. } => {
-            let status = u16::from(*status);
+    let (class, said) = match answered(error) {
+        Some(status) => {
             let class = match status {
                 429 => ErrorClass::Throttled,
-                500..=599 => ErrorClass::Transient,
+                408 | 500..=599 => ErrorClass::Transient,
                 _ => ErrorClass::Denied,
             };
-            (class, format!("answered {status}: {error}"))
+            (class, format!("answered {status}"))
         }
-        ErrorKind::Connection | ErrorKind::Io => {
-            (ErrorClass::Transient, format!("did not answer: {error}"))
-        }
-        _ => (ErrorClass::Denied, error.to_string()),
+        None if is_outage(error) => (ErrorClass::Transient, "did not answer".into()),
+        None => (ErrorClass::Denied, "was not asked".into()),
     };
+    let words = without_ids(&one_line(&error.to_string()));
     DriverError::refused(
         class,
-        one_line(&format!(
-            "no token for the service: the sign-in service {words}"
-        )),
+        format!("no token for the service: the sign-in service {said}: {words}"),
     )
+}
+
+/// The error and its causes: what the credential says is only the outermost.
+fn causes(error: &azure_core::Error) -> impl Iterator<Item = &azure_core::Error> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref())
+}
+
+/// What the sign-in service answered.
+fn answered(error: &azure_core::Error) -> Option<u16> {
+    causes(error).find_map(|error| match error.kind() {
+        ErrorKind::HttpResponse { status, .. } => Some(u16::from(*status)),
+        _ => None,
+    })
+}
+
+/// No answer came, or one that is none of the sign-in service: of something that stands before it.
+fn is_outage(error: &azure_core::Error) -> bool {
+    causes(error).any(|error| {
+        matches!(
+            error.kind(),
+            ErrorKind::Connection | ErrorKind::Io | ErrorKind::DataConversion
+        )
+    })
+}
+
+/// Without the numbers of the single request: with them the words would be others at each look, and each look a write.
+fn without_ids(words: &str) -> String {
+    let Some((before, ids)) = words.split_once("Trace ID:") else {
+        return words.to_owned();
+    };
+    let after = ids.find("To troubleshoot").map_or("", |at| &ids[at..]);
+    format!("{} {after}", before.trim_end()).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use azure_core::Error;
+    use azure_core::http::StatusCode;
+
+    /// As the credentials do: the cause is wrapped, and its words are repeated.
+    fn of_credential(cause: Error) -> Error {
+        let words = format!("ClientSecretCredential authentication failed. {cause} To troubleshoot, visit https://aka.ms/x");
+        Error::with_error(ErrorKind::Credential, cause, words)
+    }
+
+    fn response(status: StatusCode, words: &str) -> Error {
+        let kind = ErrorKind::HttpResponse {
+            status,
+            error_code: None,
+            raw_response: None,
+        };
+        of_credential(Error::with_message(kind, words.to_owned()))
+    }
+
+    #[test]
+    fn a_sign_in_service_that_is_away_is_no_wrong_secret() {
+        let class = |error: Error| refused_token(&error).class;
+        let of = |kind| of_credential(Error::with_message(kind, "x"));
+        assert_eq!(class(of(ErrorKind::Connection)), ErrorClass::Transient);
+        assert_eq!(class(of(ErrorKind::Io)), ErrorClass::Transient);
+        assert_eq!(class(of(ErrorKind::DataConversion)), ErrorClass::Transient);
+        let answer = |status| class(response(status, "x"));
+        assert_eq!(answer(StatusCode::ServiceUnavailable), ErrorClass::Transient);
+        assert_eq!(answer(StatusCode::TooManyRequests), ErrorClass::Throttled);
+        assert_eq!(answer(StatusCode::Unauthorized), ErrorClass::Denied);
+        assert_eq!(class(of(ErrorKind::Credential)), ErrorClass::Denied);
+    }
+
+    #[test]
+    fn the_same_refusal_is_told_of_in_the_same_words() {
+        let words = |id: &str| {
+            let said = format!("AADSTS7000215: Invalid client secret provided.\r\nTrace ID: {id}\r\nCorrelation ID: {id}\r\nTimestamp: 2026-01-01 00:00:0{id}Z");
+            refused_token(&response(StatusCode::Unauthorized, &said)).message
+        };
+        assert_eq!(words("1"), words("2"));
+        assert!(words("1").contains("AADSTS7000215"), "{}", words("1"));
+        assert!(words("1").contains("https://aka.ms/x"), "{}", words("1"));
+    }
 }

@@ -242,10 +242,10 @@ impl AzureSiteRecoveryDriver {
         news
     }
 
-    /// Reads the jobs; whether one of them has ended since the look before, so that the items may be older than its end.
-    async fn jobs(&self, items: &[Item], now: Timestamp) -> Result<bool, DriverError> {
+    /// Reads the jobs; the names of those that have ended since the look before, so that the items may be older than their ends.
+    async fn jobs(&self, items: &[Item], now: Timestamp) -> Result<Vec<String>, DriverError> {
         if !self.wants_jobs(items) {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let under_way: Vec<String> = {
             let memory = self.memory();
@@ -291,7 +291,7 @@ impl AzureSiteRecoveryDriver {
         }
         let memory = self.memory();
         let ended = |name: &String| memory.book.get(name).is_some_and(Job::is_final);
-        Ok(under_way.iter().any(ended))
+        Ok(under_way.into_iter().filter(ended).collect())
     }
 
     async fn job(&self, name: &str) -> Result<Option<Job>, DriverError> {
@@ -333,6 +333,25 @@ impl AzureSiteRecoveryDriver {
         let path = format!("{}/{operation}", item.id);
         self.client.mutate(&path, body.as_ref(), send_before).await
     }
+}
+
+/// A job that has ended is ahead of an item that was read before: it would show a move that is done as one that never was. Only the items
+/// of such jobs are taken from the newer list; another may be ahead of its job there.
+fn after(ended: &[String], book: &Book, items: Vec<Item>, newer: Vec<Item>) -> Vec<Item> {
+    let mut newer: BTreeMap<String, Item> = newer
+        .into_iter()
+        .map(|item| (item.id.clone(), item))
+        .collect();
+    let is_of = |item: &Item| {
+        book.of_vm(item.vm_id.as_deref(), &item.friendly_name)
+            .iter()
+            .any(|job| ended.iter().any(|name| name.eq_ignore_ascii_case(&job.name)))
+    };
+    let newest = |item: Item| match newer.remove(&item.id) {
+        Some(after) if is_of(&item) => after,
+        _ => item,
+    };
+    items.into_iter().map(newest).collect()
 }
 
 /// The jobs to read by themselves: those that go on, and the last move of each VM, which tells how it went.
@@ -443,14 +462,17 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
         let path = self.client.in_vault("replicationProtectedItems");
-        let (mut items, server_time) = self.client.list::<Item>(&path, &[]).await?;
+        let (items, server_time) = self.client.list::<Item>(&path, &[]).await?;
         let now = server_time.unwrap_or_else(Timestamp::now);
         let providers = self.providers().await?;
         let missing = self.missing_permissions().await;
-        if self.jobs(&items, now).await? {
-            // A job that has ended is ahead of an item that was read before: it would show a move that is done as one that never was.
-            (items, _) = self.client.list::<Item>(&path, &[]).await?;
-        }
+        let ended = self.jobs(&items, now).await?;
+        let items = if ended.is_empty() {
+            items
+        } else {
+            let (newer, _) = self.client.list::<Item>(&path, &[]).await?;
+            after(&ended, &self.memory().book, items, newer)
+        };
         let mut memory = self.memory();
         memory.items = items
             .iter()

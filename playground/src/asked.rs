@@ -1,4 +1,4 @@
-//! What the service was asked for, as its records tell.
+//! What a service was asked for, as the records of its emulator tell.
 
 use std::collections::BTreeSet;
 
@@ -26,15 +26,22 @@ pub enum Intent {
 /// A request for it.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// What for.
     pub intent: Intent,
     /// When it came; a held one when it acted.
     pub at: Timestamp,
+    /// What it was answered; none when no answer was sent.
     pub status: Option<u16>,
+    /// What befell it on purpose.
     pub fault: Option<String>,
+    /// Whether it was acted upon.
     pub acted: bool,
+    /// The job that it made.
+    pub job: Option<String>,
 }
 
-/// What was asked for of a VM, in order. A request that was held back stands there twice: as it came, and as it acted.
+/// What was asked for of a VM, by the name of its item, in order. A request that was held back stands there twice: as it came, and as it acted.
+#[must_use]
 pub fn of_vm(records: &[Record], item: &str) -> Vec<Asked> {
     let mut jobs: BTreeSet<String> = BTreeSet::new();
     let mut all = Vec::new();
@@ -68,6 +75,7 @@ pub fn of_vm(records: &[Record], item: &str) -> Vec<Asked> {
             status: record.status,
             fault: record.fault.clone(),
             acted: record.acted,
+            job: record.job.clone(),
         });
     }
     all
@@ -75,6 +83,10 @@ pub fn of_vm(records: &[Record], item: &str) -> Vec<Asked> {
 
 /// Checks that each intent was acted on once, in this order, and that none was asked for again without proof that it had had no effect: an
 /// answer that says so, or as much time as a request can live.
+///
+/// # Errors
+///
+/// When it was otherwise; the message has all that was asked for.
 pub fn each_once(asked: &[Asked], expected: &[Intent], life: SignedDuration) -> Result<()> {
     let acted: Vec<Intent> = asked
         .iter()
