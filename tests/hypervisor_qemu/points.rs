@@ -243,7 +243,8 @@ async fn s15_a_full_scratch_area_breaks_the_point_and_never_the_guest() {
     let mut host = Host::new(|settings| settings.dirty_kib_per_second = 4096).await;
     let area = host.path().join("scratch");
     std::fs::create_dir(&area).unwrap();
-    let Some(_mounted) = SmallArea::mount(&area, "1m") else {
+    // Two seconds of what the guest writes: enough for a point to begin on a machine that is busy.
+    let Some(_mounted) = SmallArea::mount(&area, "8m") else {
         skipped(
             "s15_a_full_scratch_area_breaks_the_point_and_never_the_guest",
             "to mount a small file system",

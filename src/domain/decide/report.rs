@@ -389,6 +389,20 @@ pub fn say(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus, standi
 fn placed(world: &World<'_>, status: &ProtectedVirtualMachineStatus, standing: &Standing) -> Said {
     let kind = ConditionType::Placed;
     let wanted = world.intent.placement;
+    let contradicted = seen(world).is_some_and(|vm| {
+        matches!(
+            vm.stage,
+            Fact::Known(Stage::Contradiction { .. } | Stage::Unreadable { .. })
+        )
+    });
+    if contradicted {
+        return Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::RegistersContradict,
+            "the registers do not say which site holds the right to run the VM",
+        );
+    }
     match status.active_site {
         None => Said::new(
             kind,
