@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use azure_core::http::{HttpClient, Transport};
 use homeward::api::{KeptRegister, Site};
 use homeward::domain::{Capabilities, Submission, VaultObservation, kept};
-use homeward::driver::azure_site_recovery::{
-    AzureSiteRecoveryDriver, Identity, Settings, credential,
-};
+use homeward::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Identity, Settings, SignIn};
 use homeward::driver::{DriverError, ReplicationDriver};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{Emulator, FabricKind, Options, Seed};
@@ -185,7 +183,7 @@ async fn bench(kind: FabricKind) -> Box<dyn Bench> {
         client_id: principal.client_id,
         secret: principal.secrets[0].clone(),
     };
-    let credential = credential(identity, &emulator.url, transport.clone()).unwrap();
+    let sign_in = SignIn::new(identity, &emulator.url, transport.clone()).unwrap();
     let settings = Settings {
         endpoint: emulator.url.parse().unwrap(),
         scope: "https://management.azure.com/.default".into(),
@@ -197,7 +195,7 @@ async fn bench(kind: FabricKind) -> Box<dyn Bench> {
     };
     Box::new(AzureBench {
         driver: WithRegisters {
-            driver: AzureSiteRecoveryDriver::new(settings, transport, credential),
+            driver: AzureSiteRecoveryDriver::new(settings, transport, sign_in),
             registers: Mutex::default(),
         },
         emulator: Some(emulator),

@@ -8,7 +8,7 @@ use azure_core::http::{HttpClient, Transport, Url};
 use crate::api::{AzureCloud, AzureSiteRecoveryVault};
 use crate::controllers::VaultSecrets;
 use crate::domain::ErrorClass;
-use crate::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Identity, Settings, credential};
+use crate::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Identity, Settings, SignIn};
 use crate::driver::{DriverError, ReplicationDriver};
 
 /// How long a connection gets to be made.
@@ -68,7 +68,7 @@ pub(super) fn build(
         )));
     }
     let transport = transport(vault)?;
-    let credential = credential(identity(vault, secrets)?, &authority, transport.clone())?;
+    let sign_in = SignIn::new(identity(vault, secrets)?, &authority, transport.clone())?;
     let settings = Settings {
         endpoint,
         scope,
@@ -79,7 +79,7 @@ pub(super) fn build(
         shortest_pause,
     };
     Ok(Arc::new(AzureSiteRecoveryDriver::new(
-        settings, transport, credential,
+        settings, transport, sign_in,
     )))
 }
 

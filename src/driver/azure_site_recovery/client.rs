@@ -1,9 +1,8 @@
 //! The service over HTTPS: one budget, reads that are tried again, mutations that are sent once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use azure_core::http::{
@@ -14,6 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::budget::Bucket;
+use super::credential::SignIn;
 use super::request::API_VERSION;
 use super::wire::page::{Element, Page};
 use super::wire::problem::{Problem, one_line};
@@ -35,7 +35,7 @@ const LARGEST_ANSWER: usize = 256 << 20;
 /// A client of one vault.
 pub struct Client {
     pipeline: Pipeline,
-    credential: Arc<dyn TokenCredential>,
+    sign_in: SignIn,
     scope: String,
     /// Of the service, without a slash at the end.
     endpoint: Url,
@@ -63,7 +63,7 @@ impl Client {
     #[must_use]
     pub fn new(
         transport: Transport,
-        credential: Arc<dyn TokenCredential>,
+        sign_in: SignIn,
         scope: String,
         endpoint: Url,
         vault: String,
@@ -84,7 +84,7 @@ impl Client {
         );
         Self {
             pipeline,
-            credential,
+            sign_in,
             scope,
             endpoint,
             vault,
@@ -225,6 +225,7 @@ impl Client {
                         _ => Missing::Gone,
                     });
                 }
+                401 if self.sign_in.renew() => last = Some(problem(&answer, url)),
                 408 | 429 | 500..=599 => {
                     if let Some(asked) = answer.retry_after {
                         if answer.status == 429 {
@@ -286,6 +287,11 @@ impl Client {
                 self.pause(&self.writes, asked);
                 Err(problem(&answer, &url))
             }
+            // It was not acted upon, and the next token may be taken.
+            401 if self.sign_in.renew() => Err(DriverError {
+                class: ErrorClass::Transient,
+                ..problem(&answer, &url)
+            }),
             408 | 500..=599 => Err(DriverError {
                 ambiguous: true,
                 ..problem(&answer, &url)
@@ -296,8 +302,8 @@ impl Client {
 
     async fn authorization(&self) -> Result<String, DriverError> {
         let token = self
-            .credential
-            .get_token(&[self.scope.as_str()], None)
+            .sign_in
+            .token(&self.scope)
             .await
             .map_err(|error| refused_token(&error))?;
         Ok(format!("Bearer {}", token.token.secret()))
@@ -481,7 +487,9 @@ fn without_ids(words: &str) -> String {
         return words.to_owned();
     };
     let after = ids.find("To troubleshoot").map_or("", |at| &ids[at..]);
-    format!("{} {after}", before.trim_end()).trim_end().to_owned()
+    format!("{} {after}", before.trim_end())
+        .trim_end()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -492,7 +500,9 @@ mod tests {
 
     /// As the credentials do: the cause is wrapped, and its words are repeated.
     fn of_credential(cause: Error) -> Error {
-        let words = format!("ClientSecretCredential authentication failed. {cause} To troubleshoot, visit https://aka.ms/x");
+        let words = format!(
+            "ClientSecretCredential authentication failed. {cause} To troubleshoot, visit https://aka.ms/x"
+        );
         Error::with_error(ErrorKind::Credential, cause, words)
     }
 
@@ -513,7 +523,10 @@ mod tests {
         assert_eq!(class(of(ErrorKind::Io)), ErrorClass::Transient);
         assert_eq!(class(of(ErrorKind::DataConversion)), ErrorClass::Transient);
         let answer = |status| class(response(status, "x"));
-        assert_eq!(answer(StatusCode::ServiceUnavailable), ErrorClass::Transient);
+        assert_eq!(
+            answer(StatusCode::ServiceUnavailable),
+            ErrorClass::Transient
+        );
         assert_eq!(answer(StatusCode::TooManyRequests), ErrorClass::Throttled);
         assert_eq!(answer(StatusCode::Unauthorized), ErrorClass::Denied);
         assert_eq!(class(of(ErrorKind::Credential)), ErrorClass::Denied);
@@ -522,7 +535,9 @@ mod tests {
     #[test]
     fn the_same_refusal_is_told_of_in_the_same_words() {
         let words = |id: &str| {
-            let said = format!("AADSTS7000215: Invalid client secret provided.\r\nTrace ID: {id}\r\nCorrelation ID: {id}\r\nTimestamp: 2026-01-01 00:00:0{id}Z");
+            let said = format!(
+                "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: {id}\r\nCorrelation ID: {id}\r\nTimestamp: 2026-01-01 00:00:0{id}Z"
+            );
             refused_token(&response(StatusCode::Unauthorized, &said)).message
         };
         assert_eq!(words("1"), words("2"));

@@ -1,14 +1,15 @@
 //! Who Homeward is at the service. Each kind is an explicit choice; none falls back to another.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::credentials::{AccessToken, Secret, TokenCredential};
 use azure_core::http::{
     ClientMethodOptions, ClientOptions, ExponentialRetryOptions, RetryOptions, Transport,
 };
@@ -31,7 +32,11 @@ use crate::driver::DriverError;
 /// For how long an assertion is valid.
 const ASSERTION_LIFE: SignedDuration = SignedDuration::from_mins(10);
 
+/// A token that is refused so soon after it was given is not refused for its age.
+const YOUNG: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Who Homeward is.
+#[derive(Clone)]
 pub enum Identity {
     /// The identity of the pod, federated; what is absent stands in the environment of the pod.
     WorkloadIdentity {
@@ -83,11 +88,76 @@ fn unusable(why: impl fmt::Display) -> DriverError {
     DriverError::refused(ErrorClass::Invalid, why.to_string())
 }
 
-/// The credential of an identity. `authority` is the address of the sign-in service.
-///
-/// # Errors
-/// `Invalid`, when certificate, key or ids cannot be used.
-pub fn credential(
+/// Where tokens come from. The libraries keep a token until it expires, also when it is not taken any more: then everything is made anew.
+pub struct SignIn {
+    identity: Identity,
+    authority: String,
+    transport: Transport,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    credential: Arc<dyn TokenCredential>,
+    made: Instant,
+}
+
+impl SignIn {
+    /// For an identity. `authority` is the address of the sign-in service.
+    ///
+    /// # Errors
+    /// `Invalid`, when certificate, key or ids cannot be used.
+    pub fn new(
+        identity: Identity,
+        authority: &str,
+        transport: Transport,
+    ) -> Result<Self, DriverError> {
+        let credential = credential(identity.clone(), authority, transport.clone())?;
+        Ok(Self {
+            identity,
+            authority: authority.to_owned(),
+            transport,
+            current: Mutex::new(Current {
+                credential,
+                made: Instant::now(),
+            }),
+        })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A token for a scope.
+    ///
+    /// # Errors
+    /// What the sign-in service, or the way to it, says.
+    pub async fn token(&self, scope: &str) -> azure_core::Result<AccessToken> {
+        let credential = self.current().credential.clone();
+        credential.get_token(&[scope], None).await
+    }
+
+    /// A token was not taken: the next one is another. Whether that can help.
+    pub fn renew(&self) -> bool {
+        let mut current = self.current();
+        if current.made.elapsed() < YOUNG {
+            return false;
+        }
+        let made = credential(
+            self.identity.clone(),
+            &self.authority,
+            self.transport.clone(),
+        );
+        let Ok(credential) = made else { return false };
+        *current = Current {
+            credential,
+            made: Instant::now(),
+        };
+        true
+    }
+}
+
+/// The credential of an identity.
+fn credential(
     identity: Identity,
     authority: &str,
     transport: Transport,

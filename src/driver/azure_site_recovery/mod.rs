@@ -20,11 +20,10 @@ mod request;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use azure_core::credentials::TokenCredential;
 use azure_core::http::{Transport, Url};
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +36,7 @@ use crate::domain::{
 use crate::driver::{DriverError, ReplicationDriver};
 use book::Book;
 use client::Client;
-pub use credential::{Identity, credential};
+pub use credential::{Identity, SignIn};
 use wire::fabric::Provider;
 use wire::item::Item;
 use wire::job::Job;
@@ -149,23 +148,13 @@ fn capabilities() -> Capabilities {
 impl AzureSiteRecoveryDriver {
     /// A driver.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        transport: Transport,
-        credential: Arc<dyn TokenCredential>,
-    ) -> Self {
+    pub fn new(settings: Settings, transport: Transport, sign_in: SignIn) -> Self {
         let vault = format!(
             "/subscriptions/{}/resourceGroups/{}/providers/Microsoft.RecoveryServices/vaults/{}",
             settings.subscription_id, settings.resource_group, settings.vault_name
         );
         Self {
-            client: Client::new(
-                transport,
-                credential,
-                settings.scope,
-                settings.endpoint,
-                vault,
-            ),
+            client: Client::new(transport, sign_in, settings.scope, settings.endpoint, vault),
             fabric: settings.fabric_name,
             capabilities: capabilities(),
             shortest_pause: settings.shortest_pause,
@@ -345,7 +334,11 @@ fn after(ended: &[String], book: &Book, items: Vec<Item>, newer: Vec<Item>) -> V
     let is_of = |item: &Item| {
         book.of_vm(item.vm_id.as_deref(), &item.friendly_name)
             .iter()
-            .any(|job| ended.iter().any(|name| name.eq_ignore_ascii_case(&job.name)))
+            .any(|job| {
+                ended
+                    .iter()
+                    .any(|name| name.eq_ignore_ascii_case(&job.name))
+            })
     };
     let newest = |item: Item| match newer.remove(&item.id) {
         Some(after) if is_of(&item) => after,
