@@ -481,7 +481,9 @@ fn without_ids(words: &str) -> String {
         return words.to_owned();
     };
     let after = ids.find("To troubleshoot").map_or("", |at| &ids[at..]);
-    format!("{} {after}", before.trim_end()).trim_end().to_owned()
+    format!("{} {after}", before.trim_end())
+        .trim_end()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -492,7 +494,9 @@ mod tests {
 
     /// As the credentials do: the cause is wrapped, and its words are repeated.
     fn of_credential(cause: Error) -> Error {
-        let words = format!("ClientSecretCredential authentication failed. {cause} To troubleshoot, visit https://aka.ms/x");
+        let words = format!(
+            "ClientSecretCredential authentication failed. {cause} To troubleshoot, visit https://aka.ms/x"
+        );
         Error::with_error(ErrorKind::Credential, cause, words)
     }
 
@@ -513,7 +517,10 @@ mod tests {
         assert_eq!(class(of(ErrorKind::Io)), ErrorClass::Transient);
         assert_eq!(class(of(ErrorKind::DataConversion)), ErrorClass::Transient);
         let answer = |status| class(response(status, "x"));
-        assert_eq!(answer(StatusCode::ServiceUnavailable), ErrorClass::Transient);
+        assert_eq!(
+            answer(StatusCode::ServiceUnavailable),
+            ErrorClass::Transient
+        );
         assert_eq!(answer(StatusCode::TooManyRequests), ErrorClass::Throttled);
         assert_eq!(answer(StatusCode::Unauthorized), ErrorClass::Denied);
         assert_eq!(class(of(ErrorKind::Credential)), ErrorClass::Denied);
@@ -522,7 +529,9 @@ mod tests {
     #[test]
     fn the_same_refusal_is_told_of_in_the_same_words() {
         let words = |id: &str| {
-            let said = format!("AADSTS7000215: Invalid client secret provided.\r\nTrace ID: {id}\r\nCorrelation ID: {id}\r\nTimestamp: 2026-01-01 00:00:0{id}Z");
+            let said = format!(
+                "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: {id}\r\nCorrelation ID: {id}\r\nTimestamp: 2026-01-01 00:00:0{id}Z"
+            );
             refused_token(&response(StatusCode::Unauthorized, &said)).message
         };
         assert_eq!(words("1"), words("2"));

@@ -345,7 +345,11 @@ fn after(ended: &[String], book: &Book, items: Vec<Item>, newer: Vec<Item>) -> V
     let is_of = |item: &Item| {
         book.of_vm(item.vm_id.as_deref(), &item.friendly_name)
             .iter()
-            .any(|job| ended.iter().any(|name| name.eq_ignore_ascii_case(&job.name)))
+            .any(|job| {
+                ended
+                    .iter()
+                    .any(|name| name.eq_ignore_ascii_case(&job.name))
+            })
     };
     let newest = |item: Item| match newer.remove(&item.id) {
         Some(after) if is_of(&item) => after,
