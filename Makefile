@@ -50,6 +50,12 @@ bench-fleet:
 	tools/setup kube
 	FLEET=$(FLEET) $(CARGO) bench --locked -p homeward-playground --bench fleet
 
+.PHONY: bench-operator
+## bench-operator what a large vault of Azure Site Recovery costs the operator, in the emulator (release build; FLEET=n VMs, MOVES=n at once)
+bench-operator:
+	tools/setup kube
+	FLEET=$(FLEET) $(CARGO) bench --locked -p homeward-playground --bench operator
+
 DRIVER ?= agents
 VMS ?= 1
 # Only agents have guests.

@@ -5,12 +5,12 @@
 //! acted on. Where this is going: 0.2 of a core, 150 MiB, no writes, one second.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use homeward::api::Site;
+use homeward_playground::usage;
 use homeward_playground::world::{HypervisorKind, VmOptions, World, WorldOptions, is_settled};
 use kube::ResourceExt as _;
 use kube::api::ListParams;
@@ -68,10 +68,10 @@ async fn main() -> Result<()> {
 async fn idle(world: &World) -> Result<()> {
     let (_, versions) = look(world).await?;
     let processes = world.processes();
-    let before = usage(&processes)?;
+    let before = usage::of(&processes)?;
     let began = Instant::now();
     tokio::time::sleep(QUIET).await;
-    let (after, seconds) = (usage(&processes)?, began.elapsed().as_secs_f64());
+    let (after, seconds) = (usage::of(&processes)?, began.elapsed().as_secs_f64());
     let (_, later) = look(world).await?;
     let written = later
         .iter()
@@ -139,41 +139,4 @@ async fn look(world: &World) -> Result<(usize, BTreeMap<String, String>)> {
             _ => return Ok((settled, versions)),
         }
     }
-}
-
-struct Usage {
-    seconds: f64,
-    resident_kib: u64,
-    most_kib: u64,
-}
-
-fn usage(processes: &[(String, u32)]) -> Result<BTreeMap<String, Usage>> {
-    processes
-        .iter()
-        .map(|(name, id)| Ok((name.clone(), usage_of(*id)?)))
-        .collect()
-}
-
-fn usage_of(id: u32) -> Result<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // After the name, which stands in brackets, field 3 is the first; 14 and 15 are the times.
-    let (_, fields) = stat.rsplit_once(')').context("a name in brackets")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-    let a_second: f64 = rustix::param::clock_ticks_per_second()
-        .to_string()
-        .parse()?;
-    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-    let kib = |field: &str| -> Result<u64> {
-        let line = status.lines().find(|line| line.starts_with(field));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(number
-            .with_context(|| format!("{field} is not there"))?
-            .parse()?)
-    };
-    Ok(Usage {
-        seconds: ticks / a_second,
-        resident_kib: kib("VmRSS:")?,
-        most_kib: kib("VmHWM:")?,
-    })
 }

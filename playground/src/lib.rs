@@ -15,6 +15,7 @@ pub mod processes;
 pub mod proofs;
 pub mod records;
 pub mod tools;
+pub mod usage;
 pub mod world;
 
 /// Returns once somebody asks this process to stop: Ctrl-C, or a request to end.
