@@ -247,7 +247,8 @@ impl Operator {
             workers,
             stop.clone(),
             |vm, context| async move {
-                virtual_machines::pass(vm, context)
+                // Boxed: it is the largest future by far.
+                Box::pin(virtual_machines::pass(vm, context))
                     .await
                     .map_err(|error| (error.class(), error.to_string()))
             },

@@ -14,7 +14,7 @@ use crate::driver::{DriverError, ReplicationDriver};
 /// How long a connection gets to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an answer gets to come; a mutation that takes longer may have taken effect.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Where a cloud is: its resource manager, what tokens are asked for, its sign-in service. The addresses of the sovereign clouds are those that
 /// Azure's documentation on national clouds names.

@@ -235,7 +235,7 @@ fn adopted(submission: &Submission, before: Option<&KeptRegister>) -> Admitted {
 }
 
 /// The job under way that does what the action would.
-fn live<'a>(look: &'a VmObservation, kind: ActionKind, site: Site) -> Option<&'a Job> {
+fn live(look: &VmObservation, kind: ActionKind, site: Site) -> Option<&Job> {
     let does = fate::job_kind(kind, site)?;
     let jobs = look.jobs.as_ref()?;
     jobs.all

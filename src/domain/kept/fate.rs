@@ -24,9 +24,9 @@ pub(super) enum Fate<'a> {
 /// The kind of job that an action of this kind, for this site, results in.
 pub(super) fn job_kind(kind: ActionKind, site: Site) -> Option<JobKind> {
     Some(match (kind, site) {
-        (ActionKind::Synchronize | ActionKind::CancelSync, _) => JobKind::Failback,
+        (ActionKind::Synchronize | ActionKind::CancelSync, _)
+        | (ActionKind::CompleteFailover, Site::Azure) => JobKind::Failback,
         (ActionKind::CompleteFailover, Site::OnPremises) => JobKind::Failover,
-        (ActionKind::CompleteFailover, Site::Azure) => JobKind::Failback,
         (ActionKind::Commit, _) => JobKind::Commit,
         (ActionKind::Protect | ActionKind::ReverseReplicate, _) => JobKind::Reprotect,
         _ => return None,
@@ -143,9 +143,8 @@ fn by_job<'a>(request: &KeptRequest, kind: ActionKind, job: &'a Job) -> Option<F
         },
         // Once told to go on, it waits no longer.
         (ActionKind::CompleteFailover, JobState::Waiting) if acts_on_it => return None,
-        (_, JobState::Waiting) => ended(KeptResult::Succeeded, Some(job)),
+        (_, JobState::Waiting | JobState::Succeeded) => ended(KeptResult::Succeeded, Some(job)),
         (_, JobState::Running { .. } | JobState::Cancelling) => Fate::Running(job),
-        (_, JobState::Succeeded) => ended(KeptResult::Succeeded, Some(job)),
         (_, JobState::Failed { class, message }) => failed(job, *class, message),
         (_, JobState::Cancelled) => failed(
             job,

@@ -31,7 +31,7 @@ pub fn job(told: &Told, item: &Item) -> Job {
         does,
         state: state(told, does),
         started: told.started,
-        doing: doing(told),
+        doing: Some(doing(told)),
         remark: remark(told),
         tasks: told.tasks.iter().map(task).collect(),
     }
@@ -150,7 +150,7 @@ fn begun(job: &Job, names: &[&str]) -> bool {
 }
 
 /// What the job is doing: its innermost task under way.
-fn doing(told: &Told) -> Option<String> {
+fn doing(told: &Told) -> String {
     let name = told
         .friendly_name
         .clone()
@@ -161,13 +161,13 @@ fn doing(told: &Told) -> Option<String> {
         .iter()
         .filter(|task| task.is_under_way())
         .max_by_key(|task| task.depth);
-    Some(match task {
+    match task {
         Some(task) => format!(
             "{name}, {}",
             task.friendly_name.as_deref().unwrap_or(&task.name)
         ),
         None => name,
-    })
+    }
 }
 
 fn errors(told: &Told) -> Vec<&JobError> {

@@ -45,15 +45,15 @@ use wire::permission::{self, Permission};
 use wire::value::{last_segment, same_id};
 
 /// Providers are listed again after this: they beat every few minutes.
-const PROVIDERS_EVERY: Duration = Duration::from_secs(60);
+const PROVIDERS_EVERY: Duration = Duration::from_mins(1);
 /// What the identity may do is looked at again after this.
-const PERMISSIONS_EVERY: Duration = Duration::from_secs(600);
+const PERMISSIONS_EVERY: Duration = Duration::from_mins(10);
 /// Jobs are looked for this far back at first.
 const JOBS_AT_FIRST: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Later lists of jobs overlap the one before by this much.
 const JOBS_OVERLAP: SignedDuration = SignedDuration::from_mins(10);
 /// For how long after a request jobs are listed in each look.
-const JOBS_AFTER_REQUEST: Duration = Duration::from_secs(600);
+const JOBS_AFTER_REQUEST: Duration = Duration::from_mins(10);
 /// How many reads are under way at once.
 const READS_AT_ONCE: usize = 8;
 

@@ -484,13 +484,13 @@ fn protection_obstacles(
                 ));
             }
         }
-        Stage::Settled { site: Site::Azure } => {
-            if !item.allows("Failback") && !item.allows("PlannedFailover") {
-                all.push(format!(
-                    "the service lets no failback be done now: it calls the VM {} ({})",
-                    item.protection_state, item.protection_state_description
-                ));
-            }
+        Stage::Settled { site: Site::Azure }
+            if !item.allows("Failback") && !item.allows("PlannedFailover") =>
+        {
+            all.push(format!(
+                "the service lets no failback be done now: it calls the VM {} ({})",
+                item.protection_state, item.protection_state_description
+            ));
         }
         _ => {}
     }

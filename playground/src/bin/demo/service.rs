@@ -131,8 +131,7 @@ async fn prove(world: &ServiceWorld, records: &[Record], narrator: &Narrator) ->
         "{posts} requests would change something"
     );
     narrator.print(format!(
-        "  each intent was one request, and there was no other: {posts} of them, {:?}",
-        INTENTS
+        "  each intent was one request, and there was no other: {posts} of them, {INTENTS:?}"
     ));
 
     let violations = world.emulator.violations().await?;
