@@ -9,7 +9,7 @@ use azure_core::http::{HttpClient, Transport};
 use homeward::api::{KeptRegister, Site};
 use homeward::domain::{Capabilities, Submission, VaultObservation, kept};
 use homeward::driver::azure_site_recovery::{
-    AzureSiteRecoveryDriver, Identity, Settings, credential,
+    AzureSiteRecoveryDriver, Clock, Identity, Settings, credential,
 };
 use homeward::driver::{DriverError, ReplicationDriver};
 use homeward_asr_emulator as emulator;
@@ -190,6 +190,7 @@ async fn bench(kind: FabricKind) -> Box<dyn Bench> {
         vault_name: vault.name,
         fabric_name: None,
         shortest_pause: Duration::ZERO,
+        clock: Clock::default(),
     };
     Box::new(AzureBench {
         driver: WithRegisters {

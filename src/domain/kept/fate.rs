@@ -49,8 +49,8 @@ pub(super) fn of<'a>(request: &KeptRequest, look: &'a VmObservation, now: Timest
     if shows_in_the_vm(request, kind, look) {
         return ended(KeptResult::Succeeded, None);
     }
-    // S18: nothing else is started while it may still have an effect.
-    if now < over_at(&request.send_before) {
+    // S18: nothing else is started while it may still have an effect, or may have had one since the jobs were listed.
+    if now.min(jobs.listed) < over_at(&request.send_before) {
         let what = if request.accepted {
             "the service took it and shows no job of it yet"
         } else {

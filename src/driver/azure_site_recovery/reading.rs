@@ -30,6 +30,8 @@ pub struct Told<'a> {
     pub providers: &'a [Provider],
     /// The jobs.
     pub book: &'a Book,
+    /// When the jobs were last listed, by the clock here.
+    pub listed: Timestamp,
     /// The service's clock.
     pub server_time: Option<Timestamp>,
     /// Only this fabric counts.
@@ -191,6 +193,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         jobs: Some(Jobs {
             scenario: item.scenario.name.clone(),
             server_time: told.server_time,
+            listed: told.listed,
             all: jobs,
         }),
         inconsistent_because: broken,
@@ -492,3 +495,6 @@ fn protection_obstacles(
     }
     all
 }
+
+#[cfg(test)]
+mod tests;
