@@ -85,7 +85,6 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 
 /// What may happen; with `portal`, people press buttons there too.
 fn step(portal: bool) -> impl Strategy<Value = Step> {
-    let pressing = if portal { 6 } else { 0 };
     prop_oneof![
         14 => (0_usize..2, 1_u8..8, 1_u8..12)
             .prop_map(|(operator, passes, seconds)| Step::Run { operator, passes, seconds }),
@@ -119,7 +118,12 @@ fn step(portal: bool) -> impl Strategy<Value = Step> {
             .prop_map(|(status, times)| Step::ReadsFail { status, times }),
         2 => (scenario(), 0_u8..8).prop_map(|(scenario, task)| Step::JobFails(scenario, task)),
         1 => any::<bool>().prop_map(Step::Silent),
-        pressing => press().prop_map(Step::Press),
+        1 => site().prop_map(move |site| if portal { Step::Rebuild(site) } else { Step::Place(site) }),
+        6 => press().prop_map(move |press| if portal {
+            Step::Press(press)
+        } else {
+            Step::Wait { seconds: 1 }
+        }),
     ]
 }
 

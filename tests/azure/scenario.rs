@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use homeward::api::{Approval, DataSyncRequest, Site, VirtualMachinePhase};
-use homeward::domain::{Decision, Effect};
+use homeward::domain::{Decision, Fact, Stage, VmObservation};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{
     Assumptions, Button, FabricKind, Fault, JobError, JobFailure, Rule, Scenario, Seed, SeedVm,
@@ -147,7 +147,6 @@ pub struct World {
     jobs_failed: bool,
     /// Protection was taken away in the portal.
     disabled: bool,
-    job_checked: usize,
 }
 
 pub fn spec(placement: Site) -> Spec {
@@ -227,7 +226,6 @@ impl World {
             trace: std::env::var_os("HOMEWARD_TRACE").is_some(),
             jobs_failed: false,
             disabled: false,
-            job_checked: 0,
         }
     }
 
@@ -471,17 +469,23 @@ impl World {
                     if passed.whole { "" } else { " (cut short)" },
                 );
             }
-            passed.map(|passed| passed.decision)
+            passed
         };
-        let decision = if disturbance.stands_still > 0 {
+        if disturbance.stands_still > 0 {
             tokio::spawn(pass);
             self.wait(1).await;
-            None
-        } else {
-            pass.await
-        };
+            self.check()?;
+            return Ok(None);
+        }
+        let passed = pass.await;
         self.check()?;
-        Ok(decision)
+        let Some(passed) = passed else {
+            return Ok(None);
+        };
+        if let (Some(shown), true) = (&passed.shown, disturbance == Disturbance::default()) {
+            self.check_consistency(shown, &passed.decision)?;
+        }
+        Ok(Some(passed.decision))
     }
 
     /// What must hold after every step.
@@ -512,12 +516,29 @@ impl World {
                 ));
             }
         }
-        self.job_checked = jobs.len();
-        self.check_consistency()
+        Ok(())
     }
 
-    /// Invariant 4: who looks at a VM in Azure that is at rest is told whether its copy on the premises could be started.
-    fn check_consistency(&self) -> Checked {
+    /// Invariant 4: who looks at a VM that rests in Azure is told when its copy on the premises must not be started.
+    fn check_consistency(&self, shown: &VmObservation, decision: &Decision) -> Checked {
+        let rests = shown.stage == Fact::Known(Stage::Settled { site: Site::Azure });
+        let service = self.wire.service();
+        let moving = service
+            .jobs()
+            .iter()
+            .any(|job| !job.state.over() && job.scenario != Scenario::DisableDr);
+        let half_written = service
+            .machine(VM)
+            .and_then(|machine| machine.copy(emulator::Site::OnPremises))
+            .is_some_and(|copy| !copy.consistent);
+        let told = (decision.status.conditions.iter())
+            .find(|condition| condition.type_ == "TargetConsistent")
+            .map(|condition| condition.status.clone());
+        if rests && half_written && !moving && told.as_deref() != Some("False") {
+            return Err(format!(
+                "invariant 4: the copy on the premises is half written, and TargetConsistent is {told:?}"
+            ));
+        }
         Ok(())
     }
 
@@ -718,10 +739,4 @@ pub fn run(start: &Start, steps: &[Step]) -> Checked {
         world.play(steps).await?;
         world.converge().await
     })
-}
-
-/// Whether a decision asks for anything.
-#[allow(dead_code, reason = "stories ask")]
-pub fn asks(decision: &Decision) -> bool {
-    matches!(decision.effect, Some(Effect::Submit(_)))
 }

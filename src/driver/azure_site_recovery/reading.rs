@@ -161,7 +161,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         .collect();
     let stage = stage(item, &jobs);
     let active = stage.active();
-    let live = jobs.iter().rev().find(|job| !job.state.is_final());
+    let live = live(&jobs);
     let broken = broken_sync(&jobs, active);
     VmObservation {
         id: item.identity(),
@@ -203,10 +203,18 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
     }
 }
 
+/// The job under way. A move has side jobs of its own, such as the one that completes its data synchronisation.
+fn live(jobs: &[Job]) -> Option<&Job> {
+    let under_way = || jobs.iter().rev().filter(|job| !job.state.is_final());
+    under_way()
+        .find(|job| job.does != JobKind::Other)
+        .or_else(|| under_way().next())
+}
+
 /// Where the right to run the VM stands (safety rule S8: the service's own state).
 fn stage(item: &Item, jobs: &[Job]) -> Stage {
     let moves = |job: &&Job| matches!(job.does, JobKind::Failover | JobKind::Failback);
-    if let Some(live) = jobs.iter().rev().find(|job| !job.state.is_final()) {
+    if let Some(live) = live(jobs) {
         let from = match live.does {
             JobKind::Failover => Some(Site::OnPremises),
             JobKind::Failback => Some(Site::Azure),

@@ -185,6 +185,13 @@ impl Move<'_> {
             Fact::Absent if world.intent.deleting => {
                 return self.abandon("no host of the vault knows the VM any more");
             }
+            Fact::Absent if !view.capabilities.registers => {
+                return Next::Wait(Wait::mend(format!(
+                    "VM {} to be in the vault again, where its protection was disabled: enable its replication in Azure Site Recovery, which Homeward does not do, or delete this ProtectedVirtualMachine",
+                    world.intent.vm_name,
+                ))
+                .because(Reason::NotProtected));
+            }
             Fact::Absent => {
                 let id = world.status.virtual_machine_id.as_deref();
                 return Next::Wait(Wait::mend(format!(

@@ -393,6 +393,27 @@ fn a_failback_under_way_and_at_its_pause() {
     assert_eq!(cancelling.protection, Fact::Absent);
 }
 
+/// S8: the job that completes the data synchronisation is the newer one, and says nothing of where the VM stands.
+#[test]
+fn s08_a_side_job_of_a_failback_does_not_hide_it() {
+    let stops = from_azure(job(
+        "f",
+        "PlannedFailover",
+        "InProgress",
+        &[("ShutdownVmOnAzure", "Succeeded")],
+    ));
+    let side = job("side", "RestoreCompletion", "InProgress", &[]);
+    let vm = see(
+        item("PlannedFailoverStatesBegin", "Recovery", &[]),
+        &[stops, side],
+    );
+    assert_eq!(
+        vm.stage,
+        Fact::Known(Stage::SourceFenced { from: Site::Azure })
+    );
+    assert_eq!(vm.obstacles, Vec::<String>::new());
+}
+
 #[test]
 fn a_commit_under_way_stands_where_the_move_went() {
     let back = from_azure(job("b", "PlannedFailover", "Succeeded", &[]));
