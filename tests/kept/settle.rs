@@ -33,6 +33,24 @@ fn s19_the_newest_job_that_was_not_known_before_is_the_result() {
     assert!(request.accepted && request.outcome.is_none());
 }
 
+/// Whoever asks for the same at the same time is told by a job that another operation is in progress.
+#[test]
+fn s19_of_two_that_do_the_same_the_one_that_was_let_do_it_is_the_result() {
+    let asked = asked(ActionKind::Synchronize, Azure);
+    let second = JobState::Failed {
+        class: ErrorClass::Conflict,
+        message: "532".into(),
+    };
+    let jobs = vec![
+        job("first", JobKind::Failback, RUNS),
+        job("second", JobKind::Failback, second.clone()),
+    ];
+    let settled = settle(&asked, jobs);
+    assert_eq!(settled.request.unwrap().job.as_deref(), Some("first"));
+    let alone = settle(&asked, vec![job("second", JobKind::Failback, second)]);
+    assert_eq!(result(&alone), Some(KeptResult::Failed));
+}
+
 #[test]
 fn s19_a_job_that_was_known_before_is_not_the_result() {
     let asked = asked(ActionKind::Synchronize, Azure);

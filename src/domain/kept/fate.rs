@@ -108,10 +108,21 @@ fn result<'a>(request: &KeptRequest, kind: ActionKind, jobs: &'a Jobs) -> Option
         }
         _ => true,
     };
-    jobs.all
-        .iter()
-        .rev()
-        .find(|job| job.does == does && !known(job) && newer(job))
+    let new = || {
+        let all = jobs.all.iter().rev();
+        all.filter(|job| job.does == does && !known(job) && newer(job))
+    };
+    // Somebody may have asked for the same: of the two the one that came second fails, and says nothing of the other.
+    let came_second = |job: &&Job| {
+        matches!(
+            &job.state,
+            JobState::Failed {
+                class: ErrorClass::Conflict,
+                ..
+            }
+        )
+    };
+    new().find(|job| !came_second(job)).or_else(|| new().next())
 }
 
 /// What the job says; none when it has not heard of the request yet.

@@ -161,7 +161,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         .collect();
     let stage = stage(item, &jobs);
     let active = stage.active();
-    let live = live(&jobs);
+    let live = live(item, &jobs);
     let broken = broken_sync(&jobs, active);
     VmObservation {
         id: item.identity(),
@@ -203,18 +203,37 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
     }
 }
 
-/// The job under way. A move has side jobs of its own, such as the one that completes its data synchronisation.
-fn live(jobs: &[Job]) -> Option<&Job> {
+/// The job under way. A move has side jobs of its own, such as the one that completes its data synchronisation; and one that was asked for while
+/// another held the VM is accepted at first, and fails.
+fn live<'a>(item: &Item, jobs: &'a [Job]) -> Option<&'a Job> {
     let under_way = || jobs.iter().rev().filter(|job| !job.state.is_final());
+    let named = |job: &&Job| {
+        let held_by = item.scenario.job.as_deref();
+        held_by.is_some_and(|held_by| held_by.eq_ignore_ascii_case(&job.id))
+    };
+    let possible = |job: &&Job| {
+        let to = match job.does {
+            JobKind::Failover => Some(Site::Azure),
+            JobKind::Failback => Some(Site::OnPremises),
+            _ => None,
+        };
+        to.is_none() || item.active != to || jobs::has_stopped_the_source(job)
+    };
     under_way()
-        .find(|job| job.does != JobKind::Other)
-        .or_else(|| under_way().next())
+        .filter(|job| job.does != JobKind::Other)
+        .find(named)
+        .or_else(|| {
+            under_way()
+                .filter(|job| job.does != JobKind::Other)
+                .find(possible)
+        })
+        .or_else(|| under_way().find(|job| job.does == JobKind::Other))
 }
 
 /// Where the right to run the VM stands (safety rule S8: the service's own state).
 fn stage(item: &Item, jobs: &[Job]) -> Stage {
     let moves = |job: &&Job| matches!(job.does, JobKind::Failover | JobKind::Failback);
-    if let Some(live) = live(jobs) {
+    if let Some(live) = live(item, jobs) {
         let from = match live.does {
             JobKind::Failover => Some(Site::OnPremises),
             JobKind::Failback => Some(Site::Azure),

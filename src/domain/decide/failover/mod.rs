@@ -246,6 +246,9 @@ impl Move<'_> {
         if let Some(next) = self.own_registers(vm, stage) {
             return next;
         }
+        if !view.capabilities.registers && self.moved_on(phase, stage) {
+            return Next::Finish(FailoverOutcome::Succeeded);
+        }
         let can = &view.capabilities.towards[self.to()];
         match phase {
             FailoverPhase::AwaitingStart => self.awaiting_start(),
@@ -265,6 +268,15 @@ impl Move<'_> {
             | FailoverPhase::RolledBack
             | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
         }
+    }
+
+    /// The move was committed, and somebody has begun another one at the service since: there is nothing left to protect here.
+    fn moved_on(&self, phase: FailoverPhase, stage: &Stage) -> bool {
+        let committed = matches!(
+            phase,
+            FailoverPhase::AwaitingReverseReplication | FailoverPhase::ReverseReplicating
+        );
+        committed && !matches!(stage, Stage::Settled { site } if *site == self.to())
     }
 
     /// The resource is being deleted and there is nothing left that could be brought to a safe end.

@@ -414,6 +414,52 @@ fn s08_a_side_job_of_a_failback_does_not_hide_it() {
     assert_eq!(vm.obstacles, Vec::<String>::new());
 }
 
+/// S8: what was asked for while another job held the VM is accepted, and fails a moment later.
+#[test]
+fn s08_a_failover_that_cannot_be_done_does_not_move_the_vm() {
+    let waits = from_azure(job(
+        "f",
+        "PlannedFailover",
+        "Suspended",
+        &[("MonitorDataSync", "Succeeded")],
+    ));
+    let doomed = job(
+        "doomed",
+        "UnplannedFailover",
+        "InProgress",
+        &[("VmUfoPrerequisitesCheck", "InProgress")],
+    );
+    let both = [waits, doomed];
+    let mut names = item("PlannedFailoverStatesBegin", "Recovery", &[]);
+    names["properties"]["currentScenario"] =
+        json!({"scenarioName": "PlannedFailover", "jobId": format!("{VAULT}/replicationJobs/F")});
+    for item in [item("PlannedFailoverStatesBegin", "Recovery", &[]), names] {
+        let vm = see(item, &both);
+        assert_eq!(vm.stage, Fact::Known(THERE));
+        assert_eq!(
+            protected(&vm),
+            Some((Site::Azure, ProtectionState::Replicating))
+        );
+    }
+    // A move that has stopped its source may be ahead of what the item is called.
+    let ends = job(
+        "f",
+        "PlannedFailover",
+        "InProgress",
+        &[("VmShutdownVmOnPrimary", "Succeeded")],
+    );
+    let vm = see(
+        item("PlannedFailoverCommitRequired", "Recovery", &[]),
+        &[ends],
+    );
+    assert_eq!(
+        vm.stage,
+        Fact::Known(Stage::SourceFenced {
+            from: Site::OnPremises
+        })
+    );
+}
+
 #[test]
 fn a_commit_under_way_stands_where_the_move_went() {
     let back = from_azure(job("b", "PlannedFailover", "Succeeded", &[]));
