@@ -6,6 +6,7 @@
 mod operator;
 mod properties;
 mod regressions;
+mod rules;
 mod scenario;
 #[allow(
     dead_code,

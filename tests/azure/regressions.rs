@@ -4,6 +4,7 @@ use homeward::api::Site::Azure;
 
 use super::operator::Disturbance;
 use super::scenario::{Prelude, Press, Step, run};
+use super::store::Answer;
 use super::stories::start;
 
 fn play(prelude: Prelude, steps: &[Step]) {
@@ -19,6 +20,19 @@ fn pass() -> Step {
     }
 }
 
+/// The failover that was asked for in the portal meanwhile had failed at once, and was taken for the last move.
+#[test]
+fn a_broken_sync_is_told_of_though_something_was_asked_for_after_it() {
+    play(
+        Prelude::BackAtGate,
+        &[
+            Step::Press(Press::PlannedFailover),
+            Step::Answer(Answer::Cancel),
+        ],
+    );
+}
+
+/// It was brought back and is not protected yet: the service moves nothing like that.
 #[test]
 fn a_lost_failover_after_its_commit() {
     play(
@@ -27,6 +41,7 @@ fn a_lost_failover_after_its_commit() {
     );
 }
 
+/// For a moment the failover that could not be done was shown as under way, and the VM as if it were on-premises.
 #[test]
 fn an_unplanned_failover_while_a_failback_waits() {
     play(

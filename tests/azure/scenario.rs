@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use homeward::api::{Approval, DataSyncRequest, Site, VirtualMachinePhase};
+use homeward::api::{Approval, DataSyncRequest, FailoverPhase, Site, VirtualMachinePhase};
 use homeward::domain::{Decision, Fact, Stage, VmObservation};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{
@@ -672,6 +672,19 @@ impl World {
         self.check()
     }
 
+    /// What the status of the VM says of this condition.
+    pub fn said_of(&self, kind: &str) -> Option<String> {
+        let store = self.store();
+        let conditions = &store.pvm.as_ref()?.status.conditions;
+        let condition = conditions.iter().find(|it| it.type_ == kind)?;
+        Some(condition.status.clone())
+    }
+
+    /// How far the move under way has come.
+    pub fn phase(&self) -> Option<FailoverPhase> {
+        self.store().current()?.status.phase
+    }
+
     pub async fn prelude(&mut self, prelude: Prelude) -> Checked {
         let run = |passes| Step::Run {
             operator: 0,
@@ -726,14 +739,19 @@ fn said(decision: &Decision) -> String {
         .unwrap_or_default()
 }
 
-/// Plays the steps and the end, with a clock of its own.
-pub fn run(start: &Start, steps: &[Step]) -> Checked {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// Plays in a time of its own, which passes only while everybody waits.
+pub fn in_time<T>(play: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
-        .unwrap();
-    runtime.block_on(async {
+        .unwrap()
+        .block_on(play)
+}
+
+/// Plays the steps and the end.
+pub fn run(start: &Start, steps: &[Step]) -> Checked {
+    in_time(async {
         let mut world = World::new(start);
         world.prelude(start.prelude).await?;
         world.play(steps).await?;

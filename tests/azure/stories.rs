@@ -13,7 +13,7 @@ pub fn start(prelude: Prelude) -> Start {
     }
 }
 
-const fn passes(passes: u8) -> Step {
+pub const fn passes(passes: u8) -> Step {
     Step::Run {
         operator: 0,
         passes,

@@ -328,10 +328,17 @@ fn power(stage: &Stage) -> BySite<Fact<Power>> {
 
 /// A data sync towards the premises that was begun and did not come to its end (invariant 4).
 fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
+    // What failed before it had touched anything says nothing of what the job before it had left.
+    let touched = |job: &&Job| {
+        job.state == JobState::Succeeded
+            || jobs::has_stopped_the_source(job)
+            || jobs::has_written_the_target(job)
+    };
     let newest = jobs
         .iter()
         .rev()
-        .find(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))?;
+        .filter(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))
+        .find(touched)?;
     let broken = matches!(newest.state, JobState::Cancelled | JobState::Failed { .. });
     (newest.does == JobKind::Failback
         && broken

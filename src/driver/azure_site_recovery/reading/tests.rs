@@ -496,6 +496,18 @@ fn a_sync_that_was_broken_off_leaves_a_copy_that_must_not_be_started() {
         see(in_azure(), &[early]).target_consistent,
         Fact::Known(true)
     );
+    // What was asked for since and failed at once says nothing of it.
+    let broken = from_azure(job("f", "PlannedFailover", "Cancelled", &wrote));
+    for does in ["PlannedFailover", "Failback"] {
+        let doomed = job(
+            "doomed",
+            does,
+            "Failed",
+            &[("VmPfoPrerequisitesCheck", "Failed")],
+        );
+        let vm = see(in_azure(), &[broken.clone(), doomed]);
+        assert_eq!(vm.target_consistent, Fact::Known(false), "{does}");
+    }
     // It has come back since.
     let broken = from_azure(job("f", "PlannedFailover", "Cancelled", &wrote));
     let whole = from_azure(job("later", "PlannedFailover", "Succeeded", &wrote));
