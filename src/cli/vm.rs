@@ -15,7 +15,7 @@ pub enum Command {
     /// Lists the VMs of a host.
     List(Agent),
     /// Switches a VM on. Only where its register says that it may run.
-    Start(Named),
+    Start(Start),
     /// Shuts a VM down.
     Stop(Stop),
     /// Prints the end of a VM's console.
@@ -46,6 +46,17 @@ pub struct Named {
     agent: Agent,
     /// Name of the VM.
     name: String,
+}
+
+/// Arguments of `start`.
+#[derive(Debug, clap::Args)]
+pub struct Start {
+    #[command(flatten)]
+    vm: Named,
+    /// Start it on the disks that its definition names now, although it last ran on others that are still there: gives up what the guest wrote
+    /// to those, and the replica is overwritten with what these hold.
+    #[arg(long)]
+    on_other_disks: bool,
 }
 
 /// Arguments of `stop`.
@@ -87,8 +98,22 @@ pub async fn vm(command: Command) -> anyhow::Result<()> {
             print!("{}", table(&agent.client()?.state().await?));
             Ok(())
         }
-        Command::Start(vm) => switch(&vm, PowerSwitch::On, false).await,
-        Command::Stop(stop) => switch(&stop.vm, PowerSwitch::Off, stop.force).await,
+        Command::Start(start) => {
+            let power = OrderCommand::Power {
+                state: PowerSwitch::On,
+                force: false,
+                on_other_disks: start.on_other_disks,
+            };
+            switch(&start.vm, power).await
+        }
+        Command::Stop(stop) => {
+            let power = OrderCommand::Power {
+                state: PowerSwitch::Off,
+                force: stop.force,
+                on_other_disks: false,
+            };
+            switch(&stop.vm, power).await
+        }
         Command::Console(Console { vm, tail }) => {
             let client = vm.agent.client()?;
             let state = client.state().await?;
@@ -116,7 +141,7 @@ fn find<'a>(state: &'a HostState, name: &str) -> anyhow::Result<&'a VmState> {
     }
 }
 
-async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<()> {
+async fn switch(vm: &Named, command: OrderCommand) -> anyhow::Result<()> {
     let client = vm.agent.client()?;
     let state = client.state().await?;
     let seen = find(&state, &vm.name)?;
@@ -133,10 +158,7 @@ async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<(
         step: register.step + 1,
         claim: None,
         failover: None,
-        command: OrderCommand::Power {
-            state: power,
-            force,
-        },
+        command,
     };
     let answer = client.order(seen.uuid, &order).await?;
     match answer.operation.state {

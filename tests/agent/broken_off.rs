@@ -210,6 +210,7 @@ async fn a_guest_that_should_run_and_does_not_is_not_moved_as_one_that_is_off() 
     let off = Command::Power {
         state: PowerSwitch::Off,
         force: false,
+        on_other_disks: false,
     };
     sites.hv.ok(sites.order(1, off)).await;
     let stopped = sites.hv.ok(sites.order(2, stop())).await;

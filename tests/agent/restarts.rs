@@ -504,6 +504,7 @@ async fn s04_a_host_from_a_backup_asks_its_peer_before_it_starts_what_has_moved_
     let switch = Command::Power {
         state: PowerSwitch::On,
         force: false,
+        on_other_disks: false,
     };
     let refused = hv.give(sites.order(1, switch)).await.unwrap();
     assert_eq!(refused.state, OperationState::Failed, "{refused:?}");

@@ -2,7 +2,7 @@
 
 use super::{
     Boot, Claim, Command, MAX_DEVICES, MAX_NAME, MAX_NUMBER, MAX_TEXT, Order, PeerAddress,
-    Register, StepId, VmDefinition,
+    PowerSwitch, Register, StepId, VmDefinition,
 };
 
 impl Order {
@@ -83,9 +83,14 @@ impl Order {
             | Command::Commit {}
             | Command::Fence {}
             | Command::Undo {}
-            | Command::Power { state: _, force: _ }
             | Command::Release {}
             | Command::Detach {} => Ok(()),
+            Command::Power {
+                state: PowerSwitch::Off,
+                force: _,
+                on_other_disks: true,
+            } => Err("command.onOtherDisks: only a start is on disks".to_owned()),
+            Command::Power { .. } => Ok(()),
         }
     }
 

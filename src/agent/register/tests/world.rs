@@ -301,6 +301,7 @@ impl World {
                 Command::Power {
                     state: PowerSwitch::On,
                     force: false,
+                    on_other_disks: false,
                 },
             ),
             None => order(
