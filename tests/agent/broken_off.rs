@@ -10,7 +10,7 @@ use homeward::agent::api::{
 use crate::site::{Host, Sites, VM};
 
 /// Gives an order to an agent that dies at this place, and starts the agent again.
-async fn die_at(host: &mut Host, place: &str, order: Order) {
+pub async fn die_at(host: &mut Host, place: &str, order: Order) {
     host.failpoints.arm(place);
     let client = host.client().clone();
     let giving = tokio::spawn(async move { client.order(order.vm, &order).await });

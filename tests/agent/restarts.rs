@@ -215,7 +215,8 @@ async fn an_agent_dies_in_the_small_orders() {
         1,
         Command::Power {
             state: PowerSwitch::On,
-            force: false
+            force: false,
+            on_other_disks: false,
         }
     );
     let definition = sites.definition().await;
