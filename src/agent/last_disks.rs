@@ -111,12 +111,12 @@ async fn put(
     blocking(move || vm.last_disks.put(&host.store, vm.uuid, these)).await
 }
 
-fn these(disks: &[GuestDisk], how: How) -> Option<LastDisks> {
-    Some(LastDisks {
+fn these(disks: &[GuestDisk], how: How) -> LastDisks {
+    LastDisks {
         disks: disks.to_vec(),
         since: Timestamp::now(),
         how,
-    })
+    }
 }
 
 /// The guest is about to run on these. What was known before, for a start that fails.
@@ -125,7 +125,7 @@ pub(crate) async fn runs(
     vm: &Arc<Vm>,
     disks: &[GuestDisk],
 ) -> Result<Option<LastDisks>, OperationError> {
-    put(host, vm, these(disks, How::Ran)).await
+    put(host, vm, Some(these(disks, How::Ran))).await
 }
 
 /// The guest has not run on them after all.
@@ -144,7 +144,8 @@ pub(crate) async fn arrived(
     vm: &Arc<Vm>,
     disks: &[GuestDisk],
 ) -> Result<(), OperationError> {
-    put(host, vm, these(disks, How::Arrived)).await.map(drop)
+    let arrived = these(disks, How::Arrived);
+    put(host, vm, Some(arrived)).await.map(drop)
 }
 
 /// The role that it belonged to has gone. One that stays is not believed at a replica, so nothing waits for this.
@@ -173,11 +174,11 @@ pub(crate) async fn found(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), Operatio
     let attached = host.hypervisor.attached(&host.process(vm.uuid)).await?;
     let next = match (attached, vm.last_disks.known()) {
         (Some(disks), Known::These(last)) if last.how == How::Ran && last.disks == disks => None,
-        (Some(disks), _) => these(&disks, How::Ran),
+        (Some(disks), _) => Some(these(&disks, How::Ran)),
         (None, Known::Nothing) => host
             .definitions
             .get(vm.uuid)
-            .and_then(|definition| these(&definitions::disks(&definition), How::TakenOn)),
+            .map(|definition| these(&definitions::disks(&definition), How::TakenOn)),
         (None, Known::These(_) | Known::Unreadable(_)) => None,
     };
     if next.is_some() {
@@ -309,14 +310,14 @@ fn seconds(at: Timestamp) -> String {
     at.strftime("%FT%TZ").to_string()
 }
 
-/// When a file was last written to; devices do not tell.
+/// When a file was last written to, to the minute, so that a status that says it does not change all the time; devices do not tell.
 fn written(path: &Path) -> String {
     fs::metadata(path)
         .ok()
         .filter(fs::Metadata::is_file)
         .and_then(|meta| Timestamp::from_second(meta.mtime()).ok())
         .map_or_else(String::new, |at| {
-            format!(" (last written to {})", seconds(at))
+            at.strftime(" (last written to at %FT%H:%MZ)").to_string()
         })
 }
 
@@ -366,7 +367,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("new.raw"), at("link.raw")).unwrap();
         fs::hard_link(at("new.raw"), at("hard.raw")).unwrap();
-        let last = these(&[disk("root", &at("new.raw"))], How::Ran).unwrap();
+        let last = these(&[disk("root", &at("new.raw"))], How::Ran);
         let against = |defined: &[GuestDisk]| {
             leaves_out(defined, &last.disks)
                 .then(|| last.against(defined))

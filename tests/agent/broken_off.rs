@@ -169,7 +169,7 @@ async fn a_definition_that_was_changed_while_the_guest_shut_down_is_seen_however
         assert_eq!(error.kind, OperationErrorKind::DiskWithoutTarget);
         assert!(
             error.message.contains("other.raw")
-                && error.message.contains("put the definition back"),
+                && error.message.contains("Put the definition back"),
             "{place}: {}",
             error.message
         );

@@ -119,7 +119,7 @@ async fn a_guest_is_not_started_on_other_disks_than_it_last_ran_on() {
         "last ran on",
         "root.raw",
         "stale.raw instead",
-        "last written to",
+        "last written to at",
         "definitionsDir",
         "`homeward vm start --on-other-disks`",
         "given up",
@@ -258,6 +258,22 @@ async fn other_disks_than_the_guest_last_ran_on_reach_no_replica_and_no_move() {
     assert_eq!(sites.hv.vm().await.problems, []);
     sites.cut_over(&sites.hv, &sites.az, 2).await;
     sites.same_disks();
+}
+
+/// A guest that is off has nothing attached that could tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_is_given_again_writes_no_record_of_other_disks() {
+    let mut sites = switched_off().await;
+    let first = stop(&sites, 2);
+    die_at(&mut sites.hv, "Stop:fenced", first).await;
+    let written = swap(&sites);
+    let failed = sites.hv.give(stop(&sites, 2)).await.unwrap();
+    let error = failed.error.unwrap();
+    assert_eq!(error.kind, OperationErrorKind::DiskWithoutTarget);
+    assert!(error.message.contains("last ran on"), "{}", error.message);
+    fs::write(file(&sites.hv), written).unwrap();
+    let record = sites.stop(&sites.hv, &sites.az, 2).await;
+    assert!(!record.was_running);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,18 +79,18 @@ impl Order {
             }
             Command::Retire { commit } => check_name("command.commit.host", &commit.host),
             Command::Resume { fence } => check_name("command.fence.host", &fence.host),
-            Command::Pause {}
-            | Command::Commit {}
-            | Command::Fence {}
-            | Command::Undo {}
-            | Command::Release {}
-            | Command::Detach {} => Ok(()),
             Command::Power {
                 state: PowerSwitch::Off,
                 force: _,
                 on_other_disks: true,
             } => Err("command.onOtherDisks: only a start is on disks".to_owned()),
-            Command::Power { .. } => Ok(()),
+            Command::Pause {}
+            | Command::Commit {}
+            | Command::Fence {}
+            | Command::Undo {}
+            | Command::Power { .. }
+            | Command::Release {}
+            | Command::Detach {} => Ok(()),
         }
     }
 

@@ -146,6 +146,7 @@ impl World {
                     PowerSwitch::Off
                 },
                 force: false,
+                on_other_disks: false,
             },
             _ if flag => Command::Release {},
             _ => Command::Detach {},
