@@ -52,22 +52,25 @@ bench-fleet:
 
 DRIVER ?= agents
 VMS ?= 1
+# Only agents have guests.
+GUEST = $(if $(filter agents,$(DRIVER)),guest)
 # The programs as they are found below, wherever cargo puts them.
 BUILT = $${CARGO_TARGET_DIR:-target}/debug
 
 .PHONY: demo
-## demo        a real guest goes to Azure and comes home, narrated, with proof that nothing was lost (DRIVER=agents)
+## demo        a real guest goes to Azure and comes home, narrated, with proof that nothing was lost; DRIVER=azureSiteRecovery: a VM of
+##             the emulated service
 demo:
-	@tools/setup kube guest
+	@tools/setup kube $(GUEST)
 	@$(CARGO) build --workspace --bins --locked
 	@exec $(BUILT)/demo --driver $(DRIVER)
 
 .PHONY: playground
-## playground  the same world, left running until Ctrl-C, with the commands to try (VMS=n guests)
+## playground  the same world, left running until Ctrl-C, with the commands to try (VMS=n, DRIVER=azureSiteRecovery)
 playground:
-	@tools/setup kube guest
+	@tools/setup kube $(GUEST)
 	@$(CARGO) build --workspace --bins --locked
-	@exec $(BUILT)/playground --vms $(VMS)
+	@exec $(BUILT)/playground --driver $(DRIVER) --vms $(VMS)
 
 .PHONY: mutants
 ## mutants     takes each guard out in turn and sees a test fail (long; RULE=S2 for one rule)

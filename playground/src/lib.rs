@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 pub mod accelerator;
+pub mod asked;
 pub mod child;
 pub mod control_plane;
 pub mod guest_image;

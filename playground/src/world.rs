@@ -32,20 +32,25 @@ use homeward::{
 use serde_json::json;
 use uuid::Uuid;
 
+mod agents_vault;
 mod cluster;
+mod emulator;
 mod host;
 mod keeper;
 mod options;
 mod pki;
 mod programs;
+mod service;
 mod wait;
 
 pub use cluster::{Cluster, NAMESPACE, VAULT, is_settled, is_true};
+pub use emulator::Emulator;
 pub use host::Host;
 pub use keeper::keep;
 pub use options::{HypervisorKind, Vm, VmOptions, WorldOptions};
 pub use pki::Certificate;
 pub use programs::{Program, find as find_program};
+pub use service::{ServiceOptions, ServiceWorld, rests_in_azure};
 pub use wait::{LIMIT, eventually, status_of, until};
 
 use keeper::Keeper;
@@ -89,17 +94,8 @@ impl World {
     ///
     /// As [`World::start`].
     pub async fn start_with(options: WorldOptions, progress: impl Fn(&str)) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("homeward-")
-            .tempdir()
-            .context("cannot make a folder")?
-            .keep()
-            .canonicalize()?;
-        let ground = Ground {
-            keeper: Keeper::start(&folder)?,
-            folder: folder.clone(),
-            keep: std::env::var_os(KEEP).is_some(),
-        };
+        let ground = Ground::new()?;
+        let folder = ground.folder.clone();
         progress("certificates and hosts");
         let pki = Pki::create(&folder.join("pki"))?;
         let net = free_network()?;
@@ -118,7 +114,7 @@ impl World {
                 &folder,
                 "cluster",
                 Ipv4Addr::new(127, net[0], net[1], 10),
-                &options
+                options.cluster()
             ),
             first[0].start(),
             rest[0].start()
@@ -129,7 +125,7 @@ impl World {
         if options.operators > 0 {
             progress("the operator");
             cluster.start_operators()?;
-            cluster.apply_vault(&hosts, &pki, &options).await?;
+            agents_vault::apply(&cluster, &hosts, &pki, &options).await?;
             cluster.until_connected().await?;
         }
         Ok(Self {
@@ -184,11 +180,9 @@ impl World {
         let [first, second, third] = self.net;
         let address = Ipv4Addr::new(first, second, third, u8::try_from(10 * number)?);
         let mut cluster =
-            Cluster::start(&self.ground.folder, &name, address, &self.options).await?;
+            Cluster::start(&self.ground.folder, &name, address, self.options.cluster()).await?;
         cluster.start_operators()?;
-        cluster
-            .apply_vault(&self.hosts, &self.pki, &self.options)
-            .await?;
+        agents_vault::apply(&cluster, &self.hosts, &self.pki, &self.options).await?;
         cluster.until_connected().await?;
         self.others.push(cluster);
         self.others.last_mut().context("it was pushed")
@@ -353,7 +347,7 @@ impl World {
     /// When it cannot be made, or the API server refuses it.
     pub async fn use_certificate(&self, which: Certificate) -> Result<()> {
         let pair = self.pki.operators(which)?;
-        self.cluster.apply_client_certificate(pair).await
+        agents_vault::apply_client_certificate(&self.cluster, pair).await
     }
 
     /// Makes a VM on the premises, has it protected there, switches it on and waits until its first replica is whole.
@@ -501,6 +495,22 @@ struct Ground {
     keeper: Keeper,
     folder: PathBuf,
     keep: bool,
+}
+
+impl Ground {
+    fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("homeward-")
+            .tempdir()
+            .context("cannot make a folder")?
+            .keep()
+            .canonicalize()?;
+        Ok(Self {
+            keeper: Keeper::start(&folder)?,
+            folder,
+            keep: std::env::var_os(KEEP).is_some(),
+        })
+    }
 }
 
 impl Drop for Ground {

@@ -189,7 +189,9 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             anyhow::anyhow!("cannot read the configuration {}: {error}", path.display())
         })?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        // The folder that a service manager starts the agent in may be another one each time.
+        let path = std::path::absolute(path)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         Self::parse(&text, folder).map_err(|wrong| anyhow::anyhow!("{}: {wrong}", path.display()))
     }
 
@@ -209,7 +211,9 @@ impl Config {
     fn resolve(&mut self, folder: &Path) {
         let absolute = |path: &mut PathBuf| {
             if path.is_relative() {
-                *path = folder.join(&*path);
+                let joined = folder.join(&*path);
+                // Without the dots on the way: these paths are shown, written down and compared.
+                *path = std::path::absolute(&joined).unwrap_or(joined);
             }
         };
         for path in [
@@ -339,6 +343,27 @@ stateDir: state
 storageDir: /var/lib/homeward
 networks: [lan]
 ";
+
+    /// Paths are written down and compared, by an agent that is started in another folder the next time.
+    #[test]
+    fn a_file_that_is_named_from_where_one_stands_has_whole_paths() {
+        let config = Config::read(Path::new("deploy/agent/../agent/agent.yaml")).unwrap();
+        let text = GOOD.replace("/var/lib/homeward", "./replicas");
+        let relative = Config::parse(&text, Path::new("hv01")).unwrap();
+        for path in [
+            &config.tls.ca,
+            &config.state_dir,
+            &relative.storage_dir,
+            &relative.state_dir,
+        ] {
+            assert!(path.is_absolute(), "{}", path.display());
+            assert!(
+                !path.to_string_lossy().contains("/./"),
+                "{}",
+                path.display()
+            );
+        }
+    }
 
     #[test]
     fn a_good_file_is_read_from_its_folder() {

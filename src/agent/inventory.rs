@@ -138,7 +138,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
         });
     }
     if matches!(power, Power::Running | Power::Paused) && orders::runs_without_right(vm) {
-        let message = "the guest runs though this host has no right to run it; stop it by hand and find out who started it".to_owned();
+        let message = "the guest runs though this host's register gives it no right to. Before you stop anything: if this host was put back to an earlier state, or the other one does not run the VM, see the runbook on contradicting registers; else somebody started it by hand, and it is to be stopped the same way".to_owned();
         problems.push(Problem {
             kind: ProblemKind::RunsWithoutRight,
             message,

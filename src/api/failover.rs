@@ -35,6 +35,10 @@ use super::protected_virtual_machine::DataSyncRequest;
         .message("spec.commit: Rollback comes too late: the move is committed; change spec.placement of the ProtectedVirtualMachine back, and the VM comes back by a move of its own")
         .field_path(".spec.commit"),
     validation = Rule::new(
+        "has(oldSelf.spec.commit) || !has(self.spec.commit) || self.spec.commit != 'Rollback' || !has(self.status) || !has(self.status.rollback) || self.status.rollback != 'Unavailable'")
+        .message("spec.commit: Rollback cannot be done: the service of this vault takes no move back; answer Approved, and change spec.placement of the ProtectedVirtualMachine to bring the VM back by a move of its own")
+        .field_path(".spec.commit"),
+    validation = Rule::new(
         "!has(self.status) || !has(self.status.phase) || !(self.status.phase in ['Succeeded', 'Cancelled', 'RolledBack', 'Failed']) || self.spec == oldSelf.spec")
         .message("the move has ended and takes no answer any more: to move the VM, change spec.placement of the ProtectedVirtualMachine")
         .field_path(".spec"),
@@ -62,6 +66,10 @@ use super::protected_virtual_machine::DataSyncRequest;
     .message("spec.to must be the other site than spec.from").field_path(".to"))]
 #[x_kube(validation = Rule::new("self.dataSync == oldSelf.dataSync")
     .message("spec.dataSync is immutable: cancel this Failover, set spec.failback.dataSync of the ProtectedVirtualMachine, and start the next one").field_path(".dataSync"))]
+#[x_kube(validation = Rule::new("has(self.host) == has(oldSelf.host) && (!has(self.host) || self.host == oldSelf.host)")
+    .message("spec.host is immutable: cancel this Failover, set spec.failback.host of the ProtectedVirtualMachine, and start the next one").field_path(".host"))]
+#[x_kube(validation = Rule::new("has(self.createIfMissing) == has(oldSelf.createIfMissing) && (!has(self.createIfMissing) || self.createIfMissing == oldSelf.createIfMissing)")
+    .message("spec.createIfMissing is immutable: cancel this Failover, set spec.failback.createIfMissing of the ProtectedVirtualMachine, and start the next one").field_path(".createIfMissing"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.start) || (has(self.start) && self.start == oldSelf.start)")
     .message("spec.start was answered and cannot be taken back: set spec.cancel: true to stop the move").field_path(".start"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.cutover) || (has(self.cutover) && self.cutover == oldSelf.cutover)")
@@ -81,6 +89,13 @@ pub struct FailoverSpec {
     pub to: Site,
     /// The data sync asked for.
     pub data_sync: DataSyncRequest,
+    /// The host asked for on-premises, where it is another than the VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub host: Option<String>,
+    /// Leave to create the VM on-premises where it is not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_if_missing: Option<bool>,
     /// Answer: begin, where the move waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Yes>,
@@ -198,6 +213,9 @@ pub struct FailoverStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tasks: Vec<TaskStatus>,
+    /// `Unavailable` where the vault's driver cannot take this move back before commit; absent where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackStatus>,
     /// How far the copy is; written at most every 5 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressStatus>,
@@ -233,6 +251,13 @@ pub struct FailoverStatus {
     pub completion_time: Option<Time>,
 }
 
+/// Whether a move can be taken back before commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackStatus {
+    /// It cannot.
+    Unavailable,
+}
+
 /// One task of a move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -248,6 +273,31 @@ pub struct TaskStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
     /// What is to be said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The job of the service that does it, where a service does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// The steps of that job in the service's own order and words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepStatus>,
+}
+
+/// One step of a job of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// Its name; behind that of the step that it is a part of, where there is one.
+    pub name: String,
+    /// Where it stands, in the service's words.
+    pub state: String,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// What the service says of it: error code, message, possible causes, recommended action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

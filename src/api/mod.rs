@@ -3,23 +3,30 @@
 //! Types, their schema and the CEL rules beside the fields they guard; nothing else. This module imports no other module
 //! of the crate: the schema stands alone. `homeward crds` prints what stands here, and `crds/` holds the printed files.
 
+mod azure_site_recovery;
 mod common;
 mod failover;
+mod kept_register;
 mod protected_virtual_machine;
 mod recovery_vault;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+pub use azure_site_recovery::{
+    AzureCloud, AzureCredentials, AzureSiteRecoveryVault, CustomCloud, ManagedIdentity,
+    WorkloadIdentity,
+};
 pub use common::{
     Approval, Condition, DataSync, FailoverReference, Health, Placement, SecretReference, Site,
     VaultReference, Verdict, Yes,
 };
 pub use failover::{
     DataSyncChoice, DowntimeStatus, Failover, FailoverOutcome, FailoverPhase, FailoverSpec,
-    FailoverStatus, FailureStatus, PendingActionStatus, ProgressStatus, TaskState, TaskStatus,
-    TransferStatus, UncommittedStatus, VirtualMachineReference,
+    FailoverStatus, FailureStatus, PendingActionStatus, ProgressStatus, RollbackStatus, StepStatus,
+    TaskState, TaskStatus, TransferStatus, UncommittedStatus, VirtualMachineReference,
 };
+pub use kept_register::{KeptOutcome, KeptRegister, KeptRequest, KeptResult};
 pub use protected_virtual_machine::{
     CommitSpec, CutoverSpec, DataSyncRequest, FailbackSpec, LastFailoverStatus, MeasuredDowntime,
     ProtectedVirtualMachine, ProtectedVirtualMachineSpec, ProtectedVirtualMachineStatus,

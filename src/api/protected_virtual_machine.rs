@@ -7,9 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    Approval, Condition, FailoverReference, Health, Placement, Site, VaultReference,
+    Approval, Condition, FailoverReference, Health, Placement, SecretReference, Site,
+    VaultReference,
 };
 use super::failover::{FailoverOutcome, ProgressStatus};
+use super::kept_register::KeptRegister;
 
 /// What a person says of a VM.
 #[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
@@ -64,6 +66,9 @@ pub struct ProtectedVirtualMachineSpec {
     /// Whether protection in the other direction follows commit by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverse_replication: Option<Approval>,
+    /// Secret with the key certificate of data that is encrypted in the vault: `certificate.pfx`, and `password` where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_key_secret_ref: Option<SecretReference>,
     /// Start nothing new; what runs goes on to its next gate and holds there, whatever the gate's approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -76,7 +81,17 @@ pub struct ProtectedVirtualMachineSpec {
 /// How the VM comes back on-premises.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.host) || (has(self.createIfMissing) && self.createIfMissing)")
+    .message("spec.failback.host needs spec.failback.createIfMissing: true, since the VM is not on that host yet").field_path(".host"))]
 pub struct FailbackSpec {
+    /// Another host than the VM's own: with Azure Site Recovery the id or the name of a recovery services provider of a Hyper-V site. The host
+    /// needs a virtual switch of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub host: Option<String>,
+    /// Leave to create the VM on-premises where it is not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_if_missing: Option<bool>,
     /// How data is brought back; `Auto` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_sync: Option<DataSyncRequest>,
@@ -165,6 +180,9 @@ pub struct ProtectedVirtualMachineStatus {
     /// What stopping and starting this VM took when it was last done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_downtime: Option<MeasuredDowntime>,
+    /// The register of this VM, where its vault is a service that keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub register: Option<KeptRegister>,
 }
 
 /// One word for people.

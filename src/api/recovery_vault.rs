@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::azure_site_recovery::AzureSiteRecoveryVault;
 use super::common::{Condition, SecretReference, Site};
 
 /// What a person says of a vault.
@@ -50,9 +51,17 @@ use super::common::{Condition, SecretReference, Site};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.agents) != has(self.azureSiteRecovery)")
+    .message("spec must have exactly one of agents and azureSiteRecovery"))]
+#[x_kube(validation = Rule::new("has(self.agents) == has(oldSelf.agents)")
+    .message("spec.agents and spec.azureSiteRecovery are immutable as a choice: make another RecoveryVault for the other one"))]
 pub struct RecoveryVaultSpec {
     /// Homeward's own agents, one beside the hypervisor of each host.
-    pub agents: AgentsVault,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<AgentsVault>,
+    /// A Recovery Services vault of Azure, whose Azure Site Recovery does the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_site_recovery: Option<AzureSiteRecoveryVault>,
 }
 
 /// A vault whose work is done by Homeward's own agents.

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
 use super::stop_on_signal;
 use crate::controllers::{LeaseSettings, Operator, Paces, Settings, Timeouts};
+use crate::domain::kept::Limits;
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
 /// What `homeward run` takes. Every value can also be set in the environment.
@@ -54,6 +56,16 @@ pub struct Arguments {
     /// How often a vault is looked at while one of its VMs is down.
     #[arg(long, env = "HOMEWARD_POLL_URGENT", default_value = "200ms", value_parser = duration)]
     poll_urgent: Duration,
+    /// How soon after one look at a vault in Azure the next may come, however urgent it is: Azure counts requests.
+    #[arg(long, env = "HOMEWARD_POLL_SERVICE", default_value = "5s", value_parser = duration)]
+    poll_service: Duration,
+    /// For how long after it was decided a request to a vault in Azure may be sent.
+    #[arg(long, env = "HOMEWARD_SERVICE_SEND_WITHIN", default_value = "30s", value_parser = duration)]
+    service_send_within: Duration,
+    /// The longest that a request to a vault in Azure can take to have an effect once it was sent. One that was not answered is repeated only after
+    /// that: with a shorter time than the service's own, something could be done twice.
+    #[arg(long, env = "HOMEWARD_SERVICE_REQUEST_LIFE", default_value = "180s", value_parser = duration)]
+    service_request_life: Duration,
     /// How often the Secrets of a vault are read again.
     #[arg(long, env = "HOMEWARD_POLL_SECRETS", default_value = "60s", value_parser = duration)]
     poll_secrets: Duration,
@@ -85,6 +97,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(parsed.into())
 }
 
+/// What is too long to be written down is for ever.
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
 impl Arguments {
     fn settings(&self, own_namespace: &str, host: &str) -> Settings {
         Settings {
@@ -107,6 +124,10 @@ impl Arguments {
                 submit: self.submit_timeout,
             },
             secrets_every: self.poll_secrets,
+            service: Limits {
+                send_within: signed(self.service_send_within),
+                longest_life: signed(self.service_request_life),
+            },
             lease: LeaseSettings {
                 name: self.lease_name.clone(),
                 namespace: self
@@ -153,7 +174,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let operator = Operator {
         config,
         settings,
-        factory: Arc::new(super::drivers::Drivers),
+        factory: Arc::new(super::drivers::Drivers {
+            service_pause: arguments.poll_service,
+        }),
         health,
         metrics,
     };

@@ -1,5 +1,6 @@
 //! `homeward vm`: what a person asks of one agent: which VMs it has, switching one on or off, its console.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -91,13 +92,18 @@ impl Agent {
     }
 }
 
+/// Writes to standard output; whoever reads there may have heard enough.
+fn say(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Does it.
 pub async fn vm(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::List(agent) => {
-            print!("{}", table(&agent.client()?.state().await?));
-            Ok(())
-        }
+        Command::List(agent) => say(&table(&agent.client()?.state().await?)),
         Command::Start(start) => {
             let power = OrderCommand::Power {
                 state: PowerSwitch::On,
@@ -117,11 +123,7 @@ pub async fn vm(command: Command) -> anyhow::Result<()> {
         Command::Console(Console { vm, tail }) => {
             let client = vm.agent.client()?;
             let state = client.state().await?;
-            print!(
-                "{}",
-                client.console(find(&state, &vm.name)?.uuid, tail).await?
-            );
-            Ok(())
+            say(&client.console(find(&state, &vm.name)?.uuid, tail).await?)
         }
     }
 }

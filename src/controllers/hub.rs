@@ -473,6 +473,9 @@ fn without_figures(vm: &VmObservation) -> VmObservation {
     for operation in &mut vm.operations {
         operation.progress = None;
     }
+    if let Some(jobs) = &mut vm.jobs {
+        jobs.server_time = None;
+    }
     vm
 }
 

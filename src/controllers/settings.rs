@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::lease::LeaseSettings;
 use crate::domain::Pace;
+use crate::domain::kept::Limits;
 
 /// How often a vault is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How often the Secrets of a vault are read again.
     pub secrets_every: Duration,
+    /// How late a request to a service can have an effect.
+    pub service: Limits,
     /// The lease that decides which replica acts.
     pub lease: LeaseSettings,
 }
@@ -74,6 +77,7 @@ impl Settings {
                 submit: Duration::from_secs(30),
             },
             secrets_every: Duration::from_mins(1),
+            service: Limits::default(),
             lease: LeaseSettings {
                 name: "homeward".into(),
                 namespace: lease_namespace.into(),

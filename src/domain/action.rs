@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
 use super::observation::Claim;
 use crate::api::{DataSync, Site};
 
@@ -250,4 +252,48 @@ pub struct Submission {
     pub claim: Claim,
     /// UID of the Failover that it belongs to; none for protection outside of a move.
     pub failover: Option<String>,
+    /// Where on the premises the VM is brought to, where that is another place than it came from.
+    pub alternate: Alternate,
+    /// The key certificate of encrypted data, where the action needs one.
+    pub encryption_key: Option<SecretBytes>,
+    /// For a service that keeps no registers: what makes it safe to send.
+    pub attempt: Option<Attempt>,
+}
+
+/// Bytes that are shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes(pub Vec<u8>);
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes")
+    }
+}
+
+/// Another place on the premises.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alternate {
+    /// The host.
+    pub host: Option<String>,
+    /// Leave to create the VM where it is not found.
+    pub create_if_missing: bool,
+}
+
+impl Alternate {
+    /// Whether anything is asked for.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.create_if_missing || self.host.is_some()
+    }
+}
+
+/// What makes a request safe to send to a service that takes whatever comes (safety rules S18, S19).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// It is not sent after this.
+    pub send_before: Timestamp,
+    /// The job that it acts on.
+    pub job: Option<String>,
+    /// Jobs that were known before. One that is not among them and does the same is the result of an attempt before.
+    pub jobs_before: Vec<String>,
 }

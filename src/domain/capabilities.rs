@@ -5,6 +5,9 @@ use super::observation::BySite;
 /// What a driver can do, by the site that a move goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Whether the sides keep registers of the right to run. A service that keeps none takes whatever request comes; what was asked of it is kept
+    /// in the resource instead (safety rules S18, S19).
+    pub registers: bool,
     /// By target site.
     pub towards: BySite<DirectionCapabilities>,
 }
@@ -20,6 +23,8 @@ pub struct DirectionCapabilities {
     pub pause_before_cutover: bool,
     /// Stop, last delta and start are actions of their own.
     pub separate_stop: bool,
+    /// It can bring the VM to another place on this site than it came from; when not, the words say why.
+    pub alternate_location: Result<(), String>,
     /// It protects the VM in the other direction after commit; when not, the words say why.
     pub protects_after_commit: Result<(), String>,
 }

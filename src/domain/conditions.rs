@@ -130,6 +130,8 @@ reasons! {
     Connected,
     /// Credentials cannot be read.
     CredentialsInvalid,
+    /// The service does not let Homeward do all that it will have to do.
+    PermissionsMissing,
 }
 
 /// A condition to be.

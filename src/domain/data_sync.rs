@@ -16,6 +16,8 @@ pub struct Basis<'a> {
     pub active_since: Option<Timestamp>,
     /// For how long the replica may have fallen behind and the delta is still taken.
     pub full_download_after: SignedDuration,
+    /// It goes to another host than the one it came from.
+    pub to_another_host: bool,
     /// Whether anything of the VM is left at the target.
     pub replica_present: &'a Fact<bool>,
     /// The point in time of the last whole pass from the source to the target, if there was one.
@@ -51,6 +53,12 @@ pub fn choose(basis: &Basis<'_>) -> Result<DataSyncChoice, String> {
         return chosen(
             DataSync::DeltaBeforeFailover,
             "the replica in Azure is kept up to date".into(),
+        );
+    }
+    if basis.to_another_host {
+        return chosen(
+            DataSync::DeltaBeforeFailover,
+            "to another host the service brings a VM with the delta".into(),
         );
     }
     match basis.replica_present {
@@ -120,6 +128,7 @@ mod tests {
         Basis {
             asked: DataSyncRequest::Auto,
             to: Site::OnPremises,
+            to_another_host: false,
             active_since: Some(Timestamp::from_second(NOW - 3600 * 100).unwrap()),
             full_download_after: SignedDuration::from_hours(720),
             replica_present: replica,
@@ -168,6 +177,10 @@ mod tests {
             full_download_obstacles: &no_room,
             ..long.clone()
         };
+        let elsewhere = Basis {
+            to_another_host: true,
+            ..basis(&gone)
+        };
         let towards_azure = Basis {
             to: Site::Azure,
             ..basis(&gone)
@@ -206,6 +219,7 @@ mod tests {
             ),
             (&ahead, DataSync::DeltaBeforeFailover, "up to date 0m ago"),
             (&basis_of(&gone), DataSync::FullDuringFailover, "no replica"),
+            (&elsewhere, DataSync::DeltaBeforeFailover, "another host"),
             (
                 &towards_azure,
                 DataSync::DeltaBeforeFailover,

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::action::Submission;
+use super::action::{Alternate, Submission};
 use crate::api::{DataSyncRequest, FailoverStatus, ProtectedVirtualMachineStatus, Site};
 
 /// What was decided. The executor makes no choices of its own.
@@ -66,6 +66,8 @@ pub struct NewFailover {
     pub to: Site,
     /// The data sync asked for.
     pub data_sync: DataSyncRequest,
+    /// Where on the premises it goes to.
+    pub alternate: Alternate,
     /// Why it waits for `start: Approved`.
     pub start_held_because: Option<String>,
     /// It is made for a move that is under way, whose own Failover is gone.

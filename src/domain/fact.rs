@@ -20,6 +20,14 @@ impl<T> Fact<T> {
         }
     }
 
+    /// The value, when known, to be changed.
+    pub const fn known_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Absent | Self::Unknown(_) => None,
+        }
+    }
+
     /// The same fact about a borrowed value.
     pub fn as_ref(&self) -> Fact<&T> {
         match self {

@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 
+use super::action::Alternate;
 use crate::api::{Approval, DataSyncRequest, ProtectedVirtualMachine, Site};
 
 /// How many finished Failovers are kept when the resource names no number.
@@ -26,12 +27,16 @@ pub struct Intent {
     pub data_sync: DataSyncRequest,
     /// When `Auto` takes the full download.
     pub full_download_after: SignedDuration,
+    /// Where on the premises the VM comes back to, where that is another place than it came from.
+    pub alternate: Alternate,
     /// Who lets cutover pass.
     pub cutover: Approval,
     /// Who lets commit pass.
     pub commit: Approval,
     /// Who lets reverse replication pass.
     pub reverse_replication: Approval,
+    /// Name of the Secret with the key certificate of data that is encrypted in the vault.
+    pub encryption_key: Option<String>,
     /// Start nothing new.
     pub suspend: bool,
     /// Finished Failovers to keep.
@@ -113,6 +118,10 @@ impl Intent {
             placement: spec.placement,
             data_sync: failback.data_sync.unwrap_or_default(),
             full_download_after,
+            alternate: Alternate {
+                host: failback.host,
+                create_if_missing: failback.create_if_missing.unwrap_or(false),
+            },
             cutover: spec
                 .cutover
                 .as_ref()
@@ -124,6 +133,10 @@ impl Intent {
                 .and_then(|commit| commit.approval)
                 .unwrap_or_default(),
             reverse_replication: spec.reverse_replication.unwrap_or_default(),
+            encryption_key: spec
+                .encryption_key_secret_ref
+                .as_ref()
+                .map(|secret| secret.name.clone()),
             suspend: spec.suspend.unwrap_or(false),
             history_limit: spec.failover_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT),
             deleting,

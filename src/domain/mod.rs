@@ -19,11 +19,12 @@ mod downtime;
 mod fact;
 mod failure;
 mod intent;
+pub mod kept;
 mod observation;
 mod ownership;
 mod world;
 
-pub use action::{Action, ActionKind, Mark, Submission};
+pub use action::{Action, ActionKind, Alternate, Attempt, Mark, SecretBytes, Submission};
 pub use capabilities::{Capabilities, DirectionCapabilities};
 pub use conditions::{ConditionType, Reason, Said, Truth, merge as merge_conditions};
 pub use decide::{decide, record_refusal, record_vm_refusal, still_refused};
@@ -32,8 +33,9 @@ pub use fact::Fact;
 pub use failure::ErrorClass;
 pub use intent::{DEFAULT_HISTORY_LIMIT, Intent, InvalidIntent};
 pub use observation::{
-    BySite, Claim, Connection, HostObservation, Operation, OperationState, Power, Progress,
-    Protection, ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
+    BySite, Claim, Connection, HostObservation, Job, JobKind, JobState, JobTask, Jobs, Operation,
+    OperationState, Power, Progress, Protection, ProtectionState, Stage, VaultObservation,
+    VmObservation, WholePass,
 };
 pub use ownership::{Claimant, earlier_owner};
 pub use world::{CurrentFailover, FailoverView, FinishedFailover, VaultView, World};

@@ -60,6 +60,8 @@ pub struct VaultObservation {
     pub hosts: Vec<HostObservation>,
     /// The VMs that were seen, by name.
     pub vms: BTreeMap<String, VmObservation>,
+    /// What Homeward will have to do and the service does not let it do, in the service's names.
+    pub missing_permissions: Vec<String>,
     /// Whether every place was looked at, so that a VM not listed is absent. When not, why.
     pub complete: Result<(), String>,
 }
@@ -163,6 +165,10 @@ pub struct VmObservation {
     pub pending_delta: Option<u64>,
     /// Bytes of all disks together, where the driver can tell.
     pub disk_bytes: Option<u64>,
+    /// Whether data in the vault is encrypted with the customer's key certificate, which a move to Azure then needs.
+    pub encrypted: bool,
+    /// Names of the networks (virtual switches) that the VM is in on the premises, where they are told.
+    pub networks: Vec<String>,
     /// Things that a person must mend before anything is begun with this VM; each with its remedy.
     pub obstacles: Vec<String>,
     /// Things that a person must mend before the VM is protected or moved; it is taken on and runs without that.
@@ -173,6 +179,14 @@ pub struct VmObservation {
     pub protection_stale: Option<String>,
     /// Why the guest does not run at the active site, when it should.
     pub down_because: Option<String>,
+    /// What a service that keeps no registers tells of its own jobs on the VM; none where registers are kept.
+    pub jobs: Option<Jobs>,
+    /// Why the passive site's copy cannot be started, where that can be told.
+    pub inconsistent_because: Option<String>,
+    /// Why the data sync that this move had under way is over, when somebody else ended it, or it broke off by itself.
+    pub sync_ended: Option<String>,
+    /// The site that the VM leaves by a job of a service that goes on, whoever began that.
+    pub leaving: Option<Site>,
 }
 
 impl VmObservation {
@@ -246,6 +260,124 @@ impl VmObservation {
                 .into_iter()
                 .filter(knows)
                 .all(|site| self.claims[site].known() == Some(own))
+    }
+}
+
+/// What a service tells of its jobs on one VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jobs {
+    /// All that it tells of, oldest first.
+    pub all: Vec<Job>,
+    /// What it calls under way on the VM.
+    pub scenario: String,
+    /// Its clock when this was seen.
+    pub server_time: Option<Timestamp>,
+}
+
+/// One job of a service on one VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its name, which no other job has.
+    pub id: String,
+    /// What it does.
+    pub does: JobKind,
+    /// How it stands.
+    pub state: JobState,
+    /// When it began.
+    pub started: Option<Timestamp>,
+    /// What it is doing, in the service's words.
+    pub doing: Option<String>,
+    /// What people must hear of how it was done.
+    pub remark: Option<String>,
+    /// Its steps, as the service has them.
+    pub tasks: Vec<JobTask>,
+}
+
+/// What a job of a service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Moves the VM to Azure.
+    Failover,
+    /// Brings the VM back on-premises.
+    Failback,
+    /// Accepts a move.
+    Commit,
+    /// Protects the VM again after it was brought back.
+    Reprotect,
+    /// Something that Homeward asks of no service.
+    Other,
+}
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It goes on by itself; whether it can be cancelled without harm to where the VM runs.
+    Running {
+        /// It can.
+        cancellable: bool,
+    },
+    /// It has synchronised, and waits to be told to go on.
+    Waiting,
+    /// It is being cancelled.
+    Cancelling,
+    /// It was cancelled.
+    Cancelled,
+    /// Done.
+    Succeeded,
+    /// Not done.
+    Failed {
+        /// What follows from it.
+        class: ErrorClass,
+        /// The words of the service: what failed, possible causes, what it recommends.
+        message: String,
+    },
+}
+
+impl JobState {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled | Self::Succeeded | Self::Failed { .. }
+        )
+    }
+}
+
+impl JobState {
+    /// Whether it can be cancelled without harm to where the VM runs (safety rule S20).
+    #[must_use]
+    pub const fn can_be_cancelled(&self) -> bool {
+        matches!(self, Self::Waiting | Self::Running { cancellable: true })
+    }
+}
+
+/// One step of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobTask {
+    /// How deep it is nested; 0 for a step of the job itself.
+    pub depth: usize,
+    /// Its name.
+    pub name: String,
+    /// Its name for people.
+    pub title: Option<String>,
+    /// How it stands, in the words of the service.
+    pub state: String,
+    /// When it began.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// What is wrong with it.
+    pub message: Option<String>,
+}
+
+impl JobTask {
+    /// Whether it has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !["", "NotStarted", "Skipped"]
+            .iter()
+            .any(|state| state.eq_ignore_ascii_case(&self.state))
     }
 }
 
@@ -422,6 +554,8 @@ pub struct Operation {
     pub state: OperationState,
     /// How far it is.
     pub progress: Option<Progress>,
+    /// The job that does it, where a service does.
+    pub job: Option<Job>,
     /// Bytes on the wire, once it is done.
     pub bytes_on_wire: Option<u64>,
     /// Bytes of the blocks that differed, once it is done.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::action::Alternate;
 use super::capabilities::Capabilities;
 use super::fact::Fact;
 use super::intent::Intent;
@@ -29,6 +30,8 @@ pub struct World<'a> {
     pub claim: Claim,
     /// The VM is claimed in the name of a resource of this very cluster that no longer exists.
     pub claim_holder_gone: bool,
+    /// Why the key certificate that the resource names cannot be used; none where it can, or none is named.
+    pub encryption_key_problem: Option<&'a str>,
     /// Now.
     pub now: Timestamp,
 }
@@ -63,6 +66,17 @@ pub struct FailoverView<'a> {
     pub taken_up: bool,
     /// A person deleted it; its finalizer holds it until exactly one site may run the VM.
     pub deleting: bool,
+}
+
+impl FailoverView<'_> {
+    /// Where on the premises the VM is brought to.
+    #[must_use]
+    pub fn alternate(&self) -> Alternate {
+        Alternate {
+            host: self.spec.host.clone(),
+            create_if_missing: self.spec.create_if_missing.unwrap_or(false),
+        }
+    }
 }
 
 /// A Failover that has ended.

@@ -10,12 +10,14 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::domain::{Capabilities, ErrorClass, Submission, VaultObservation};
 
 pub mod agents;
+pub mod azure_site_recovery;
 pub mod simulated;
 
 /// The code behind a vault.
@@ -23,6 +25,11 @@ pub mod simulated;
 pub trait ReplicationDriver: Send + Sync {
     /// What it can do, by direction.
     fn capabilities(&self) -> &Capabilities;
+
+    /// How soon after one look the next may come, however urgent it is: a service counts requests.
+    fn shortest_pause(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Looks at the whole vault. Facts that could not be looked at are told as unknown inside the observation.
     ///

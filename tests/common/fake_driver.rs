@@ -69,11 +69,13 @@ impl FakeVault {
             cancel_after_stop: true,
             pause_before_cutover: true,
             separate_stop: true,
+            alternate_location: Ok(()),
             protects_after_commit: Ok(()),
         };
         Self {
             state: Arc::default(),
             capabilities: Arc::new(Capabilities {
+                registers: true,
                 towards: BySite {
                     on_premises: direction.clone(),
                     azure: direction,
@@ -177,6 +179,9 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         mark,
         claim,
         failover,
+        alternate: _,
+        encryption_key: _,
+        attempt: _,
     } = submission;
     let whole = |failover: &Option<String>| WholePass {
         point: Timestamp::now(),
@@ -250,6 +255,7 @@ fn apply(vm: &mut FakeVm, submission: &Submission, held: bool) {
         vm.marks[site] = Some(*mark);
     }
     vm.operations.push(Operation {
+        job: None,
         site: action.site().unwrap_or(Site::OnPremises),
         mark: *mark,
         kind: action.kind(),
@@ -304,6 +310,12 @@ fn look(vm: &FakeVm) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
+        networks: Vec::new(),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
     }
 }
 
@@ -425,6 +437,7 @@ fn seen(state: &State) -> Result<VaultObservation, DriverError> {
         _ => Connection::Connected,
     });
     Ok(VaultObservation {
+        missing_permissions: Vec::new(),
         hosts: Site::BOTH
             .into_iter()
             .map(|site| HostObservation {

@@ -189,6 +189,7 @@ fn decided(situation: &Situation, store: &Store, moving: Option<FailoverPhase>) 
         }),
         earlier_owner: situation.earlier_owner,
         claim: claim(store),
+        encryption_key_problem: None,
         claim_holder_gone: false,
         now: "2026-01-01T00:00:00Z".parse().unwrap(),
     })

@@ -48,6 +48,8 @@ pub fn intent(pvm: &Pvm) -> Intent {
         vault: "vault".into(),
         placement: pvm.spec.placement,
         data_sync: pvm.spec.data_sync,
+        alternate: homeward::domain::Alternate::default(),
+        encryption_key: None,
         full_download_after: SignedDuration::from_hours(720),
         cutover: pvm.spec.cutover,
         commit: pvm.spec.commit,
@@ -258,6 +260,7 @@ fn look_and_decide(
         }),
         earlier_owner: None,
         claim: own,
+        encryption_key_problem: None,
         claim_holder_gone: holder_gone,
         now: simulation.now(),
     };

@@ -264,6 +264,8 @@ impl Store {
                 from: new.from,
                 to: new.to,
                 data_sync: new.data_sync,
+                host: new.alternate.host.clone(),
+                create_if_missing: new.alternate.create_if_missing.then_some(true),
                 start: None,
                 cutover: None,
                 commit: None,

@@ -142,6 +142,12 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
+        networks: Vec::new(),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
         stage: stage.clone(),
     }
 }
@@ -159,6 +165,8 @@ impl Asked {
             from: FROM,
             to: TO,
             data_sync: DataSyncRequest::Auto,
+            host: None,
+            create_if_missing: None,
             start: None,
             cutover: None,
             commit: None,
@@ -236,6 +244,7 @@ fn told(
         }),
         earlier_owner: None,
         claim,
+        encryption_key_problem: None,
         claim_holder_gone: false,
         now: "2026-01-01T00:00:00Z".parse().unwrap(),
     };

@@ -8,6 +8,7 @@ mod fake;
 mod site;
 
 mod agents;
+mod azure_site_recovery;
 mod contract;
 mod simulated;
 
@@ -87,3 +88,8 @@ macro_rules! passes {
 passes!(simulated_like_agents, crate::simulated::agents_like());
 passes!(simulated_like_a_service, crate::simulated::service_like());
 passes!(over_agents, crate::agents::pair());
+passes!(
+    over_a_hyper_v_site_in_azure,
+    crate::azure_site_recovery::hyper_v_site()
+);
+passes!(over_vmm_in_azure, crate::azure_site_recovery::vmm());

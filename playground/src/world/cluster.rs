@@ -17,9 +17,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    Host, Vm, WorldOptions,
+    Vm,
     host::{spawn_logged, tail},
-    pki::{Certificate, Pki},
+    options::ClusterOptions,
     programs::{self, Program},
     wait::{self, LIMIT},
 };
@@ -30,10 +30,8 @@ use crate::{
 
 /// The namespace of everything that a world applies.
 pub const NAMESPACE: &str = "default";
-/// The vault that ties the two hosts together.
+/// The vault that ties the two sites together.
 pub const VAULT: &str = "playground";
-const CA_SECRET: &str = "homeward-agents-ca";
-const CLIENT_SECRET: &str = "homeward-operator-certificate";
 
 /// The operators have the rights of this service account, as `deploy/rbac.yaml` gives them, and no others.
 const OPERATOR: &str = "system:serviceaccount:homeward-system:homeward";
@@ -50,7 +48,7 @@ pub struct Cluster {
     log_filter: String,
     /// The first operator's address; the others follow.
     address: Ipv4Addr,
-    paces: Vec<(String, String)>,
+    settings: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -59,7 +57,7 @@ impl Cluster {
         world: &Path,
         name: &str,
         address: Ipv4Addr,
-        options: &WorldOptions,
+        options: ClusterOptions,
     ) -> Result<Self> {
         let folder = world.join(name);
         let options_of_plane = ControlPlaneOptions {
@@ -76,9 +74,9 @@ impl Cluster {
             client,
             world: world.to_owned(),
             folder: folder.canonicalize()?,
-            log_filter: options.log.clone(),
+            log_filter: options.log,
             address,
-            paces: options.operator_settings(),
+            settings: options.settings,
             operators: (0..options.operators).map(|_| None).collect(),
         })
     }
@@ -157,7 +155,7 @@ impl Cluster {
             .env("HOMEWARD_LOG", &self.log_filter)
             .env("HOMEWARD_LISTEN", format!("{}:8080", self.address(index)))
             .env("HOMEWARD_LEASE_IDENTITY", format!("operator-{index}"))
-            .envs(self.paces.iter().map(|(name, value)| (name, value)));
+            .envs(self.settings.iter().map(|(name, value)| (name, value)));
         self.operators[index] = Some(spawn_logged(command, &self.world, &log)?);
         Ok(())
     }
@@ -276,34 +274,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies the Secrets and the vault, and waits until both sites are connected.
-    pub(super) async fn apply_vault(
-        &mut self,
-        hosts: &[Host],
-        pki: &Pki,
-        options: &WorldOptions,
-    ) -> Result<()> {
-        let ca = [("ca.crt", pki.authority()?)];
-        self.apply_secret(CA_SECRET, None, ca).await?;
-        self.apply_client_certificate(pki.operators(Certificate::Good)?)
-            .await?;
-        let of = |site| -> Vec<Value> {
-            hosts
-                .iter()
-                .filter(|host| host.site == site)
-                .map(|host| json!({"name": host.name, "url": host.url()}))
-                .collect()
-        };
+    /// Applies the vault.
+    pub(super) async fn apply_vault(&self, spec: Value) -> Result<()> {
         let vault = json!({
             "apiVersion": "homeward.dev/v1alpha1",
             "kind": "RecoveryVault",
             "metadata": {"name": VAULT},
-            "spec": {"agents": {
-                "onPremises": {"hosts": of(Site::OnPremises)},
-                "azure": {"hosts": of(Site::Azure)},
-                "tls": {"caSecretRef": {"name": CA_SECRET}, "clientCertificateSecretRef": {"name": CLIENT_SECRET}},
-                "replicationInterval": format!("{}s", options.replication_interval.as_secs()),
-            }},
+            "spec": spec,
         });
         self.vaults()
             .patch(VAULT, &apply(), &Patch::Apply(vault))
@@ -336,14 +313,8 @@ impl Cluster {
         }
     }
 
-    pub(super) async fn apply_client_certificate(&self, pair: [Vec<u8>; 2]) -> Result<()> {
-        let [certificate, key] = pair;
-        let pair = [("tls.crt", certificate), ("tls.key", key)];
-        self.apply_secret(CLIENT_SECRET, Some("kubernetes.io/tls"), pair)
-            .await
-    }
-
-    async fn apply_secret<const N: usize>(
+    /// Makes a Secret, or gives it other contents.
+    pub(super) async fn apply_secret<const N: usize>(
         &self,
         name: &str,
         kind: Option<&str>,
@@ -381,10 +352,24 @@ impl Cluster {
         placement: Site,
         change: impl FnOnce(&mut Value),
     ) -> Result<ProtectedVirtualMachine> {
+        self.protect_named(&vm.name, placement, change).await
+    }
+
+    /// As [`Cluster::protect`], by the VM's name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::protect`].
+    pub async fn protect_named(
+        &self,
+        name: &str,
+        placement: Site,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<ProtectedVirtualMachine> {
         let mut resource = json!({
             "apiVersion": "homeward.dev/v1alpha1",
             "kind": "ProtectedVirtualMachine",
-            "metadata": {"name": vm.name},
+            "metadata": {"name": name},
             "spec": {"vaultRef": {"name": VAULT}, "placement": placement},
         });
         change(&mut resource["spec"]);
@@ -392,7 +377,7 @@ impl Cluster {
         self.vms()
             .create(&PostParams::default(), &resource)
             .await
-            .with_context(|| format!("{} was refused", vm.name))
+            .with_context(|| format!("{name} was refused"))
     }
 
     /// Merges a change into the spec of a VM, as `kubectl patch` does.

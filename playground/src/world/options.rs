@@ -54,10 +54,27 @@ impl WorldOptions {
 }
 
 impl WorldOptions {
-    /// The operator's settings, as its environment. Leases are short, so that another takes over soon.
-    pub(super) fn operator_settings(&self) -> Vec<(String, String)> {
-        let [steady, busy, urgent] = self.looks.map(|look| format!("{}ms", look.as_millis()));
-        [
+    /// What its clusters are made of.
+    pub(super) fn cluster(&self) -> ClusterOptions {
+        ClusterOptions::new(self.operators, &self.log, self.looks)
+    }
+}
+
+/// How a cluster is made.
+pub(super) struct ClusterOptions {
+    /// How many operators it has.
+    pub(super) operators: usize,
+    /// Log filter of the operators.
+    pub(super) log: String,
+    /// The operators' settings, as their environment.
+    pub(super) settings: Vec<(String, String)>,
+}
+
+impl ClusterOptions {
+    /// Leases are short, so that another takes over soon.
+    pub(super) fn new(operators: usize, log: &str, looks: [Duration; 3]) -> Self {
+        let [steady, busy, urgent] = looks.map(milliseconds);
+        let settings = [
             ("HOMEWARD_POLL_STEADY", steady.as_str()),
             ("HOMEWARD_POLL_BUSY", &busy),
             ("HOMEWARD_POLL_URGENT", &urgent),
@@ -65,10 +82,24 @@ impl WorldOptions {
             ("HOMEWARD_LEASE_DURATION", "3s"),
             ("HOMEWARD_LEASE_RENEW", "1s"),
             ("HOMEWARD_LEASE_RETRY", "250ms"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+        ];
+        Self {
+            operators,
+            log: log.to_owned(),
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        }
     }
+
+    /// One more setting that is a time.
+    pub(super) fn set(&mut self, name: &str, value: Duration) {
+        self.settings.push((name.to_owned(), milliseconds(value)));
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
 }
 
 /// A VM to be made.

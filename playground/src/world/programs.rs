@@ -18,6 +18,8 @@ pub enum Program {
     ProcessAgent,
     /// Clears up after a world that was killed.
     Keeper,
+    /// Answers like Azure Site Recovery.
+    AsrEmulator,
 }
 
 impl Program {
@@ -26,6 +28,7 @@ impl Program {
             Self::Homeward => "homeward",
             Self::ProcessAgent => "process-agent",
             Self::Keeper => "keeper",
+            Self::AsrEmulator => "homeward-asr-emulator",
         }
     }
 }

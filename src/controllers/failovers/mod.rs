@@ -222,6 +222,8 @@ mod tests {
                 from: Site::OnPremises,
                 to: Site::Azure,
                 data_sync: DataSyncRequest::Auto,
+                host: None,
+                create_if_missing: None,
                 start: None,
                 cutover: None,
                 commit: None,
@@ -250,6 +252,7 @@ mod tests {
                 reverse_replication: None,
                 suspend: None,
                 failover_history_limit: None,
+                encryption_key_secret_ref: None,
             },
         );
         vm.metadata.uid = Some(uid.into());

@@ -33,9 +33,11 @@ fn driver() -> Arc<dyn ReplicationDriver> {
         cancel_after_stop: true,
         pause_before_cutover: true,
         separate_stop: true,
+        alternate_location: Ok(()),
         protects_after_commit: Ok(()),
     };
     Arc::new(Silent(Capabilities {
+        registers: true,
         towards: BySite {
             on_premises: direction.clone(),
             azure: direction,
@@ -79,6 +81,12 @@ fn vm(sent: u64) -> VmObservation {
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
+        encrypted: false,
+        networks: Vec::new(),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
     }
 }
 
@@ -86,6 +94,7 @@ fn look(began: Instant, vms: &[(&str, VmObservation)]) -> Look {
     Look {
         began,
         seen: Ok(Arc::new(VaultObservation {
+            missing_permissions: Vec::new(),
             sites: BySite::from_fn(|_| Connection::Connected),
             hosts: Vec::new(),
             vms: vms

@@ -14,17 +14,37 @@ use crate::domain::ErrorClass;
 
 /// The Secrets that a vault names, and the field that names each.
 fn named(spec: &RecoveryVaultSpec) -> Vec<(&'static str, &str)> {
-    let RecoveryVaultSpec { agents } = spec;
-    vec![
-        (
+    let RecoveryVaultSpec {
+        agents,
+        azure_site_recovery,
+    } = spec;
+    let mut named = Vec::new();
+    if let Some(agents) = agents {
+        named.push((
             "spec.agents.tls.caSecretRef",
             agents.tls.ca_secret_ref.name.as_str(),
-        ),
-        (
+        ));
+        named.push((
             "spec.agents.tls.clientCertificateSecretRef",
             agents.tls.client_certificate_secret_ref.name.as_str(),
-        ),
-    ]
+        ));
+    }
+    if let Some(vault) = azure_site_recovery {
+        let credentials = &vault.credentials;
+        if let Some(secret) = &credentials.client_secret_ref {
+            named.push((
+                "spec.azureSiteRecovery.credentials.clientSecretRef",
+                secret.name.as_str(),
+            ));
+        }
+        if let Some(secret) = &credentials.client_certificate_ref {
+            named.push((
+                "spec.azureSiteRecovery.credentials.clientCertificateRef",
+                secret.name.as_str(),
+            ));
+        }
+    }
+    named
 }
 
 /// Reads them; inside, why a person must mend one.

@@ -61,7 +61,7 @@ pub async fn look_again_and_again(
             whole_due = Some(began + jittered(steady, &vault, turn));
         }
         // Half of the time at most is spent looking, however much is asked for.
-        let at_least = took.max(SHORTEST_PAUSE);
+        let at_least = took.max(SHORTEST_PAUSE).max(driver.shortest_pause());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(at_least) => {}

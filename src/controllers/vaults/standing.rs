@@ -125,6 +125,13 @@ fn standing(
                 );
                 let reconciling = Some(ConditionType::Reconciling);
                 ready(Truth::False, Reason::SiteDisconnected, message, reconciling)
+            } else if lost.is_empty() && !seen.missing_permissions.is_empty() {
+                let message = format!(
+                    "both sites are connected, but the service does not let Homeward do: {}; give its identity a role with these actions at the vault",
+                    seen.missing_permissions.join(", ")
+                );
+                let stalled = Some(ConditionType::Stalled);
+                ready(Truth::False, Reason::PermissionsMissing, message, stalled)
             } else if lost.is_empty() {
                 ready(
                     Truth::True,
@@ -232,6 +239,7 @@ mod tests {
 
     fn seen(azure: Connection, beat: i64) -> Arc<VaultObservation> {
         Arc::new(VaultObservation {
+            missing_permissions: Vec::new(),
             sites: BySite {
                 on_premises: Connection::Connected,
                 azure: azure.clone(),

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kube::api::{DeleteParams, ObjectMeta, Preconditions};
 use kube::{Resource as _, ResourceExt as _};
 
+use super::encryption::EncryptionKey;
 use super::fetch::{Current, Fetched};
 use super::observe::Observed;
 use super::publish::{self, PublishError};
@@ -23,8 +24,11 @@ use crate::controllers::hub::Sight;
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::{ApiError, is_held, let_go, post_parameters};
 use crate::controllers::lease::LeadershipEnded;
-use crate::domain::{self, Decision, Effect, ErrorClass, Event, NewFailover, Submission};
-use crate::driver::DriverError;
+use crate::domain::kept::Admitted;
+use crate::domain::{
+    self, ActionKind, Decision, Effect, ErrorClass, Event, NewFailover, Submission,
+};
+use crate::driver::{DriverError, ReplicationDriver};
 
 /// How many names are tried for a new Failover in one pass.
 const NAMES: i64 = 50;
@@ -84,6 +88,7 @@ pub async fn act(
     context: &Context,
     fetched: &Fetched,
     observed: &Observed,
+    encryption_key: &EncryptionKey,
     decision: Decision,
 ) -> Result<Acted, ActError> {
     let Decision {
@@ -108,6 +113,7 @@ pub async fn act(
     match effect {
         None => {}
         Some(Effect::Submit(submission)) => {
+            let submission = with_key(submission, encryption_key);
             submit(context, fetched, observed, &submission, &mut acted).await?;
         }
         Some(Effect::CreateFailover(new)) => create(context, fetched, new, &mut acted).await?,
@@ -134,6 +140,17 @@ pub async fn act(
     Ok(acted)
 }
 
+/// A move to Azure takes the key certificate along.
+fn with_key(submission: Submission, key: &EncryptionKey) -> Submission {
+    match (key, submission.action.kind()) {
+        (EncryptionKey::Usable(key), ActionKind::CompleteFailover) => Submission {
+            encryption_key: Some(key.clone()),
+            ..submission
+        },
+        _ => submission,
+    }
+}
+
 async fn submit(
     context: &Context,
     fetched: &Fetched,
@@ -145,11 +162,27 @@ async fn submit(
         // Nothing is decided to be submitted without a look.
         return Err(ActError::Changed(fetched.key.clone()));
     };
+    // S18: what the service is asked for is taken down with all that was known before, in the same breath.
+    let admitted = match &observed.kept {
+        Some(kept) => {
+            let now = Timestamp::now();
+            let limits = context.settings.service;
+            domain::kept::admit(kept.register.as_ref(), &kept.look, submission, limits, now)
+                .map(Some)
+        }
+        None => Ok(None),
+    };
+    if let (Ok(Some(admitted)), Some((_, status))) = (&admitted, &mut acted.vm) {
+        status.register.clone_from(&admitted.register);
+    }
     // S2: stored before it is asked for, and only if nobody else wrote since it was read.
     context.proof.check()?;
     match (&mut acted.failover, &mut acted.vm) {
-        (Some((resource, status)), _) => {
+        (Some((resource, status)), vm) => {
             *resource = publish::failover(context, resource.clone(), status).await?;
+            if let (Some((resource, status)), Ok(Some(_))) = (vm, &admitted) {
+                *resource = publish::vm(context, resource.clone(), status).await?;
+            }
         }
         (None, Some((resource, status))) => {
             let before = resource.status.clone().unwrap_or_default();
@@ -165,18 +198,25 @@ async fn submit(
     context.proof.check()?;
     let kind = submission.action.kind();
     tracing::info!(vm = %fetched.key, action = %kind, mark = %submission.mark, "asks the driver");
-    let acting = context.hub.acting(&fetched.vault, &fetched.intent.vm_name);
-    let limit = context.settings.timeouts.submit;
-    let answer = tokio::time::timeout(limit, driver.submit(&fetched.intent.vm_name, submission))
-        .await
-        .unwrap_or_else(|_| {
-            Err(DriverError::ambiguous(format!(
-                "{kind} was not answered within {} s",
-                limit.as_secs()
-            )))
-        });
-    // S7: what is known of the VM counts again once a look begins after this.
-    drop(acting);
+    let answer = match admitted {
+        Ok(None) => ask(context, fetched, driver, submission).await,
+        // What is for the register alone, or under way already, is not sent.
+        Ok(Some(Admitted { send: None, .. })) => Ok(()),
+        Ok(Some(Admitted { send, .. })) => {
+            let sent = Submission {
+                attempt: send,
+                ..submission.clone()
+            };
+            let answer = ask(context, fetched, driver, &sent).await;
+            note_answer(acted, &answer);
+            answer
+        }
+        Err(refusal) => Err(DriverError {
+            class: refusal.class,
+            message: refusal.message,
+            ambiguous: refusal.ambiguous,
+        }),
+    };
     let outcome = match &answer {
         Ok(()) => "accepted",
         Err(error) if error.ambiguous => "ambiguous",
@@ -222,6 +262,44 @@ async fn submit(
     Ok(())
 }
 
+/// Asks the driver.
+async fn ask(
+    context: &Context,
+    fetched: &Fetched,
+    driver: &Arc<dyn ReplicationDriver>,
+    submission: &Submission,
+) -> Result<(), DriverError> {
+    let kind = submission.action.kind();
+    let acting = context.hub.acting(&fetched.vault, &fetched.intent.vm_name);
+    let limit = context.settings.timeouts.submit;
+    let answer = tokio::time::timeout(limit, driver.submit(&fetched.intent.vm_name, submission))
+        .await
+        .unwrap_or_else(|_| {
+            Err(DriverError::ambiguous(format!(
+                "{kind} was not answered within {} s",
+                limit.as_secs()
+            )))
+        });
+    // S7: what is known of the VM counts again once a look begins after this.
+    drop(acting);
+    answer
+}
+
+/// S19: an answer that says that nothing was done is the proof that another attempt needs.
+fn note_answer(acted: &mut Acted, answer: &Result<(), DriverError>) {
+    let Some((_, status)) = &mut acted.vm else {
+        return;
+    };
+    let Some(register) = &status.register else {
+        return;
+    };
+    match answer {
+        Ok(()) => status.register = Some(domain::kept::accepted(register)),
+        Err(error) if error.ambiguous => {}
+        Err(_) => status.register = Some(domain::kept::refused(register)),
+    }
+}
+
 /// Makes sure that the resource is still the one that was read: the store may be behind.
 async fn unchanged(context: &Context, fetched: &Fetched) -> Result<(), ActError> {
     let api = context.vm_api(&fetched.key.namespace);
@@ -248,6 +326,7 @@ async fn create(
         from,
         to,
         data_sync,
+        alternate,
         start_held_because,
         taken_up,
     } = new;
@@ -263,6 +342,8 @@ async fn create(
         from,
         to,
         data_sync,
+        host: alternate.host,
+        create_if_missing: alternate.create_if_missing.then_some(true),
         start: None,
         cutover: None,
         commit: None,

@@ -9,6 +9,7 @@
 //! ```
 
 mod act;
+mod encryption;
 mod fetch;
 mod observe;
 mod publish;
@@ -95,7 +96,13 @@ pub async fn pass(
         .hub
         .interest(&fetched.vault, &key, &fetched.intent.vm_name);
     let observed = observe::observe(&context, &fetched).await?;
-    let status = fetched.vm.status.clone().unwrap_or_default();
+    let encryption_key = encryption::key(&context, &fetched)
+        .await
+        .map_err(ObserveError::from)?;
+    let mut status = fetched.vm.status.clone().unwrap_or_default();
+    if let Some(kept) = &observed.kept {
+        status.register.clone_from(&kept.register);
+    }
     if fetched.vault_standing != VaultStanding::Absent
         && observed.is_not_yet()
         && !status.conditions.is_empty()
@@ -113,6 +120,7 @@ pub async fn pass(
         earlier_owner: observed.earlier_owner.as_deref(),
         claim: observed.claim.clone(),
         claim_holder_gone: observed.claim_holder_gone,
+        encryption_key_problem: encryption_key.problem(),
         now: Timestamp::now(),
     };
     let began = Instant::now();
@@ -128,7 +136,7 @@ pub async fn pass(
             || decision.status.phase == Some(VirtualMachinePhase::Protecting),
     };
     context.hub.wish(&fetched.vault, &key, wish);
-    let acted = act::act(&context, &fetched, &observed, decision).await?;
+    let acted = act::act(&context, &fetched, &observed, &encryption_key, decision).await?;
     let refused = publish::publish(&context, &fetched, acted).await?;
     if let Some(refusal) = refused {
         return Err(ActError::Refused(refusal).into());

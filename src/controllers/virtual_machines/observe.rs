@@ -7,12 +7,12 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::fetch::{Current, Fetched, VaultStanding};
-use crate::api::ProtectedVirtualMachine;
+use crate::api::{KeptRegister, ProtectedVirtualMachine};
 use crate::controllers::context::{Context, VmGroup};
 use crate::controllers::hub::Sight;
 use crate::controllers::key::Key;
 use crate::controllers::kubernetes::ApiError;
-use crate::domain::{Claim, Claimant, Fact, VaultView, earlier_owner};
+use crate::domain::{Claim, Claimant, Fact, VaultView, VmObservation, earlier_owner, kept};
 
 /// Why something could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,18 @@ pub struct Observed {
     pub claim: Claim,
     /// The VM is claimed in the name of a resource of this very cluster that no longer exists.
     pub claim_holder_gone: bool,
+    /// The VM of a service that keeps no registers, with the one that stands in the resource.
+    pub kept: Option<Kept>,
+}
+
+/// A VM of a service that keeps no registers.
+pub struct Kept {
+    /// What the service showed.
+    pub look: VmObservation,
+    /// The register, with what is known for good of the last request.
+    pub register: Option<KeptRegister>,
+    /// Both together, as decisions see it.
+    pub shown: VmObservation,
 }
 
 impl Observed {
@@ -78,7 +90,10 @@ impl Observed {
                 vm: match vm_unknown {
                     // S7: what was seen before the last action ended does not count.
                     Some(why) => Fact::Unknown(why.clone()),
-                    None => observation.vm(&fetched.intent.vm_name),
+                    None => match &self.kept {
+                        Some(kept) => Fact::Known(&kept.shown),
+                        None => observation.vm(&fetched.intent.vm_name),
+                    },
                 },
             }),
         }
@@ -94,9 +109,13 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
         cluster: context.cluster.clone(),
         vm_uid: fetched.intent.uid.clone(),
     };
+    let kept = kept_of(context.settings.service, fetched, &sight);
     let (identity, holder) = match &sight {
         Sight::Seen { observation, .. } => match observation.vm(&fetched.intent.vm_name) {
-            Fact::Known(vm) => (Some(vm.id.clone()), vm.claimed_by_other(&claim).cloned()),
+            Fact::Known(vm) => {
+                let vm = kept.as_ref().map_or(vm, |kept| &kept.shown);
+                (Some(vm.id.clone()), vm.claimed_by_other(&claim).cloned())
+            }
             Fact::Absent | Fact::Unknown(_) => (None, None),
         },
         Sight::NotYet | Sight::Nothing(_) | Sight::Nobody(_) => (None, None),
@@ -110,6 +129,38 @@ pub async fn observe(context: &Context, fetched: &Fetched) -> Result<Observed, O
         sight,
         claim,
         claim_holder_gone,
+        kept,
+    })
+}
+
+/// Where the service keeps no registers, what stands in the resource is read with what the service showed.
+fn kept_of(limits: kept::Limits, fetched: &Fetched, sight: &Sight) -> Option<Kept> {
+    let Sight::Seen {
+        observation,
+        driver,
+        ..
+    } = sight
+    else {
+        return None;
+    };
+    if driver.capabilities().registers {
+        return None;
+    }
+    let look = observation
+        .vm(&fetched.intent.vm_name)
+        .known()
+        .copied()?
+        .clone();
+    let now = Timestamp::now();
+    let status = fetched.vm.status.as_ref();
+    let register = status
+        .and_then(|status| status.register.as_ref())
+        .map(|register| kept::settle(register, &look, limits, now));
+    let shown = kept::show(register.as_ref(), &look, limits, now);
+    Some(Kept {
+        look,
+        register,
+        shown,
     })
 }
 

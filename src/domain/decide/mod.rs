@@ -24,7 +24,7 @@ use super::conditions::{ConditionType, Reason};
 use super::decision::{Decision, Effect, Event, Pace};
 use super::fact::Fact;
 use super::failure::ErrorClass;
-use super::observation::{Connection, Stage};
+use super::observation::{Connection, Stage, VmObservation};
 use super::world::{CurrentFailover, VaultView, World};
 use crate::api::{
     FailoverOutcome, FailoverStatus, FailureStatus, LastFailoverStatus, PendingActionStatus,
@@ -75,17 +75,26 @@ fn without_old_look<'a>(world: &World<'a>) -> Option<World<'a>> {
     let lasting = match vm.stage.known() {
         Some(Stage::Unreadable { .. }) => true,
         Some(Stage::Contradiction { .. }) => !moving,
-        _ => false,
+        // In a move nothing follows from such a look either, and there it is said whose register is gone.
+        _ => moving && without_register(vm).is_some(),
     };
     (!lasting && !vm.reaches(written)).then(|| World {
         vault: Fact::Known(VaultView {
             vm: Fact::Unknown(format!(
-                "a newer look: the registers were seen at {newest}, and at {written} before; if a host was put back to an earlier state, see the runbook on contradicting registers"
+                "a newer look: the registers were seen at {newest}, and at {written} before{}; if a host was put back to an earlier state, see the runbook on contradicting registers",
+                without_register(vm).map_or_else(String::new, |site| format!(", and {site} has none of the VM now"))
             )),
             ..view.clone()
         }),
         ..world.clone()
     })
+}
+
+/// A site that has no register of the VM.
+fn without_register(vm: &VmObservation) -> Option<Site> {
+    Site::BOTH
+        .into_iter()
+        .find(|site| vm.marks[*site] == Fact::Absent)
 }
 
 /// Why something is not known: the site that does not answer, where one does not.
@@ -290,6 +299,12 @@ fn submission(
         mark,
         claim: world.claim.clone(),
         failover: failover.map(ToOwned::to_owned),
+        alternate: match world.failover {
+            CurrentFailover::Known(view) => view.alternate(),
+            CurrentFailover::None | CurrentFailover::Missing => super::action::Alternate::default(),
+        },
+        encryption_key: None,
+        attempt: None,
     })
 }
 

@@ -389,6 +389,20 @@ pub fn say(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus, standi
 fn placed(world: &World<'_>, status: &ProtectedVirtualMachineStatus, standing: &Standing) -> Said {
     let kind = ConditionType::Placed;
     let wanted = world.intent.placement;
+    let contradicted = seen(world).is_some_and(|vm| {
+        matches!(
+            vm.stage,
+            Fact::Known(Stage::Contradiction { .. } | Stage::Unreadable { .. })
+        )
+    });
+    if contradicted {
+        return Said::new(
+            kind,
+            Truth::Unknown,
+            Reason::RegistersContradict,
+            "the registers do not say which site holds the right to run the VM",
+        );
+    }
     match status.active_site {
         None => Said::new(
             kind,
@@ -524,7 +538,9 @@ fn target_consistent(world: &World<'_>) -> Said {
             kind,
             Truth::False,
             Reason::NotWhole,
-            "the passive site holds no whole point in time; it is not started from there",
+            vm.inconsistent_because.clone().unwrap_or_else(|| {
+                "the passive site holds no whole point in time; it is not started from there".into()
+            }),
         ),
         Fact::Unknown(why) => Said::new(
             kind,

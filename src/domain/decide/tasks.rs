@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{FailoverStatus, TaskState, TaskStatus};
+use super::event;
+use crate::api::{FailoverStatus, StepStatus, TaskState, TaskStatus};
+use crate::domain::decision::Event;
+use crate::domain::observation::Job;
 
 /// Puts a task into a state; its start is the first time it is heard of, its end the first time it is over.
 pub fn set(
@@ -24,6 +27,8 @@ pub fn set(
                 start_time: Some(Time(now)),
                 completion_time: None,
                 message: None,
+                job: None,
+                steps: Vec::new(),
             });
             status.tasks.len() - 1
         });
@@ -42,6 +47,64 @@ pub fn set(
         task.message =
             message.or_else(|| task.message.take().filter(|_| state == TaskState::Failed));
     }
+}
+
+/// Takes down the steps of the job that does a task. Returns what is new of those that have ended or gone wrong, in their order.
+pub fn follow(status: &mut FailoverStatus, name: &str, job: &Job) -> Vec<Event> {
+    let Some(task) = status.tasks.iter_mut().find(|task| task.name == name) else {
+        return Vec::new();
+    };
+    let steps = steps(job);
+    let before = if task.job.as_deref() == Some(job.id.as_str()) {
+        std::mem::take(&mut task.steps)
+    } else {
+        Vec::new()
+    };
+    let told = |step: &StepStatus| {
+        let over = ["Succeeded", "Failed", "Skipped", "Cancelled", "Suspended"]
+            .iter()
+            .any(|state| state.eq_ignore_ascii_case(&step.state));
+        let known = before.iter().any(|old| {
+            old.name == step.name && old.state == step.state && old.message == step.message
+        });
+        over && !known
+    };
+    let events = steps
+        .iter()
+        .filter(|step| told(step))
+        .map(|step| {
+            let words = step
+                .message
+                .as_ref()
+                .map_or_else(String::new, |message| format!(": {message}"));
+            event(
+                step.message.is_some() || step.state.eq_ignore_ascii_case("failed"),
+                "JobStep",
+                format!("{name}, {}: {}{words}", step.name, step.state),
+            )
+        })
+        .collect();
+    task.job = Some(job.id.clone());
+    task.steps = steps;
+    events
+}
+
+fn steps(job: &Job) -> Vec<StepStatus> {
+    let mut path: Vec<&str> = Vec::new();
+    job.tasks
+        .iter()
+        .map(|task| {
+            path.truncate(task.depth);
+            path.push(task.title.as_deref().unwrap_or(&task.name));
+            StepStatus {
+                name: path.join(" / "),
+                state: task.state.clone(),
+                start_time: task.started.map(Time),
+                completion_time: task.ended.map(Time),
+                message: task.message.clone(),
+            }
+        })
+        .collect()
 }
 
 /// Ends every task that is still open.

@@ -57,6 +57,7 @@ pub(super) fn vault(look: &Look, interval_seconds: u64) -> VaultObservation {
         vms.insert(name, vm);
     }
     VaultObservation {
+        missing_permissions: Vec::new(),
         sites: BySite::from_fn(|site| connection(look, site)),
         complete: look
             .hosts
@@ -222,6 +223,12 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         protection_stale: active_at
             .and_then(|own| stale::why(look, own, &passive, interval_seconds)),
         down_because: active_at.and_then(down_because),
+        encrypted: false,
+        networks: Vec::new(),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
         stage,
     }
 }
@@ -411,6 +418,7 @@ fn operations(site: Site, at: &At<'_>) -> Vec<Operation> {
     kinds(operation.kind)
         .iter()
         .map(|kind| Operation {
+            job: None,
             site,
             mark: Mark {
                 epoch: operation.epoch,

@@ -77,12 +77,14 @@ impl AgentsDriver {
             cancel_after_stop: true,
             pause_before_cutover: true,
             separate_stop: true,
+            alternate_location: Err("agents bring a VM back to the host that it came from".into()),
             protects_after_commit: Ok(()),
         };
         Self {
             hosts,
             interval: replication_interval,
             capabilities: Capabilities {
+                registers: true,
                 towards: BySite {
                     on_premises: everything.clone(),
                     azure: everything,

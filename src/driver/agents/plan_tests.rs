@@ -24,6 +24,9 @@ fn submission(action: Action) -> Submission {
             vm_uid: "pvm".into(),
         },
         failover: Some("failover".into()),
+        alternate: crate::domain::Alternate::default(),
+        encryption_key: None,
+        attempt: None,
     }
 }
 

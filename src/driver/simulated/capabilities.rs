@@ -7,6 +7,7 @@ const EVERYTHING: DirectionCapabilities = DirectionCapabilities {
     cancel_after_stop: true,
     pause_before_cutover: true,
     separate_stop: true,
+    alternate_location: Ok(()),
     protects_after_commit: Ok(()),
 };
 
@@ -14,6 +15,7 @@ const EVERYTHING: DirectionCapabilities = DirectionCapabilities {
 #[must_use]
 pub const fn agents_like() -> Capabilities {
     Capabilities {
+        registers: true,
         towards: BySite {
             on_premises: EVERYTHING,
             azure: EVERYTHING,
@@ -32,6 +34,7 @@ pub fn service_like() -> Capabilities {
         ..EVERYTHING
     };
     Capabilities {
+        registers: true,
         towards: BySite {
             on_premises: one_piece.clone(),
             azure: DirectionCapabilities {

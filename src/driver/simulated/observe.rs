@@ -43,6 +43,7 @@ pub(super) fn observe(simulation: &Simulation) -> VaultObservation {
         }
     }
     VaultObservation {
+        missing_permissions: Vec::new(),
         sites,
         hosts,
         vms,
@@ -129,6 +130,12 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             .and_then(|site| sides[site].known())
             .filter(|side| side.is_left_down() && side.running_order().is_none())
             .map(|_| "it did not come up, and is tried again".to_owned()),
+        encrypted: false,
+        networks: Vec::new(),
+        jobs: None,
+        inconsistent_because: None,
+        sync_ended: None,
+        leaving: None,
         stage,
     }
 }
@@ -310,6 +317,7 @@ fn operations(sides: &BySite<Fact<&Side>>) -> Vec<Operation> {
                 super::orders::Order::Enroll | super::orders::Order::Undo
             );
             (!tells).then(|| Operation {
+                job: None,
                 site,
                 mark: last.message.mark,
                 kind: last.message.kind,

@@ -1,10 +1,13 @@
 //! Follows one Failover from its making to its end, telling what it does.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
-use homeward::api::{Failover, FailoverPhase, TaskState};
+use homeward::api::{Failover, FailoverPhase, TaskState, TaskStatus};
 use homeward_playground::{
     narrator::{Narrator, Step},
     world::{Cluster, LIMIT, status_of},
@@ -34,6 +37,7 @@ pub async fn follow(
     let mut step: Option<Step<'_>> = None;
     let mut phases: Vec<(FailoverPhase, Instant)> = Vec::new();
     let mut last = None;
+    let mut jobs = Jobs::default();
     let deadline = tokio::time::Instant::now() + LIMIT;
     loop {
         let seen = tokio::time::timeout_at(deadline, stream.next()).await;
@@ -53,6 +57,7 @@ pub async fn follow(
         };
         let status = failover.status.clone().unwrap_or_default();
         last = Some(failover.clone());
+        jobs.tell(&status.tasks, narrator);
         let Some(phase) = status.phase else {
             continue;
         };
@@ -74,6 +79,35 @@ pub async fn follow(
         }
         if let Some(step) = &step {
             tell(step, &failover);
+        }
+    }
+}
+
+/// What was told of the jobs of a service.
+#[derive(Default)]
+struct Jobs {
+    begun: BTreeSet<String>,
+    ended: BTreeSet<(String, String)>,
+}
+
+impl Jobs {
+    /// Tells of what is new, as the portal lists it.
+    fn tell(&mut self, tasks: &[TaskStatus], narrator: &Narrator) {
+        for task in tasks {
+            let Some(job) = &task.job else { continue };
+            if self.begun.insert(task.name.clone()) {
+                narrator.say(format!("    {}: job {job} of the service", task.name));
+            }
+            for step in &task.steps {
+                let open = ["NotStarted", "InProgress"].contains(&step.state.as_str());
+                let known = (job.clone(), step.name.clone());
+                if open || !self.ended.insert(known) {
+                    continue;
+                }
+                let words = step.message.as_ref();
+                let words = words.map_or_else(String::new, |words| format!(": {words}"));
+                narrator.say(format!("      {:<52} {}{words}", step.name, step.state));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A VM is moved to Azure and home again, before your eyes, and every claim is proven from outside.
 
 mod follow;
+mod service;
 mod table;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
@@ -41,7 +42,11 @@ struct Arguments {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Driver {
     /// Homeward's own agents.
+    #[value(name = "agents")]
     Agents,
+    /// Azure Site Recovery, or rather its emulator: no Azure is needed, and none is touched.
+    #[value(name = "azureSiteRecovery")]
+    AzureSiteRecovery,
 }
 
 #[tokio::main]
@@ -68,7 +73,13 @@ async fn main() -> std::process::ExitCode {
 }
 
 async fn tell(arguments: &Arguments, narrator: &Narrator) -> Result<()> {
-    let Driver::Agents = arguments.driver;
+    match arguments.driver {
+        Driver::Agents => by_agents(arguments, narrator).await,
+        Driver::AzureSiteRecovery => service::tell(narrator).await,
+    }
+}
+
+async fn by_agents(arguments: &Arguments, narrator: &Narrator) -> Result<()> {
     narrator.print("Homeward: a VM goes to Azure and comes home\n");
     let hypervisor = if arguments.processes {
         HypervisorKind::Process

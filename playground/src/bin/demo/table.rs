@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use homeward::api::FailoverPhase;
 use homeward_playground::narrator::{bytes, milliseconds};
 
 use crate::follow::{Followed, unsigned};
@@ -18,12 +19,15 @@ pub struct Move {
     pub silence: Option<u64>,
 }
 
+/// A name, and a value of each move.
+pub type Row = (String, Vec<String>);
+
 const NAME_WIDTH: usize = 34;
 const WIDTH: usize = 40;
 
 /// The moves side by side.
 pub fn table(moves: &[Move]) -> String {
-    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     let mut row = |name: &str, value: &dyn Fn(&Move) -> String| {
         rows.push((name.to_owned(), moves.iter().map(value).collect()));
     };
@@ -91,29 +95,32 @@ pub fn table(moves: &[Move]) -> String {
     row("  guest silent, boot included", &|it| {
         it.silence.map_or_else(unknown, milliseconds)
     });
+    let followed: Vec<&Followed> = moves.iter().map(|it| &it.followed).collect();
+    rows.extend(phases(&followed));
+    render(&rows)
+}
+
+/// How long each phase lasted, and all of them.
+pub fn phases(moves: &[&Followed]) -> Vec<Row> {
     let mut names = Vec::new();
-    for (phase, _) in moves.iter().flat_map(|it| &it.followed.phases) {
+    for (phase, _) in moves.iter().flat_map(|it| &it.phases) {
         if !names.contains(phase) {
             names.push(*phase);
         }
     }
-    for phase in names {
-        row(&format!("{phase:?}"), &|it| {
-            let spent: Duration = it
-                .followed
-                .phases
-                .iter()
-                .filter(|(other, _)| *other == phase)
-                .map(|(_, spent)| *spent)
-                .sum();
-            milliseconds(u64::try_from(spent.as_millis()).unwrap_or(u64::MAX))
-        });
-    }
-    row("in all", &|it| {
-        let spent: Duration = it.followed.phases.iter().map(|(_, spent)| *spent).sum();
+    let spent = |it: &Followed, wanted: Option<FailoverPhase>| {
+        let of = it.phases.iter();
+        let of = of.filter(|(phase, _)| wanted.is_none_or(|wanted| *phase == wanted));
+        let spent: Duration = of.map(|(_, spent)| *spent).sum();
         milliseconds(u64::try_from(spent.as_millis()).unwrap_or(u64::MAX))
-    });
-    render(&rows)
+    };
+    let row = |name: String, wanted| (name, moves.iter().map(|it| spent(it, wanted)).collect());
+    let mut rows: Vec<Row> = names
+        .into_iter()
+        .map(|phase| row(format!("{phase:?}"), Some(phase)))
+        .collect();
+    rows.push(row("in all".into(), None));
+    rows
 }
 
 fn unknown() -> String {
@@ -125,7 +132,8 @@ fn status(it: &Move, value: impl Fn(&homeward::api::FailoverStatus) -> Option<St
     found.unwrap_or_else(unknown)
 }
 
-fn render(rows: &[(String, Vec<String>)]) -> String {
+/// The rows as text.
+pub fn render(rows: &[Row]) -> String {
     let mut lines = Vec::new();
     for (name, values) in rows {
         let cells: Vec<Vec<String>> = values.iter().map(|value| wrap(value)).collect();

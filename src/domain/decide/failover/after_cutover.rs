@@ -1,6 +1,6 @@
 //! The phases after the target was started: commit, and protection in the other direction.
 
-use crate::api::{Approval, FailoverOutcome, FailoverPhase, TaskState, Verdict};
+use crate::api::{Approval, FailoverOutcome, FailoverPhase, RollbackStatus, TaskState, Verdict};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
 use crate::domain::conditions::Reason;
@@ -41,6 +41,8 @@ impl Move<'_> {
         if (as_left && known) || self.has_started() {
             self.saw_started(vm);
         }
+        // Told before a person can answer: what cannot be done is refused at admission.
+        self.status.rollback = (!can.rollback).then_some(RollbackStatus::Unavailable);
         let from = self.from();
         let back = self.fo.spec.commit == Some(Verdict::Rollback);
         let asks_for_source = self.world.intent.placement == from;

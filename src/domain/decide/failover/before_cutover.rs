@@ -20,7 +20,7 @@ impl Move<'_> {
             .seen()
             .and_then(|vm| vm.stage.known())
             .is_some_and(Stage::is_midway);
-        if midway {
+        if midway || self.is_followed() {
             // S6: taken up from a Failover that is gone. Neither a held start, nor suspend, nor a wish to stay leaves the VM half way.
             self.status.start_time = Some(Time(self.now()));
             return Next::Enter(FailoverPhase::Preparing);
@@ -162,6 +162,16 @@ impl Move<'_> {
         if let Some(wait) = obstacles(vm) {
             return Next::Wait(wait);
         }
+        if let Some(wait) = self.encryption_key(vm) {
+            return Next::Wait(wait);
+        }
+        if self.fo.alternate().is_asked()
+            && let Err(why) = &can.alternate_location
+        {
+            return Next::Wait(Wait::mend(format!(
+                "another place than spec.failback asks for: {why}; cancel this Failover, take spec.failback.host and createIfMissing out of the ProtectedVirtualMachine, and start the next one"
+            )));
+        }
         let protection = match &vm.protection {
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
             Fact::Known(protection) if protection.from == self.from() => Some(protection),
@@ -174,6 +184,7 @@ impl Move<'_> {
             let basis = data_sync::Basis {
                 asked: self.fo.spec.data_sync,
                 to: self.to(),
+                to_another_host: self.fo.spec.host.is_some(),
                 active_since: vm.active_since,
                 full_download_after: self.world.intent.full_download_after,
                 replica_present: &vm.replica_present,
@@ -198,17 +209,43 @@ impl Move<'_> {
         if missing || self.replica_is_stale(view, vm) {
             return Next::Submit(Action::Protect { from: self.from() });
         }
+        // What nobody here can see is said before it is found out in the middle of the move.
+        let needs = self.fo.alternate().is_asked().then(|| {
+            format!(
+                "the host on-premises needs virtual switches of the same names: {}",
+                if vm.networks.is_empty() {
+                    "the service tells of none".to_owned()
+                } else {
+                    vm.networks.join(", ")
+                }
+            )
+        });
         tasks::set(
             &mut self.status,
             "Prepare",
             TaskState::Succeeded,
-            None,
+            needs,
             self.world.now,
         );
         Next::Enter(if can.pause_before_cutover && !self.full() {
             FailoverPhase::Synchronizing
         } else {
             FailoverPhase::AwaitingCutover
+        })
+    }
+
+    /// What a move to Azure of encrypted data needs is looked at before anything is touched.
+    fn encryption_key(&self, vm: &VmObservation) -> Option<Wait> {
+        if self.to() != Site::Azure {
+            return None;
+        }
+        if let Some(problem) = self.world.encryption_key_problem {
+            return Some(Wait::mend(problem.to_owned()));
+        }
+        (vm.encrypted && self.world.intent.encryption_key.is_none()).then(|| {
+            Wait::mend(
+                "spec.encryptionKeySecretRef of the ProtectedVirtualMachine: the data in the vault is encrypted, and the service starts the VM in Azure only with its key certificate",
+            )
         })
     }
 
@@ -235,6 +272,9 @@ impl Move<'_> {
         }
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
+        }
+        if let Some(why) = &vm.sync_ended {
+            return self.turn_back(why.clone(), FailoverOutcome::Failed);
         }
         if self.replica_is_stale(view, vm) {
             return Next::Enter(FailoverPhase::Preparing);
@@ -292,8 +332,21 @@ impl Move<'_> {
         if let Some(why) = self.going_back() {
             return self.turn_back(why, FailoverOutcome::Cancelled);
         }
+        // Who ended it did so on purpose, or something is to be looked at: it is not begun again unasked.
+        if let Some(why) = &vm.sync_ended {
+            return self.turn_back(why.clone(), FailoverOutcome::Failed);
+        }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("the move goes on to cutover"));
+        }
+        if self.is_followed()
+            && self.world.intent.placement == self.from()
+            && self.fo.spec.cutover.is_none()
+        {
+            return Next::Wait(Wait::person(format!(
+                "spec.cutover: Approved or spec.cancel: true on this Failover: somebody began this move at the service, and the placement asks for {}",
+                self.from()
+            )));
         }
         if self.world.intent.cutover == Approval::Manual && self.fo.spec.cutover.is_none() {
             return Next::Wait(Wait::person(

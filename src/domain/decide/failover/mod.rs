@@ -28,7 +28,9 @@ use crate::api::{DataSync, FailoverOutcome, FailoverPhase, FailoverStatus, Site}
 use crate::domain::action::{Action, ActionKind, Mark};
 use crate::domain::conditions::Reason;
 use crate::domain::decide::wait::Wait;
-use crate::domain::decide::{event, no_guess, renamed, submission, unknown_because};
+use crate::domain::decide::{
+    event, no_guess, renamed, submission, unknown_because, without_register,
+};
 use crate::domain::decision::{Decision, Effect, Event};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{
@@ -203,6 +205,14 @@ impl Move<'_> {
             return Next::Wait(Wait::mend(no_guess(why)).because(Reason::RegistersContradict));
         }
         if self.is_behind(vm) {
+            if let Some(site) = without_register(vm) {
+                let words = format!(
+                    "the register of the VM in {site}, which is gone in the middle of this move; nothing is guessed of where its newest disks are"
+                );
+                return Next::Wait(
+                    Wait::mend(no_guess(&words)).because(Reason::RegistersContradict),
+                );
+            }
             return Next::Wait(Wait::outside(
                 "a newer look: what was seen is older than what this move has done; if a host was put back to an earlier state, see the runbook on contradicting registers",
             )

@@ -15,6 +15,16 @@ use crate::domain::observation::{Operation, OperationState, Stage, VmObservation
 
 use super::{Move, Next, doing, half_resumed};
 
+/// What is waited for while an operation runs.
+fn words(operation: &Operation) -> String {
+    let doing_now = operation.job.as_ref().and_then(|job| job.doing.as_deref());
+    match (&operation.progress, doing_now) {
+        (Some(progress), _) => progress.what.clone(),
+        (None, Some(says)) => format!("{}: {says}", doing(operation.kind)),
+        (None, None) => doing(operation.kind),
+    }
+}
+
 /// How much a part of an action keeps the whole from being done.
 const fn gravity(state: &OperationState) -> u8 {
     match state {
@@ -90,17 +100,18 @@ impl Move<'_> {
     }
 
     pub(super) fn settle_seen(&mut self, operation: &Operation, action: &Action) -> Option<Next> {
+        if let Some(job) = &operation.job {
+            let name = operation.kind.as_str();
+            self.events
+                .extend(tasks::follow(&mut self.status, name, job));
+        }
         match &operation.state {
             OperationState::Running => {
                 if self.goes_back_over(operation.kind) {
                     return None;
                 }
                 self.progress.clone_from(&operation.progress);
-                let what = operation
-                    .progress
-                    .as_ref()
-                    .map_or_else(|| doing(operation.kind), |progress| progress.what.clone());
-                Some(Next::Wait(Wait::operation(what)))
+                Some(Next::Wait(Wait::operation(words(operation))))
             }
             OperationState::Succeeded => {
                 self.count_bytes(operation);

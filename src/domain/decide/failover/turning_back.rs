@@ -25,8 +25,18 @@ impl Move<'_> {
         if self.world.intent.deleting {
             return Some("the ProtectedVirtualMachine is being deleted".into());
         }
+        // S6: what somebody began at the service is followed; a placement that may be older does not end it.
+        if self.is_followed() {
+            return None;
+        }
         (self.world.intent.placement == self.from())
             .then(|| format!("the placement was changed back to {}", self.from()))
+    }
+
+    /// Whether this move was begun by somebody else at the service, and goes on there.
+    pub(super) fn is_followed(&self) -> bool {
+        let leaving = self.seen().and_then(|vm| vm.leaving);
+        self.fo.taken_up && leaving == Some(self.from())
     }
 
     pub(super) fn turn_back(&mut self, why: String, outcome: FailoverOutcome) -> Next {

@@ -5,7 +5,7 @@ mod protection;
 use crate::api::{
     Condition, DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase,
 };
-use crate::domain::action::{Action, ActionKind, Mark};
+use crate::domain::action::{Action, ActionKind, Alternate, Mark};
 use crate::domain::conditions::{ConditionType, Reason};
 use crate::domain::decide::report::{Standing, newly_stalled, observed, say};
 use crate::domain::decide::wait::Waiting;
@@ -203,6 +203,20 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             );
         }
         Fact::Absent if intent.deleting => return release("the vault does not know the VM"),
+        Fact::Absent if !view.capabilities.registers => {
+            let gone = if world.status.virtual_machine_id.is_some() {
+                "is not in the vault any more: its protection was disabled there"
+            } else {
+                "is not in the vault"
+            };
+            return Outcome::stalled(
+                Reason::NotProtected,
+                format!(
+                    "VM {} {gone}; enable its replication in Azure Site Recovery, which Homeward does not do, correct spec.virtualMachineName, or delete this resource",
+                    intent.vm_name
+                ),
+            );
+        }
         Fact::Absent => {
             return Outcome::stalled(
                 Reason::VirtualMachineNotFound,
@@ -380,6 +394,9 @@ fn settled(
     if !vm.is_claimed_by(&world.claim) {
         return adopt(world, view, vm, site);
     }
+    if vm.leaving == Some(site) {
+        return follow_to(world, status, site);
+    }
     if vm.failover().is_some() {
         // S1: the registers refuse another Failover until the one that has ended is released.
         return Outcome::doing(
@@ -465,6 +482,11 @@ fn begin(
             from,
             to,
             data_sync,
+            alternate: if to == Site::OnPremises {
+                world.intent.alternate.clone()
+            } else {
+                Alternate::default()
+            },
             start_held_because: status.next_start_held_because.clone(),
             taken_up: false,
         }),
@@ -475,6 +497,27 @@ fn begin(
         "FailoverCreated",
         format!("the placement asks for {to} and the VM is in {from}"),
     ));
+    outcome
+}
+
+/// A move that somebody began at the service is followed to its end.
+fn follow_to(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
+    let status = ProtectedVirtualMachineStatus {
+        next_start_held_because: None,
+        ..status.clone()
+    };
+    let mut outcome = begin(world, &status, from, from.other());
+    if let Some(Effect::CreateFailover(new)) = &mut outcome.effect {
+        new.taken_up = true;
+    }
+    outcome.events = vec![event(
+        true,
+        "FailoverFollowed",
+        format!(
+            "somebody began a move from {from} to {} at the service; it is followed to its end",
+            from.other()
+        ),
+    )];
     outcome
 }
 

@@ -9,9 +9,7 @@ use crate::domain::conditions::{ConditionType, Reason};
 use crate::domain::decide::wait::Waiting;
 use crate::domain::decide::{report, submission};
 use crate::domain::fact::Fact;
-use crate::domain::observation::{
-    Operation, OperationState, Power, ProtectionState, VmObservation,
-};
+use crate::domain::observation::{OperationState, Power, ProtectionState, VmObservation};
 use crate::domain::world::{VaultView, World};
 
 /// What holds protection.
@@ -39,6 +37,11 @@ pub(super) fn protect(
     }
     if let Some(outcome) = unfinished_replica(world, vm, to) {
         return outcome;
+    }
+    if !view.capabilities.registers {
+        if let Some(outcome) = refused_by_service(world, vm, site) {
+            return outcome;
+        }
     }
     let state = match &vm.protection {
         Fact::Known(protection)
@@ -161,7 +164,7 @@ fn unfinished_replica(world: &World<'_>, vm: &VmObservation, to: Site) -> Option
         )),
         OperationState::Failed { .. } | OperationState::Interrupted if world.intent.suspend => None,
         OperationState::Failed { class, message } => {
-            let again = again_after(world, making, class.retry_delay(u64::MAX));
+            let again = again_after(world, to.other(), class.retry_delay(u64::MAX));
             Some(again.unwrap_or_else(|| {
                 Outcome::stalled(
                     Reason::VirtualMachineNotReady,
@@ -169,12 +172,37 @@ fn unfinished_replica(world: &World<'_>, vm: &VmObservation, to: Site) -> Option
                 )
             }))
         }
-        OperationState::Interrupted => again_after(world, making, SignedDuration::ZERO),
+        OperationState::Interrupted => again_after(world, to.other(), SignedDuration::ZERO),
     }
 }
 
-fn again_after(world: &World<'_>, making: &Operation, delay: SignedDuration) -> Option<Outcome> {
-    let from = making.site.other();
+/// The service was asked to protect the VM again, and that runs or has failed.
+fn refused_by_service(world: &World<'_>, vm: &VmObservation, site: Site) -> Option<Outcome> {
+    let asked = vm
+        .operations
+        .iter()
+        .find(|operation| operation.site == site && operation.kind == ActionKind::Protect)?;
+    match &asked.state {
+        OperationState::Running => Some(Outcome::new(
+            VirtualMachinePhase::Protecting,
+            Reason::Seeding,
+            Some(Waiting::Operation),
+            "the service sets up reverse replication",
+        )),
+        OperationState::Failed { class, message } if vm.protection == Fact::Absent => {
+            let again = again_after(world, site, class.retry_delay(u64::MAX));
+            Some(again.unwrap_or_else(|| {
+                Outcome::stalled(
+                    Reason::VirtualMachineNotReady,
+                    format!("the VM is not protected, and the service is asked again after a while: {message}"),
+                )
+            }))
+        }
+        _ => None,
+    }
+}
+
+fn again_after(world: &World<'_>, from: Site, delay: SignedDuration) -> Option<Outcome> {
     let vm = report::seen(world)?;
     // By this operator's own clock, since when a person is asked to mend it: the order ended by another host's.
     let asked = world.status.conditions.iter().find(|condition| {
@@ -188,7 +216,7 @@ fn again_after(world: &World<'_>, making: &Operation, delay: SignedDuration) -> 
             VirtualMachinePhase::Protecting,
             Reason::Seeding,
             submission(world, Action::Protect { from }, next_mark(world, vm), None),
-            format!("protection towards {} is set up again", making.site),
+            format!("protection towards {} is set up again", from.other()),
         )
     })
 }

@@ -1,16 +1,18 @@
 //! The world of the demo, left running for you to play with.
 
+mod service;
+
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use homeward_playground::{
     accelerator,
     guest_image::GuestSettings,
     narrator::Narrator,
     stop_asked,
     tools::{self, Tool},
-    world::{HypervisorKind, VmOptions, World, WorldOptions},
+    world::{HypervisorKind, ServiceWorld, VmOptions, World, WorldOptions},
 };
 
 /// Starts a cluster, two sites and VMs, and leaves them running until Ctrl-C.
@@ -19,32 +21,70 @@ struct Arguments {
     /// How many VMs.
     #[arg(long, env = "VMS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=50))]
     vms: u16,
+    /// What moves the VMs.
+    #[arg(long, value_enum, default_value_t = Driver::Agents)]
+    driver: Driver,
     /// Take plain processes as guests instead of QEMU's.
     #[arg(long)]
     processes: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Driver {
+    /// Homeward's own agents.
+    #[value(name = "agents")]
+    Agents,
+    /// Azure Site Recovery, or rather its emulator: no Azure is needed, and none is touched.
+    #[value(name = "azureSiteRecovery")]
+    AzureSiteRecovery,
+}
+
+/// What runs.
+#[derive(Default)]
+struct Running {
+    agents: Option<World>,
+    service: Option<ServiceWorld>,
+}
+
+impl Running {
+    async fn mend(&mut self) -> Result<Vec<String>> {
+        let mut mended = Vec::new();
+        if let Some(world) = &mut self.agents {
+            mended.extend(world.mend().await?);
+        }
+        if let Some(world) = &mut self.service {
+            mended.extend(world.mend().await?);
+        }
+        Ok(mended)
+    }
+
+    fn process(&self, name: &str) -> Option<u32> {
+        let agents = self.agents.iter().flat_map(World::processes);
+        let service = self.service.iter().flat_map(ServiceWorld::processes);
+        let mut all = agents.chain(service);
+        all.find(|(one, _)| one == name).map(|(_, id)| id)
+    }
 }
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let narrator = Narrator::new();
-    let mut world = None;
+    let mut running = Running::default();
     let told = tokio::select! {
-        told = start(&arguments, &narrator, &mut world) => told,
-        () = stop_asked() => Ok(()),
+        told = start(&arguments, &narrator, &mut running) => told.map(|()| true),
+        () = stop_asked() => Ok(false),
     };
-    if told.is_ok()
-        && let Some(world) = &mut world
-    {
+    if matches!(told, Ok(true)) {
         tokio::select! {
             () = stop_asked() => {}
-            () = keep_up(world, &narrator) => {}
+            () = keep_up(&mut running, &narrator) => {}
         }
     }
     narrator.print("\nStopping everything");
-    drop(world);
+    drop(running);
     match told {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(_) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("playground: {error:#}");
             std::process::ExitCode::FAILURE
@@ -53,14 +93,14 @@ async fn main() -> std::process::ExitCode {
 }
 
 /// Whatever is killed from outside is started again, and that is said.
-async fn keep_up(world: &mut World, narrator: &Narrator) {
+async fn keep_up(running: &mut Running, narrator: &Narrator) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        match world.mend().await {
+        match running.mend().await {
             Ok(mended) => {
                 for name in mended {
-                    let id = world.processes().into_iter().find(|(one, _)| *one == name);
-                    let id = id.map_or_else(String::new, |(_, id)| format!(" as {id}"));
+                    let id = running.process(&name);
+                    let id = id.map_or_else(String::new, |id| format!(" as {id}"));
                     narrator.print(format!("{name} had ended and was started again{id}"));
                 }
             }
@@ -74,7 +114,16 @@ async fn keep_up(world: &mut World, narrator: &Narrator) {
     }
 }
 
-async fn start(
+async fn start(arguments: &Arguments, narrator: &Narrator, running: &mut Running) -> Result<()> {
+    match arguments.driver {
+        Driver::Agents => with_agents(arguments, narrator, &mut running.agents).await,
+        Driver::AzureSiteRecovery => {
+            service::start(arguments.vms, narrator, &mut running.service).await
+        }
+    }
+}
+
+async fn with_agents(
     arguments: &Arguments,
     narrator: &Narrator,
     place: &mut Option<World>,

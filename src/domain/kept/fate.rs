@@ -1,0 +1,179 @@
+//! What came of a request, from the jobs that the service tells of and from where the VM stands (safety rule S19).
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Limits, mark_of, over_at};
+use crate::api::{KeptOutcome, KeptRequest, KeptResult, Site};
+use crate::domain::action::ActionKind;
+use crate::domain::failure::ErrorClass;
+use crate::domain::observation::{Job, JobKind, JobState, Jobs, Stage, VmObservation};
+
+/// The service tells of whole seconds, and its clock is read a moment before it acts.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(2);
+
+/// What came of a request.
+pub(super) enum Fate<'a> {
+    /// It took effect, and goes on as this job.
+    Running(&'a Job),
+    /// That is known for good.
+    Ended(KeptOutcome),
+    /// Not known yet; the words say what is waited for.
+    Unresolved(String),
+}
+
+/// The kind of job that an action of this kind, for this site, results in.
+pub(super) fn job_kind(kind: ActionKind, site: Site) -> Option<JobKind> {
+    Some(match (kind, site) {
+        (ActionKind::Synchronize | ActionKind::CancelSync, _) => JobKind::Failback,
+        (ActionKind::CompleteFailover, Site::OnPremises) => JobKind::Failover,
+        (ActionKind::CompleteFailover, Site::Azure) => JobKind::Failback,
+        (ActionKind::Commit, _) => JobKind::Commit,
+        (ActionKind::Protect | ActionKind::ReverseReplicate, _) => JobKind::Reprotect,
+        _ => return None,
+    })
+}
+
+pub(super) fn of<'a>(
+    request: &KeptRequest,
+    look: &'a VmObservation,
+    limits: Limits,
+    now: Timestamp,
+) -> Fate<'a> {
+    if let Some(outcome) = &request.outcome {
+        return Fate::Ended(outcome.clone());
+    }
+    let Some(kind) = ActionKind::parse(&request.action) else {
+        return ended(KeptResult::NoEffect, None);
+    };
+    let Some(jobs) = &look.jobs else {
+        return unresolved(
+            request,
+            kind,
+            limits,
+            "the service's jobs cannot be seen now",
+        );
+    };
+    if let Some(fate) = result(request, kind, jobs).and_then(|job| by_job(request, kind, job)) {
+        return fate;
+    }
+    if shows_in_the_vm(request, kind, look) {
+        return ended(KeptResult::Succeeded, None);
+    }
+    // S18: nothing else is started while it may still have an effect.
+    if now < over_at(&request.send_before, limits) {
+        let what = if request.accepted {
+            "the service took it and shows no job of it yet"
+        } else {
+            "no answer came, and no job shows that it took effect"
+        };
+        return unresolved(request, kind, limits, what);
+    }
+    let none = |scenario: &str| scenario.is_empty() || scenario.eq_ignore_ascii_case("none");
+    if !none(&jobs.scenario) && jobs.scenario != request.scenario_before {
+        let what = format!("the service has {} under way on the VM", jobs.scenario);
+        return unresolved(request, kind, limits, &what);
+    }
+    ended(KeptResult::NoEffect, None)
+}
+
+fn unresolved<'a>(request: &KeptRequest, kind: ActionKind, limits: Limits, what: &str) -> Fate<'a> {
+    Fate::Unresolved(format!(
+        "whether {kind} ({}) took effect: {what}; it is asked for again only once it can have no effect any more, after {}",
+        mark_of(request),
+        over_at(&request.send_before, limits).strftime("%H:%M:%S UTC")
+    ))
+}
+
+fn ended<'a>(result: KeptResult, job: Option<&Job>) -> Fate<'a> {
+    Fate::Ended(KeptOutcome {
+        result,
+        job: job.map(|job| job.id.clone()),
+        class: None,
+        message: None,
+    })
+}
+
+fn failed<'a>(job: &Job, class: ErrorClass, message: &str) -> Fate<'a> {
+    Fate::Ended(KeptOutcome {
+        result: KeptResult::Failed,
+        job: Some(job.id.clone()),
+        class: Some(class.as_str().into()),
+        message: Some(message.into()),
+    })
+}
+
+/// S19: the job that it acts on, or the newest one that does the same and was not known before.
+fn result<'a>(request: &KeptRequest, kind: ActionKind, jobs: &'a Jobs) -> Option<&'a Job> {
+    if let Some(id) = &request.job {
+        return jobs.all.iter().find(|job| job.id.eq_ignore_ascii_case(id));
+    }
+    let does = job_kind(kind, request.site)?;
+    let known = |job: &Job| {
+        let same = |id: &String| id.eq_ignore_ascii_case(&job.id);
+        request.jobs_before.iter().any(same)
+    };
+    let newer = |job: &Job| match (&job.started, &request.server_time) {
+        (Some(started), Some(before)) => {
+            *started >= before.0.checked_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN)
+        }
+        _ => true,
+    };
+    jobs.all
+        .iter()
+        .rev()
+        .find(|job| job.does == does && !known(job) && newer(job))
+}
+
+/// What the job says; none when it has not heard of the request yet.
+fn by_job<'a>(request: &KeptRequest, kind: ActionKind, job: &'a Job) -> Option<Fate<'a>> {
+    let acts_on_it = request.job.is_some();
+    Some(match (kind, &job.state) {
+        (ActionKind::CancelSync, state) => match state {
+            JobState::Running { .. } | JobState::Waiting => return None,
+            JobState::Cancelling => Fate::Running(job),
+            // However it came to its end, nothing is synchronised any more.
+            JobState::Cancelled | JobState::Failed { .. } => {
+                ended(KeptResult::Succeeded, Some(job))
+            }
+            JobState::Succeeded => failed(
+                job,
+                ErrorClass::Conflict,
+                "the service had completed the failover before it was cancelled",
+            ),
+        },
+        // Once told to go on, it waits no longer.
+        (ActionKind::CompleteFailover, JobState::Waiting) if acts_on_it => return None,
+        (_, JobState::Waiting) => ended(KeptResult::Succeeded, Some(job)),
+        (_, JobState::Running { .. } | JobState::Cancelling) => Fate::Running(job),
+        (_, JobState::Succeeded) => ended(KeptResult::Succeeded, Some(job)),
+        (_, JobState::Failed { class, message }) => failed(job, *class, message),
+        (_, JobState::Cancelled) => failed(
+            job,
+            ErrorClass::Denied,
+            "somebody else cancelled it at the service",
+        ),
+    })
+}
+
+/// Where the VM stands says so, though no job tells of it.
+fn shows_in_the_vm(request: &KeptRequest, kind: ActionKind, look: &VmObservation) -> bool {
+    let Some(stage) = look.stage.known() else {
+        return false;
+    };
+    match kind {
+        ActionKind::CompleteFailover => {
+            let to = request.site.other();
+            matches!(
+                stage,
+                Stage::TargetStarted { to: at, .. } | Stage::Committed { to: at } | Stage::Settled { site: at }
+                    if *at == to
+            )
+        }
+        ActionKind::Commit => matches!(stage, Stage::Settled { site } if *site == request.site),
+        ActionKind::Protect | ActionKind::ReverseReplicate => look
+            .protection
+            .known()
+            .is_some_and(|protection| protection.from == request.site),
+        _ => false,
+    }
+}

@@ -1,0 +1,164 @@
+//! A look at a VM of a service, as if the service kept registers.
+
+use jiff::Timestamp;
+
+use super::fate::{self, Fate};
+use super::{Limits, claim, mark, mark_of};
+use crate::api::{KeptOutcome, KeptRegister, KeptRequest, KeptResult, Site};
+use crate::domain::action::ActionKind;
+use crate::domain::fact::Fact;
+use crate::domain::failure::ErrorClass;
+use crate::domain::observation::{
+    BySite, Job, JobKind, JobState, Operation, OperationState, Stage, VmObservation,
+};
+
+/// What the look shows with the register beside it.
+#[must_use]
+pub fn show(
+    register: Option<&KeptRegister>,
+    look: &VmObservation,
+    limits: Limits,
+    now: Timestamp,
+) -> VmObservation {
+    let mut shown = look.clone();
+    let nobodys = BySite::from_fn(|_| Fact::Absent);
+    let Some(register) = register else {
+        shown.claims = nobodys;
+        shown.marks = BySite::from_fn(|_| Fact::Absent);
+        shown.failovers = BySite::default();
+        if let Fact::Known(Stage::Settled { site }) = look.stage {
+            shown.stage = Fact::Known(Stage::Unclaimed { site });
+        }
+        shown.leaving = leaving(look);
+        return shown;
+    };
+    shown.claims = BySite::from_fn(|_| Fact::Known(claim(register)));
+    shown.marks = BySite::from_fn(|_| Fact::Known(mark(register)));
+    shown.failovers = BySite::from_fn(|_| register.failover.clone());
+    if let Some(protection) = shown.protection.known_mut() {
+        protection.failover.clone_from(&register.failover);
+        if let Some(whole) = &mut protection.last_whole {
+            whole.failover.clone_from(&register.failover);
+        }
+    }
+    if let Some(why) = &register.inconsistent_because {
+        shown.target_consistent = Fact::Known(false);
+        shown.inconsistent_because = Some(why.clone());
+    }
+    shown.operations = Vec::new();
+    if let Some(request) = &register.request {
+        let fate = fate::of(request, look, limits, now);
+        match &fate {
+            Fate::Unresolved(why) => {
+                // S7, S18: nothing follows until its outcome is known.
+                shown.marks = BySite::from_fn(|_| Fact::Unknown(why.clone()));
+                shown.stage = Fact::Unknown(why.clone());
+            }
+            Fate::Running(_) | Fate::Ended(_) => {
+                shown.operations.extend(operation(request, &fate, look));
+                if shown.operations.is_empty() {
+                    // It had no effect: the register stands where it stood.
+                } else {
+                    shown.marks =
+                        BySite::from_fn(|_| Fact::Known(mark(register).max(mark_of(request))));
+                }
+            }
+        }
+    }
+    shown.sync_ended = sync_ended(register, look);
+    shown.leaving = leaving(look);
+    shown
+}
+
+fn operation(request: &KeptRequest, fate: &Fate<'_>, look: &VmObservation) -> Option<Operation> {
+    let kind = ActionKind::parse(&request.action)?;
+    let find = |id: &Option<String>| -> Option<&Job> {
+        let id = id.as_deref()?;
+        let jobs = look.jobs.as_ref()?;
+        jobs.all.iter().find(|job| job.id.eq_ignore_ascii_case(id))
+    };
+    let (state, job) = match fate {
+        Fate::Running(job) => (OperationState::Running, Some(*job)),
+        Fate::Ended(outcome) => (state_of(outcome)?, find(&outcome.job)),
+        Fate::Unresolved(_) => return None,
+    };
+    Some(Operation {
+        site: request.site,
+        mark: mark_of(request),
+        kind,
+        state,
+        progress: None,
+        job: job.cloned(),
+        bytes_on_wire: None,
+        bytes_changed: None,
+        remark: job.and_then(|job| job.remark.clone()),
+    })
+}
+
+fn state_of(outcome: &KeptOutcome) -> Option<OperationState> {
+    match outcome.result {
+        KeptResult::Succeeded => Some(OperationState::Succeeded),
+        KeptResult::Failed => Some(OperationState::Failed {
+            class: ErrorClass::parse(outcome.class.as_deref().unwrap_or_default()),
+            message: outcome.message.clone().unwrap_or_default(),
+        }),
+        KeptResult::NoEffect => None,
+    }
+}
+
+/// The sync of this move had been reached, and its job has ended since by no request of ours.
+fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
+    let request = register.request.as_ref()?;
+    let outcome = request.outcome.as_ref()?;
+    let synchronised = ActionKind::parse(&request.action) == Some(ActionKind::Synchronize)
+        && outcome.result == KeptResult::Succeeded;
+    let id = outcome.job.as_deref().filter(|_| synchronised)?;
+    let jobs = look.jobs.as_ref()?;
+    let job = jobs
+        .all
+        .iter()
+        .find(|job| job.id.eq_ignore_ascii_case(id))?;
+    match &job.state {
+        JobState::Cancelling | JobState::Cancelled => {
+            Some("somebody else cancelled the data sync at the service".to_owned())
+        }
+        JobState::Failed { message, .. } => Some(format!("the data sync broke off: {message}")),
+        JobState::Running { .. } | JobState::Waiting | JobState::Succeeded => None,
+    }
+}
+
+/// The site that the VM leaves by the job that moves it, whoever began that.
+fn leaving(look: &VmObservation) -> Option<Site> {
+    let jobs = look.jobs.as_ref()?;
+    let job = jobs.all.iter().rev().find(|job| {
+        matches!(job.does, JobKind::Failover | JobKind::Failback) && !job.state.is_final()
+    })?;
+    Some(match job.does {
+        JobKind::Failback => Site::Azure,
+        _ => Site::OnPremises,
+    })
+}
+
+/// A data sync that was broken off leaves a passive copy that must not be started, until another one has completed (invariant 4).
+pub(super) fn note_consistency(register: &mut KeptRegister, look: &VmObservation) {
+    match &look.target_consistent {
+        Fact::Known(false) => {
+            register
+                .inconsistent_because
+                .clone_from(&look.inconsistent_because);
+        }
+        Fact::Known(true) if look.is_whole_again() => register.inconsistent_because = None,
+        Fact::Known(true) | Fact::Absent | Fact::Unknown(_) => {}
+    }
+}
+
+impl VmObservation {
+    /// Whether the passive copy of before was started, or made anew, since.
+    fn is_whole_again(&self) -> bool {
+        match &self.stage {
+            Fact::Known(Stage::TargetStarted { .. } | Stage::Committed { .. }) => true,
+            Fact::Known(Stage::Settled { site }) => *site == Site::OnPremises,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! From what the service tells to what an observation says. Pure.
+//!
+//! What may be done is read from `allowedOperations`, and where the VM is from what may be done, from the job under way and from
+//! `activeLocation`; names of states are only words for people. Where these contradict each other, that is said, and nothing is guessed.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::book::Book;
+use super::jobs;
+use super::wire::fabric::Provider;
+use super::wire::item::Item;
+use super::wire::problem::one_line;
+use super::wire::value::same_id;
+use crate::api::Site;
+use crate::domain::{
+    BySite, Connection, Fact, HostObservation, Job, JobKind, JobState, Jobs, Power, Protection,
+    ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
+};
+
+/// A provider beats every few minutes; the service itself says NotConnected only after a while.
+const HEARTBEAT_LATE: SignedDuration = SignedDuration::from_mins(30);
+
+/// All that one look told.
+pub struct Told<'a> {
+    /// The items of the vault.
+    pub items: &'a [Item],
+    /// The providers.
+    pub providers: &'a [Provider],
+    /// The jobs.
+    pub book: &'a Book,
+    /// What the service does not let Homeward do.
+    pub missing_permissions: &'a [String],
+    /// The service's clock.
+    pub server_time: Option<Timestamp>,
+    /// Only this fabric counts.
+    pub fabric: Option<&'a str>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Told<'_> {
+    fn counts(&self, fabric: Option<&str>) -> bool {
+        match (self.fabric, fabric) {
+            (None, _) => true,
+            (Some(wanted), Some(fabric)) => wanted.eq_ignore_ascii_case(fabric),
+            (Some(_), None) => false,
+        }
+    }
+}
+
+/// The observation of a vault.
+#[must_use]
+pub fn vault(told: &Told<'_>) -> VaultObservation {
+    let providers: Vec<&Provider> = told
+        .providers
+        .iter()
+        .filter(|provider| told.counts(provider.fabric()))
+        .collect();
+    let mut by_name: BTreeMap<String, Vec<&Item>> = BTreeMap::new();
+    for item in told.items.iter().filter(|item| told.counts(item.fabric())) {
+        by_name
+            .entry(item.friendly_name.clone())
+            .or_default()
+            .push(item);
+    }
+    let vms = by_name
+        .into_iter()
+        .map(|(name, items)| {
+            let mut seen = vm(told, items[0], &providers);
+            if items.len() > 1 {
+                let ids: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
+                let words = format!(
+                    "the vault holds {} items named {name}: {}; name the fabric in spec.azureSiteRecovery.fabricName, or rename one of the VMs",
+                    items.len(),
+                    ids.join(", ")
+                );
+                seen.stage = Fact::Known(Stage::Contradiction { seen: words });
+            }
+            (name, seen)
+        })
+        .collect();
+    VaultObservation {
+        missing_permissions: told.missing_permissions.to_vec(),
+        sites: BySite {
+            on_premises: on_premises(&providers, told.fabric, told.now),
+            // That it answered is all that can be known of the other side.
+            azure: Connection::Connected,
+        },
+        hosts: providers
+            .iter()
+            .map(|provider| HostObservation {
+                name: provider.host.clone(),
+                site: Site::OnPremises,
+                connection: connection(provider, told.now),
+                last_heartbeat: provider.last_heartbeat,
+                problems: Vec::new(),
+            })
+            .collect(),
+        vms,
+        complete: Ok(()),
+    }
+}
+
+/// The site answers while one of its providers does; a VM whose own provider does not is held by itself.
+fn on_premises(providers: &[&Provider], fabric: Option<&str>, now: Timestamp) -> Connection {
+    if providers.is_empty() {
+        return Connection::Disconnected(match fabric {
+            Some(fabric) => format!(
+                "the vault has no recovery services provider in fabric {fabric}; correct spec.azureSiteRecovery.fabricName, or register the Hyper-V host"
+            ),
+            None => "the vault has no recovery services provider; register the Hyper-V host or the VMM server in it".to_owned(),
+        });
+    }
+    let all: Vec<Connection> = providers
+        .iter()
+        .map(|provider| connection(provider, now))
+        .collect();
+    if all.iter().any(Connection::is_connected) {
+        return Connection::Connected;
+    }
+    all.into_iter().next().unwrap_or(Connection::Connected)
+}
+
+fn connection(provider: &Provider, now: Timestamp) -> Connection {
+    let beat = provider.last_heartbeat.map_or_else(
+        || "never heard".to_owned(),
+        |beat| format!("last heard at {}", beat.strftime("%Y-%m-%d %H:%M UTC")),
+    );
+    let remedy = "check that the host runs, its services Azure Site Recovery Provider (dra) and obengine run, and that it reaches Azure";
+    if !provider.connected {
+        let status = if provider.connection_status.is_empty() {
+            "of an unknown connection"
+        } else {
+            &provider.connection_status
+        };
+        return Connection::Disconnected(format!(
+            "provider {} is {status}, {beat}; {remedy}",
+            provider.host
+        ));
+    }
+    let late = provider
+        .last_heartbeat
+        .is_some_and(|at| now.duration_since(at) > HEARTBEAT_LATE);
+    if late {
+        return Connection::Disconnected(format!(
+            "provider {} is called Connected, but was {beat}; {remedy}",
+            provider.host
+        ));
+    }
+    Connection::Connected
+}
+
+/// The observation of one VM.
+fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
+    let jobs: Vec<Job> = told
+        .book
+        .of_vm(item.vm_id.as_deref(), &item.friendly_name)
+        .into_iter()
+        .map(|job| jobs::job(job, item))
+        .collect();
+    let stage = stage(item, &jobs);
+    let active = stage.active();
+    let live = jobs.iter().rev().find(|job| !job.state.is_final());
+    let broken = broken_sync(&jobs, active);
+    VmObservation {
+        id: item.identity(),
+        claims: BySite::from_fn(|_| Fact::Absent),
+        marks: BySite::from_fn(|_| Fact::Absent),
+        failovers: BySite::default(),
+        power: power(&stage),
+        protection: protection(item, &jobs, &stage),
+        operations: Vec::new(),
+        active_since: item.last_failover,
+        target_consistent: match (&broken, active) {
+            (Some(_), _) => Fact::Known(false),
+            (None, Some(Site::OnPremises)) => {
+                Fact::Known(item.last_recovery_point.or(item.last_replicated).is_some())
+            }
+            (None, _) => Fact::Known(true),
+        },
+        // The service says nothing of the VM on the premises, and its being gone is not guessed.
+        replica_present: Fact::Known(true),
+        written_since_start: Fact::Unknown("the service does not tell".into()),
+        pending_delta: None,
+        disk_bytes: item.disk_bytes,
+        encrypted: item.encrypted,
+        networks: item.networks.clone(),
+        obstacles: obstacles(item, live),
+        protection_obstacles: protection_obstacles(item, &stage, live, providers, told.now),
+        full_download_obstacles: Vec::new(),
+        protection_stale: None,
+        down_because: None,
+        jobs: Some(Jobs {
+            scenario: item.scenario.name.clone(),
+            server_time: told.server_time,
+            all: jobs,
+        }),
+        inconsistent_because: broken,
+        sync_ended: None,
+        leaving: None,
+        stage: Fact::Known(stage),
+    }
+}
+
+/// Where the right to run the VM stands (safety rule S8: the service's own state).
+fn stage(item: &Item, jobs: &[Job]) -> Stage {
+    let moves = |job: &&Job| matches!(job.does, JobKind::Failover | JobKind::Failback);
+    if let Some(live) = jobs.iter().rev().find(|job| !job.state.is_final()) {
+        let from = match live.does {
+            JobKind::Failover => Some(Site::OnPremises),
+            JobKind::Failback => Some(Site::Azure),
+            _ => None,
+        };
+        if let Some(from) = from {
+            return if jobs::has_stopped_the_source(live) {
+                Stage::SourceFenced { from }
+            } else {
+                Stage::Settled { site: from }
+            };
+        }
+        if live.does == JobKind::Commit {
+            if let Some(to) = direction(item, jobs) {
+                return Stage::TargetStarted { to, as_left: true };
+            }
+        }
+    }
+    let uncommitted = item.allows("Commit") || item.allows("FinalizeFailback");
+    if uncommitted {
+        return match direction(item, jobs) {
+            Some(to) => Stage::TargetStarted { to, as_left: true },
+            None => contradiction(item),
+        };
+    }
+    if item.allows("Failback") {
+        return Stage::Settled { site: Site::Azure };
+    }
+    if item.allows("ReverseReplicate") {
+        return Stage::Settled {
+            site: Site::OnPremises,
+        };
+    }
+    // What has just ended may be ahead of the item.
+    let newest = jobs.iter().rev().find(moves);
+    match (item.active, newest) {
+        (Some(site), _) => Stage::Settled { site },
+        (None, _) => contradiction(item),
+    }
+}
+
+fn contradiction(item: &Item) -> Stage {
+    Stage::Contradiction {
+        seen: format!(
+            "the service calls the VM {} ({}), lets be done: {}, and does not say where it runs",
+            item.protection_state,
+            item.protection_state_description,
+            if item.allowed.is_empty() {
+                "nothing".to_owned()
+            } else {
+                item.allowed.join(", ")
+            }
+        ),
+    }
+}
+
+/// Where an uncommitted move went.
+fn direction(item: &Item, jobs: &[Job]) -> Option<Site> {
+    if item.allows("FinalizeFailback") {
+        return Some(Site::OnPremises);
+    }
+    // The newest move that has come to its end says it, whatever the item's location is called meanwhile.
+    let newest = jobs.iter().rev().find(|job| {
+        matches!(job.does, JobKind::Failover | JobKind::Failback)
+            && job.state == JobState::Succeeded
+    });
+    match newest.map(|job| job.does) {
+        Some(JobKind::Failover) => return Some(Site::Azure),
+        Some(JobKind::Failback) => return Some(Site::OnPremises),
+        _ => {}
+    }
+    // A failover leaves the item at the recovery side; a failback is only known to be one where the item is back.
+    let to_azure = ["PlannedFailover", "UnplannedFailover"]
+        .iter()
+        .any(|word| item.protection_state.starts_with(word));
+    match item.active {
+        Some(Site::Azure) if to_azure => Some(Site::Azure),
+        Some(Site::OnPremises) => Some(Site::OnPremises),
+        _ => None,
+    }
+}
+
+/// A VM that the service has just started runs; of others it says nothing.
+fn power(stage: &Stage) -> BySite<Fact<Power>> {
+    let unknown = || Fact::Unknown("the service does not tell".to_owned());
+    let mut power = BySite::from_fn(|_| unknown());
+    if let Stage::TargetStarted { to, .. } = stage {
+        power[*to] = Fact::Known(Power::On);
+    }
+    power
+}
+
+/// A data sync towards the premises that was begun and did not come to its end (invariant 4).
+fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
+    let newest = jobs
+        .iter()
+        .rev()
+        .find(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))?;
+    let broken = matches!(newest.state, JobState::Cancelled | JobState::Failed { .. });
+    (newest.does == JobKind::Failback
+        && broken
+        && active == Some(Site::Azure)
+        && jobs::has_written_the_target(newest))
+    .then(|| {
+        format!(
+            "a data sync from Azure was broken off (job {}): the disks of the VM on-premises are half written, and it must not be started there; bring the VM back to completion first",
+            newest.id
+        )
+    })
+}
+
+fn protection(item: &Item, jobs: &[Job], stage: &Stage) -> Fact<Protection> {
+    let live = jobs
+        .iter()
+        .rev()
+        .find(|job| !job.state.is_final() && job.does == JobKind::Failback);
+    if let (Some(job), Stage::Settled { site: Site::Azure }) = (live, stage) {
+        if matches!(job.state, JobState::Cancelling) {
+            return Fact::Absent;
+        }
+        let waits = job.state == JobState::Waiting;
+        return Fact::Known(Protection {
+            from: Site::Azure,
+            state: if waits {
+                ProtectionState::Replicating
+            } else {
+                ProtectionState::Seeding
+            },
+            failover: None,
+            last_whole: waits.then(|| WholePass {
+                point: job.started.unwrap_or(Timestamp::UNIX_EPOCH),
+                failover: None,
+                bytes_on_wire: 0,
+                bytes_changed: 0,
+                bytes_per_second: None,
+            }),
+            progress: None,
+            overdue: false,
+        });
+    }
+    if !matches!(
+        stage,
+        Stage::Settled {
+            site: Site::OnPremises
+        }
+    ) {
+        return Fact::Absent;
+    }
+    // RestoreFinalized: brought back, and protected by nothing until it is reverse replicated.
+    if item.allows("ReverseReplicate") {
+        return Fact::Absent;
+    }
+    let steady =
+        item.allows("PlannedFailover") || item.protection_state.eq_ignore_ascii_case("Protected");
+    let state = if item.replication_health.eq_ignore_ascii_case("Critical") {
+        ProtectionState::Failing(health(item))
+    } else if steady {
+        ProtectionState::Replicating
+    } else {
+        ProtectionState::Seeding
+    };
+    Fact::Known(Protection {
+        from: Site::OnPremises,
+        state,
+        failover: None,
+        last_whole: item
+            .last_recovery_point
+            .or(item.last_replicated)
+            .filter(|_| steady)
+            .map(|point| WholePass {
+                point,
+                failover: None,
+                bytes_on_wire: 0,
+                bytes_changed: 0,
+                bytes_per_second: None,
+            }),
+        progress: None,
+        overdue: false,
+    })
+}
+
+fn health(item: &Item) -> String {
+    let worst = item
+        .health_errors
+        .iter()
+        .find(|error| error.critical)
+        .or(item.health_errors.first());
+    match worst {
+        Some(error) => one_line(&format!(
+            "{}: {}{}",
+            error.code,
+            error.message,
+            error
+                .recommended
+                .as_ref()
+                .map_or_else(String::new, |it| format!(" Recommended: {it}"))
+        )),
+        None => format!("the service calls its health {}", item.replication_health),
+    }
+}
+
+/// What must be mended before anything is begun.
+fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
+    let mut all = Vec::new();
+    if !item
+        .instance_type
+        .eq_ignore_ascii_case("HyperVReplicaAzure")
+    {
+        let kind = if item.instance_type.is_empty() {
+            "of a kind that the service does not name"
+        } else {
+            &item.instance_type
+        };
+        all.push(format!(
+            "the VM is replicated as {kind}, and Homeward moves Hyper-V VMs to Azure only (HyperVReplicaAzure)"
+        ));
+    }
+    if !item.test_failover_state.is_empty() {
+        all.push(format!(
+            "a test failover stands ({}): clean it up in the portal",
+            item.test_failover_state
+        ));
+    }
+    if let Some(job) = live.filter(|job| job.does == JobKind::Other) {
+        all.push(format!(
+            "job {} of the service works on the VM: {}",
+            job.id,
+            job.doing
+                .as_deref()
+                .unwrap_or("it does not say what it does")
+        ));
+    }
+    all
+}
+
+/// What must be mended before the VM is moved.
+fn protection_obstacles(
+    item: &Item,
+    stage: &Stage,
+    live: Option<&Job>,
+    providers: &[&Provider],
+    now: Timestamp,
+) -> Vec<String> {
+    let mut all = Vec::new();
+    let own = item
+        .provider_id
+        .as_deref()
+        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
+    if let Some(Connection::Disconnected(why)) = own.map(|provider| connection(provider, now)) {
+        all.push(why);
+    }
+    if live.is_some() {
+        return all;
+    }
+    match stage {
+        Stage::Settled {
+            site: Site::OnPremises,
+        } => {
+            let nothing = !item.allows("PlannedFailover") && !item.allows("ReverseReplicate");
+            let copies = item
+                .protection_state
+                .to_ascii_lowercase()
+                .contains("initialreplication");
+            if nothing && !copies {
+                all.push(format!(
+                    "the service lets no planned failover be done now: it calls the VM {} ({}){}",
+                    item.protection_state,
+                    item.protection_state_description,
+                    if item.health_errors.is_empty() {
+                        String::new()
+                    } else {
+                        format!("; {}", health(item))
+                    }
+                ));
+            }
+        }
+        Stage::Settled { site: Site::Azure } => {
+            if !item.allows("Failback") && !item.allows("PlannedFailover") {
+                all.push(format!(
+                    "the service lets no failback be done now: it calls the VM {} ({})",
+                    item.protection_state, item.protection_state_description
+                ));
+            }
+        }
+        _ => {}
+    }
+    all
+}
