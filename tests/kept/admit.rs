@@ -362,7 +362,9 @@ fn s20_a_cancel_is_sent_in_phase_one_and_while_it_waits_and_not_twice() {
     for state in [RUNS, JobState::Waiting] {
         let admitted = admit(&register(), &with(state), &cancel).unwrap();
         assert_eq!(admitted.send.unwrap().job.as_deref(), Some("new"));
-        assert_eq!(admitted.register.unwrap().failover, None);
+        // It ends the move once it has taken effect, not before.
+        let failover = admitted.register.unwrap().failover;
+        assert_eq!(failover.as_deref(), Some(FAILOVER));
     }
     let twice = admit(&register(), &with(JobState::Cancelling), &cancel).unwrap();
     assert_eq!(twice.send, None);

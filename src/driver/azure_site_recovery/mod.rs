@@ -55,7 +55,7 @@ const JOBS_AT_FIRST: SignedDuration = SignedDuration::from_hours(24 * 14);
 const JOBS_OVERLAP: SignedDuration = SignedDuration::from_mins(10);
 /// Jobs are listed once in this time though nothing has happened: what another process had asked for may have taken effect and come to its end
 /// between two looks.
-const JOBS_EVERY: Duration = Duration::from_secs(300);
+const JOBS_EVERY: Duration = Duration::from_mins(5);
 /// For how long after a request jobs are listed in each look.
 const JOBS_AFTER_REQUEST: Duration = Duration::from_mins(10);
 /// How many reads are under way at once.
