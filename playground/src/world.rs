@@ -412,6 +412,7 @@ impl World {
             command: Command::Power {
                 state,
                 force: false,
+                on_other_disks: false,
             },
         };
         match self.host(site).client().order(vm.uuid, &order).await {

@@ -17,6 +17,7 @@ use super::api::{
 use super::config::Config;
 use super::hypervisor::disk::{DiskKind, measure};
 use super::hypervisor::{GuestBoot, GuestDefinition, GuestDisk, GuestNetwork};
+use super::last_disks::leaves_out;
 use super::store::{Kind, Store, StoreError};
 use crate::dataplane::blocks::Geometry;
 
@@ -66,7 +67,7 @@ impl Cache {
 }
 
 /// The path without what changes nothing about where it leads. Links are not followed: a share that hangs must not hang this.
-fn straight(path: &Path) -> PathBuf {
+pub(super) fn straight(path: &Path) -> PathBuf {
     let mut straight = PathBuf::new();
     for part in path.components() {
         if part == Component::ParentDir {
@@ -300,6 +301,17 @@ fn read(path: &Path, folder: &Path) -> Result<VmDefinition, String> {
     Ok(definition)
 }
 
+/// The disks of a definition as the hypervisor needs them.
+pub(crate) fn disks(definition: &VmDefinition) -> Vec<GuestDisk> {
+    let disks = definition.disks.iter();
+    disks
+        .map(|disk| GuestDisk {
+            id: disk.id.clone(),
+            path: disk.path.clone(),
+        })
+        .collect()
+}
+
 /// The definition as the hypervisor needs it.
 pub(crate) fn guest(
     definition: &VmDefinition,
@@ -333,14 +345,7 @@ pub(crate) fn guest(
         name: definition.name.clone(),
         cpus: definition.cpus,
         memory_mib: definition.memory_mib,
-        disks: definition
-            .disks
-            .iter()
-            .map(|disk| GuestDisk {
-                id: disk.id.clone(),
-                path: disk.path.clone(),
-            })
-            .collect(),
+        disks: disks(definition),
         networks: definition
             .networks
             .iter()
@@ -356,8 +361,16 @@ pub(crate) fn guest(
 /// How the definition's disks differ from those that the guest was started with, in words.
 pub(crate) fn other_disks(defined: &[GuestDisk], attached: &[GuestDisk]) -> Option<String> {
     let differs = differing(defined, attached)?;
+    let (else_if, losing) = if leaves_out(defined, attached) {
+        (
+            "Only if the other disks are really meant: ",
+            " --on-other-disks`; what the guest wrote to those that it runs on is then given up, and the replica is overwritten with what the others hold",
+        )
+    } else {
+        ("If the guest is to have the disks that were added: ", "`")
+    };
     Some(format!(
-        "the definition was changed under a running guest: {differs}; shut the guest down and start it again (`homeward vm stop`, `homeward vm start`), or put the definition back as it was"
+        "the definition was changed under a running guest: {differs}. Put the definition back as it was: take the changed file out of definitionsDir, or name in it the disks that the guest runs on. {else_if}`homeward vm stop`, then `homeward vm start{losing}"
     ))
 }
 

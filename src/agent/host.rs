@@ -17,6 +17,7 @@ use super::config::Config;
 use super::definitions::{self, Definitions, refusal};
 use super::failpoint::Failpoints;
 use super::hypervisor::{ErrorCategory, GuestDefinition, GuestPower, Hypervisor, HypervisorError};
+use super::last_disks;
 use super::probe::Probe;
 use super::register::{self, Ending};
 use super::replication::Replication;
@@ -71,6 +72,8 @@ pub(crate) struct Vm {
     /// Asks the disks for their sizes.
     pub probe: Probe,
     pub replication: Replication,
+    /// The disks that hold what the guest wrote last.
+    pub last_disks: last_disks::Slot,
 }
 
 /// An order under way.
@@ -126,6 +129,7 @@ impl Vm {
             volume: tokio::sync::Mutex::default(),
             probe: Probe::default(),
             replication: Replication::default(),
+            last_disks: last_disks::Slot::default(),
         }
     }
 
@@ -185,6 +189,7 @@ impl Host {
             };
             let vm = Vm::new(uuid, register, damaged);
             vm.replication.load(&store, uuid);
+            vm.last_disks.load(&store, uuid);
             vms.insert(uuid, Arc::new(vm));
         }
         Ok(Self {
@@ -265,13 +270,16 @@ impl Host {
         }
     }
 
-    /// Why the disks of the definition are not those that the guest writes to, when they are not.
+    /// Why the disks of the definition are not those that the guest writes to, or wrote to last, when they are not.
     pub(crate) async fn other_disks(
         &self,
+        vm: &Vm,
         guest: &GuestDefinition,
     ) -> Result<Option<String>, HypervisorError> {
-        let attached = self.hypervisor.attached(guest).await?;
-        Ok(attached.and_then(|attached| definitions::other_disks(&guest.disks, &attached)))
+        match self.hypervisor.attached(guest).await? {
+            Some(attached) => Ok(definitions::other_disks(&guest.disks, &attached)),
+            None => Ok(last_disks::objection(vm, &guest.disks).await),
+        }
     }
 
     /// S1: the one way to change a register. Computed from what stands, synced, and only then believed.

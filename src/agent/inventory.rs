@@ -171,7 +171,7 @@ async fn one(host: &Arc<Host>, vm: &Arc<Vm>) -> VmState {
                         message: wrong.to_string(),
                     });
                 }
-                if let Some(message) = host.other_disks(&guest).await.unwrap_or_default() {
+                if let Some(message) = host.other_disks(vm, &guest).await.unwrap_or_default() {
                     problems.push(Problem {
                         kind: ProblemKind::Definition,
                         message,

@@ -26,6 +26,7 @@ mod host;
 pub mod hypervisor;
 mod inventory;
 mod keep_running;
+mod last_disks;
 mod manifest;
 mod orders;
 mod peer;

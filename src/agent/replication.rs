@@ -30,6 +30,7 @@ use super::host::{Host, Vm, blocking, cancelled, error, internal, lock};
 use super::hypervisor::{
     Dirty, ErrorCategory, GuestDefinition, GuestPower, HypervisorError, PointOutcome,
 };
+use super::last_disks;
 use super::register;
 use super::room;
 use super::store::{Kind, Store};
@@ -379,11 +380,15 @@ async fn pass_once(
         power = host.hypervisor.power(&guest).await;
     }
     // What would be read is not what the register's right to run is about.
-    if let Some(other) = host.other_disks(&guest).await? {
+    if let Some(other) = host.other_disks(vm, &guest).await? {
         return Err(error(OperationErrorKind::DiskWithoutTarget, other));
     }
     match power {
-        GuestPower::Running => {}
+        GuestPower::Running => {
+            if let Err(failed) = last_disks::found(host, vm).await {
+                tracing::warn!(vm = %vm.uuid, error = %failed.message, "which disks the guest runs on could not be written down");
+            }
+        }
         // A guest that is off is read directly. Nobody starts it meanwhile: whoever does waits for this pass.
         GuestPower::Gone | GuestPower::ShutDown => {
             let sources = Sources::files(&definition);

@@ -15,7 +15,7 @@ use super::hypervisor::Hypervisor;
 use super::hypervisor::qemu::{self, Qemu, QemuConfig};
 use super::store::Store;
 use super::tls::Identity;
-use super::{console, keep_running, orders, receive, replication, server};
+use super::{console, keep_running, last_disks, orders, receive, replication, server};
 
 /// The hypervisor that a configuration names: QEMU.
 ///
@@ -186,6 +186,9 @@ async fn found_one(host: &Arc<Host>, vm: &Arc<Vm>) {
         if orders::runs_without_right(vm) {
             tracing::error!(vm = %vm.uuid, role = %register.role, "the guest runs though this host has no right to run it");
         }
+    }
+    if let Err(failed) = last_disks::found(host, vm).await {
+        tracing::warn!(vm = %vm.uuid, error = %failed.message, "which disks the guest has could not be written down; the next pass tries again");
     }
     // Also without a definition: what follows from the reboot is then owed until there is one.
     if rebooted && keep_running::after_reboot(host, vm).await {

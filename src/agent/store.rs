@@ -9,6 +9,7 @@
 //!     replication/<vm>.json     what the replication loop was told and knows
 //!     changes/<vm>.json         what a stopped guest had changed, until its stop is a record
 //!     attached/<vm>.json        the disks that a guest ran on when it was last fenced
+//!     last-disks/<vm>.json      the disks that hold what an owner's guest wrote last
 //!     volumes/<vm>/             the data plane's
 //!     hypervisor/               the hypervisor's
 //! ```
@@ -46,16 +47,19 @@ pub(crate) enum Kind {
     Changes,
     /// The disks that a stopped guest ran on.
     Attached,
+    /// The disks that hold what an owner's guest wrote last.
+    LastDisks,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Register,
         Self::Definition,
         Self::Remembered,
         Self::Replication,
         Self::Changes,
         Self::Attached,
+        Self::LastDisks,
     ];
 
     const fn folder(self) -> &'static str {
@@ -66,6 +70,7 @@ impl Kind {
             Self::Replication => "replication",
             Self::Changes => "changes",
             Self::Attached => "attached",
+            Self::LastDisks => "last-disks",
         }
     }
 }

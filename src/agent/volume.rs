@@ -8,6 +8,7 @@ use super::api::{
 };
 use super::definitions::size_of;
 use super::host::{Host, Vm, blocking, error, internal, lock};
+use super::hypervisor::GuestDisk;
 use crate::dataplane::digest::Digest;
 use crate::dataplane::{self, Content, DiskId, DiskSpec, Gate, SetError, VolumeSet};
 
@@ -22,6 +23,12 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
+    /// The disks of the set.
+    pub(crate) fn disks(&self) -> Vec<GuestDisk> {
+        let disks = self.disks.iter().cloned();
+        disks.map(|(id, path)| GuestDisk { id, path }).collect()
+    }
+
     /// What the disks hold; while somebody works on them, what they held before.
     pub(crate) fn content(&self) -> ContentState {
         if let Ok(set) = self.set.try_lock() {

@@ -16,7 +16,7 @@ pub enum Command {
     /// Lists the VMs of a host.
     List(Agent),
     /// Switches a VM on. Only where its register says that it may run.
-    Start(Named),
+    Start(Start),
     /// Shuts a VM down.
     Stop(Stop),
     /// Prints the end of a VM's console.
@@ -47,6 +47,17 @@ pub struct Named {
     agent: Agent,
     /// Name of the VM.
     name: String,
+}
+
+/// Arguments of `start`.
+#[derive(Debug, clap::Args)]
+pub struct Start {
+    #[command(flatten)]
+    vm: Named,
+    /// Start it on the disks that its definition names now, although it last ran on others that are still there: gives up what the guest wrote
+    /// to those, and the replica is overwritten with what these hold.
+    #[arg(long)]
+    on_other_disks: bool,
 }
 
 /// Arguments of `stop`.
@@ -93,8 +104,22 @@ fn say(text: &str) -> anyhow::Result<()> {
 pub async fn vm(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List(agent) => say(&table(&agent.client()?.state().await?)),
-        Command::Start(vm) => switch(&vm, PowerSwitch::On, false).await,
-        Command::Stop(stop) => switch(&stop.vm, PowerSwitch::Off, stop.force).await,
+        Command::Start(start) => {
+            let power = OrderCommand::Power {
+                state: PowerSwitch::On,
+                force: false,
+                on_other_disks: start.on_other_disks,
+            };
+            switch(&start.vm, power).await
+        }
+        Command::Stop(stop) => {
+            let power = OrderCommand::Power {
+                state: PowerSwitch::Off,
+                force: stop.force,
+                on_other_disks: false,
+            };
+            switch(&stop.vm, power).await
+        }
         Command::Console(Console { vm, tail }) => {
             let client = vm.agent.client()?;
             let state = client.state().await?;
@@ -118,7 +143,7 @@ fn find<'a>(state: &'a HostState, name: &str) -> anyhow::Result<&'a VmState> {
     }
 }
 
-async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<()> {
+async fn switch(vm: &Named, command: OrderCommand) -> anyhow::Result<()> {
     let client = vm.agent.client()?;
     let state = client.state().await?;
     let seen = find(&state, &vm.name)?;
@@ -135,10 +160,7 @@ async fn switch(vm: &Named, power: PowerSwitch, force: bool) -> anyhow::Result<(
         step: register.step + 1,
         claim: None,
         failover: None,
-        command: OrderCommand::Power {
-            state: power,
-            force,
-        },
+        command,
     };
     let answer = client.order(seen.uuid, &order).await?;
     match answer.operation.state {

@@ -10,7 +10,7 @@ use homeward::agent::api::{
 use crate::site::{Host, Sites, VM};
 
 /// Gives an order to an agent that dies at this place, and starts the agent again.
-async fn die_at(host: &mut Host, place: &str, order: Order) {
+pub async fn die_at(host: &mut Host, place: &str, order: Order) {
     host.failpoints.arm(place);
     let client = host.client().clone();
     let giving = tokio::spawn(async move { client.order(order.vm, &order).await });
@@ -169,7 +169,7 @@ async fn a_definition_that_was_changed_while_the_guest_shut_down_is_seen_however
         assert_eq!(error.kind, OperationErrorKind::DiskWithoutTarget);
         assert!(
             error.message.contains("other.raw")
-                && error.message.contains("put the definition back"),
+                && error.message.contains("Put the definition back"),
             "{place}: {}",
             error.message
         );
@@ -210,6 +210,7 @@ async fn a_guest_that_should_run_and_does_not_is_not_moved_as_one_that_is_off() 
     let off = Command::Power {
         state: PowerSwitch::Off,
         force: false,
+        on_other_disks: false,
     };
     sites.hv.ok(sites.order(1, off)).await;
     let stopped = sites.hv.ok(sites.order(2, stop())).await;

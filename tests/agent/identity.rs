@@ -72,6 +72,7 @@ async fn an_agent_that_is_not_allowed_sends_nothing() {
             Command::Power {
                 state: PowerSwitch::On,
                 force: false,
+                on_other_disks: false,
             },
         ))
         .await;
@@ -207,6 +208,7 @@ async fn s02_old_epochs_and_steps_are_refused_and_replays_return_the_result() {
             Command::Power {
                 state: PowerSwitch::On,
                 force: false,
+                on_other_disks: false,
             },
         ))
         .await
@@ -223,6 +225,7 @@ async fn s04_a_missing_register_is_a_fence() {
         Command::Power {
             state: PowerSwitch::On,
             force: false,
+            on_other_disks: false,
         },
     );
     assert_eq!(

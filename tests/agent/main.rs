@@ -5,6 +5,7 @@ mod definitions;
 mod fake;
 mod identity;
 mod keeping;
+mod last_disks;
 mod moves;
 mod qemu;
 mod restarts;

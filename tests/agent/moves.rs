@@ -246,6 +246,7 @@ async fn a_vm_that_is_off_moves_off() {
         Command::Power {
             state: PowerSwitch::Off,
             force: false,
+            on_other_disks: false,
         },
     ))
     .await;
@@ -301,6 +302,7 @@ async fn what_a_rollback_would_drop_is_told_over_power_cycles() {
     let power = |state| Command::Power {
         state,
         force: false,
+        on_other_disks: false,
     };
     az.ok(sites.order(2, power(PowerSwitch::Off))).await;
     assert_eq!(told().await, Some(65_536), "while it is off");
@@ -331,6 +333,7 @@ async fn disks_of_a_vm_that_is_off_are_read_when_they_were_written_to() {
         Command::Power {
             state: PowerSwitch::Off,
             force: false,
+            on_other_disks: false,
         },
     ))
     .await;

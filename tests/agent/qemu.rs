@@ -187,6 +187,7 @@ async fn s01_to_s17_a_real_guest_moves_there_and_back_without_losing_a_write() {
             Command::Power {
                 state: PowerSwitch::Off,
                 force: false,
+                on_other_disks: false,
             },
         ))
         .await;

@@ -215,7 +215,8 @@ async fn an_agent_dies_in_the_small_orders() {
         1,
         Command::Power {
             state: PowerSwitch::On,
-            force: false
+            force: false,
+            on_other_disks: false,
         }
     );
     let definition = sites.definition().await;
@@ -504,6 +505,7 @@ async fn s04_a_host_from_a_backup_asks_its_peer_before_it_starts_what_has_moved_
     let switch = Command::Power {
         state: PowerSwitch::On,
         force: false,
+        on_other_disks: false,
     };
     let refused = hv.give(sites.order(1, switch)).await.unwrap();
     assert_eq!(refused.state, OperationState::Failed, "{refused:?}");

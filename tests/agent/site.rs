@@ -159,6 +159,7 @@ impl Sites {
                 Command::Power {
                     state: homeward::agent::api::PowerSwitch::On,
                     force: false,
+                    on_other_disks: false,
                 },
             ))
             .await;

@@ -49,6 +49,7 @@ async fn what_is_switched_by_hand_is_not_cut_short_by_a_move() {
     let power = Command::Power {
         state: PowerSwitch::Off,
         force: false,
+        on_other_disks: false,
     };
     let replicate = || Command::Replicate {
         peer: sites.az.address(),
@@ -196,6 +197,7 @@ async fn s14_a_disk_without_a_target_is_seen_before_the_fence() {
         let power = Command::Power {
             state,
             force: false,
+            on_other_disks: false,
         };
         sites.hv.ok(sites.order(1, power)).await;
     }
@@ -450,6 +452,7 @@ async fn power_is_a_persons_switch() {
             Command::Power {
                 state,
                 force: false,
+                on_other_disks: false,
             },
         );
         order.claim = None;
@@ -567,6 +570,7 @@ async fn s17_what_was_written_after_the_stop_record_is_not_delivered() {
     let off = Command::Power {
         state: PowerSwitch::Off,
         force: false,
+        on_other_disks: false,
     };
     hv.ok(sites.order(1, off)).await;
     let record = sites.stop(hv, az, 2).await;

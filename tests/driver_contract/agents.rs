@@ -47,6 +47,7 @@ impl Bench for Agents {
             Command::Power {
                 state: PowerSwitch::On,
                 force: false,
+                on_other_disks: false,
             },
         );
         order.claim = None;

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use azure_core::http::{HttpClient, Transport};
 use homeward::api::{KeptRegister, Site};
 use homeward::domain::{Capabilities, Submission, VaultObservation, kept};
-use homeward::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Identity, Settings, SignIn};
+use homeward::driver::azure_site_recovery::{
+    AzureSiteRecoveryDriver, Clock, Identity, Settings, SignIn,
+};
 use homeward::driver::{DriverError, ReplicationDriver};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{Emulator, FabricKind, Options, Seed};
@@ -192,6 +194,7 @@ async fn bench(kind: FabricKind) -> Box<dyn Bench> {
         vault_name: vault.name,
         fabric_name: None,
         shortest_pause: Duration::ZERO,
+        clock: Clock::default(),
     };
     Box::new(AzureBench {
         driver: WithRegisters {

@@ -124,6 +124,7 @@ async fn an_old_epoch_is_refused() {
             Command::Power {
                 state: PowerSwitch::Off,
                 force: true,
+                on_other_disks: false,
             },
             Command::Fence {},
         ];

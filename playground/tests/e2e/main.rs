@@ -21,5 +21,6 @@ mod mended;
 mod operators;
 mod qemu;
 mod reboot;
+mod registers;
 mod sampler;
 mod vault;

@@ -2,7 +2,7 @@
 
 use super::{
     Boot, Claim, Command, MAX_DEVICES, MAX_NAME, MAX_NUMBER, MAX_TEXT, Order, PeerAddress,
-    Register, StepId, VmDefinition,
+    PowerSwitch, Register, StepId, VmDefinition,
 };
 
 impl Order {
@@ -79,11 +79,16 @@ impl Order {
             }
             Command::Retire { commit } => check_name("command.commit.host", &commit.host),
             Command::Resume { fence } => check_name("command.fence.host", &fence.host),
+            Command::Power {
+                state: PowerSwitch::Off,
+                force: _,
+                on_other_disks: true,
+            } => Err("command.onOtherDisks: only a start is on disks".to_owned()),
             Command::Pause {}
             | Command::Commit {}
             | Command::Fence {}
             | Command::Undo {}
-            | Command::Power { state: _, force: _ }
+            | Command::Power { .. }
             | Command::Release {}
             | Command::Detach {} => Ok(()),
         }

@@ -80,6 +80,8 @@ pub enum OperationErrorKind {
     TargetWrite,
     /// A disk that has no counterpart at the target (S14).
     DiskWithoutTarget,
+    /// The definition leaves out a disk that the guest last ran on: nothing is started from others before a person says so.
+    OtherDisks,
     /// The content is not what it has to be.
     Corrupt,
     /// What a stopped guest wrote did not all reach its disk: what stands there is not delivered, however often it is asked for (S12).

@@ -104,6 +104,10 @@ pub enum Command {
         /// Off: pull the plug instead of asking the guest.
         #[serde(default)]
         force: bool,
+        /// On: also where the definition leaves out a disk that the guest last ran on and that is still there. What the guest wrote to it is
+        /// given up, and the replica is overwritten with what the disks of the definition hold.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        on_other_disks: bool,
     },
     /// The failover that the order names is over; another may begin at this epoch. The epoch is the register's.
     Release {},

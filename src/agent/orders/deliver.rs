@@ -11,6 +11,7 @@ use crate::agent::api::{
     StopRecord,
 };
 use crate::agent::host::{Work, cancelled, error, internal, lock};
+use crate::agent::last_disks;
 use crate::agent::transfer::{self, Candidates, Meter, Pass, Sources};
 
 /// How often a broken connection is tried again before people are told.
@@ -29,7 +30,11 @@ pub(super) async fn deliver(
         .stop
         .clone()
         .ok_or_else(|| internal("there is no stop record"))?;
-    let (definition, _) = host.guest(vm.uuid)?;
+    let (definition, guest) = host.guest(vm.uuid)?;
+    // What stands on other disks would not be what was stopped, and by the time that is seen it has been sent.
+    if let Some(other) = last_disks::objection(vm, &guest.disks).await {
+        return Err(error(OperationErrorKind::DiskWithoutTarget, other));
+    }
     let quiet = vm.replication.quiet().await;
     let base = vm.replication.kept().base;
     let changes = stop::changes(host, vm, stop.epoch).await;

@@ -7,6 +7,7 @@ use crate::agent::api::{Boot, OperationError, OrderResult, Refusal, RefusalKind,
 use crate::agent::definitions::{self, refusal};
 use crate::agent::growth::{self, Promise};
 use crate::agent::host::{Host, Vm, Work, blocking};
+use crate::agent::last_disks;
 
 /// Room, networks, boot profile and shape, before anything is changed. The room is promised.
 pub(super) async fn check(
@@ -102,6 +103,7 @@ pub(super) async fn enroll(
         })
         .await?;
     }
+    last_disks::forget(&host, &vm).await;
     work.place("defined").await;
     let volume = host.volume(&vm).await?;
     if !missing.is_empty() {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::power;
 use crate::agent::api::{FenceRecord, OperationError, OrderResult, ProgressPhase};
 use crate::agent::host::Work;
+use crate::agent::last_disks;
 use crate::agent::replication;
 use crate::dataplane::{Content, UndoReport};
 
@@ -51,6 +52,7 @@ pub(super) async fn fence(work: &Work) -> Result<OrderResult, OperationError> {
         volume.with(|set| Ok(set.void()?)).await?;
     }
     replication::forget(host, vm).await?;
+    last_disks::forget(host, vm).await;
     *crate::agent::host::lock(&vm.not_started) = None;
     tracing::info!(vm = %vm.uuid, epoch, was_started, "this host is fenced");
     let record = FenceRecord {

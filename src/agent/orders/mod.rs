@@ -21,11 +21,12 @@ use std::time::Duration;
 
 use super::api::{
     Command, Operation, OperationError, OperationErrorKind, OperationState, Order, OrderAnswer,
-    OrderKind, OrderResult, Progress, Refusal, RefusalKind, Role, Roots, StepId,
+    OrderKind, OrderResult, PowerSwitch, Progress, Refusal, RefusalKind, Role, Roots, StepId,
 };
-use super::definitions::refusal;
+use super::definitions::{self, refusal};
 use super::growth::Promise;
 use super::host::{Ended, Gathered, Host, Running, Vm, Work, internal, lock};
+use super::last_disks;
 use super::manifest;
 use super::register::{self, Admission, Ending};
 use super::replication;
@@ -142,7 +143,9 @@ async fn begin(host: &Arc<Host>, vm: &Arc<Vm>, order: Order) -> Result<Begun, Re
             return Err(refusal(RefusalKind::Busy, message));
         }
     }
-    remember(host, vm).await?;
+    if !matches!(order.command, Command::Adopt { .. }) {
+        remember(host, vm, &order).await?;
+    }
     let starts = matches!(order.command, Command::Start { .. })
         && vm
             .register()
@@ -203,7 +206,17 @@ fn judge(host: &Host, vm: &Vm, order: &Order, gathered: &Gathered) -> Result<Adm
 }
 
 /// What the person's definition says now stays known to this host, should its file break while the guest runs.
-async fn remember(host: &Arc<Host>, vm: &Arc<Vm>) -> Result<(), Refusal> {
+async fn remember(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order) -> Result<(), Refusal> {
+    let meant = matches!(order.command, Command::Power { on_other_disks, .. } if on_other_disks);
+    if let Some(definition) = host.definitions.get(vm.uuid)
+        && !meant
+        && last_disks::objection(vm, &definitions::disks(&definition))
+            .await
+            .is_some()
+    {
+        // One that leaves out what the guest ran on is to be gone when its file is taken away.
+        return Ok(());
+    }
     let (host, uuid) = (Arc::clone(host), vm.uuid);
     let kept =
         tokio::task::spawn_blocking(move || host.definitions.remember(&host.store, uuid)).await;
@@ -270,6 +283,11 @@ async fn check(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order) -> Result<Option<P
             owner: _,
         } => enroll::check(host, vm, definition).await.map(Some),
         Command::Stop { target, force: _ } => stop::check(host, vm, target).await.map(|()| None),
+        Command::Power {
+            state: PowerSwitch::On,
+            force: _,
+            on_other_disks: false,
+        } => power::check(host, vm).await.map(|()| None),
         _ => Ok(None),
     }
 }
@@ -320,7 +338,17 @@ async fn execute(work: Work) {
 async fn effect(work: Work) -> Result<OrderResult, OperationError> {
     let (host, vm) = (&work.host, &work.vm);
     match work.order.command.clone() {
-        Command::Adopt { takeover: _ } => Ok(OrderResult::Adopted {}),
+        Command::Adopt { takeover: _ } => {
+            if work.before.is_none() {
+                last_disks::read_again(host, vm).await?;
+            }
+            last_disks::found(host, vm).await?;
+            // Only now it is known whether the definition is to be remembered.
+            remember(host, vm, &work.order)
+                .await
+                .map_err(|refused| internal(refused.message))?;
+            Ok(OrderResult::Adopted {})
+        }
         Command::Enroll {
             definition,
             owner: _,
@@ -362,7 +390,11 @@ async fn effect(work: Work) -> Result<OrderResult, OperationError> {
         Command::Fence {} => fence::fence(&work).await,
         Command::Resume { fence: _ } => start::resume(&work).await,
         Command::Undo {} => fence::undo(&work).await,
-        Command::Power { state, force } => power::power(&work, state, force).await,
+        Command::Power {
+            state,
+            force,
+            on_other_disks,
+        } => power::power(&work, state, force, on_other_disks).await,
         Command::Release {} => Ok(OrderResult::Released {}),
         Command::Detach {} => {
             let (host, uuid) = (Arc::clone(host), vm.uuid);
@@ -388,6 +420,7 @@ async fn retire(work: &Work) -> Result<OrderResult, OperationError> {
             tracing::warn!(vm = %work.vm.uuid, "the digests of the stopped disks are not at hand; the first pass back compares everything");
         }
     }
+    last_disks::forget(&work.host, &work.vm).await;
     Ok(OrderResult::Retired {})
 }
 

@@ -2,22 +2,41 @@
 
 use super::{start, stop};
 use crate::agent::api::{
-    OperationError, OperationErrorKind, OrderResult, PowerSwitch, ProgressPhase,
+    OperationError, OperationErrorKind, OrderResult, Power, PowerSwitch, ProgressPhase, Refusal,
+    RefusalKind,
 };
-use crate::agent::host::{Work, error, lock};
+use crate::agent::definitions::refusal;
+use crate::agent::host::{Host, Vm, Work, error, lock};
 use crate::agent::hypervisor::GuestPower;
-use crate::agent::{peer, replication};
+use crate::agent::{last_disks, peer, replication};
+
+/// Before anything is changed: a guest that is off is not started on other disks than it last ran on, unless somebody says so.
+pub(super) async fn check(host: &Host, vm: &Vm) -> Result<(), Refusal> {
+    let Ok((_, guest)) = host.guest(vm.uuid) else {
+        return Ok(());
+    };
+    let (power, _) = host.power(vm.uuid).await;
+    if !matches!(power, Power::Off | Power::ShutDown) {
+        return Ok(());
+    }
+    match last_disks::objection(vm, &guest.disks).await {
+        None => Ok(()),
+        Some(why) => Err(refusal(RefusalKind::DisksDiffer, why)),
+    }
+}
 
 pub(super) async fn power(
     work: &Work,
     state: PowerSwitch,
     force: bool,
+    on_other_disks: bool,
 ) -> Result<OrderResult, OperationError> {
     let (host, vm, epoch, step) = (&work.host, &work.vm, work.order.epoch, work.order.step);
     match state {
         PowerSwitch::On => {
             work.phase(ProgressPhase::Starting);
             let started = match peer::check(host, vm, epoch).await {
+                Ok(()) if on_other_disks => start::run_on_other_disks(host, vm, epoch, step).await,
                 Ok(()) => start::run(host, vm, epoch, step).await,
                 Err(refused) => Err(refused),
             };

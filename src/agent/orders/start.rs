@@ -1,13 +1,17 @@
 //! Start and Resume: the right to run moves here, then the guest runs.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::agent::api::{
-    OperationError, OrderResult, PowerSwitch, ProgressPhase, Role, StartRecord, StopRecord,
+    OperationError, OperationErrorKind, OrderResult, PowerSwitch, ProgressPhase, Role, StartRecord,
+    StopRecord,
 };
-use crate::agent::host::{Work, error, internal};
+use crate::agent::host::{Host, Vm, Work, error, internal};
 use crate::agent::hypervisor::{ErrorCategory, GuestPower, StartSpec};
 use crate::agent::keep_running;
+use crate::agent::last_disks;
 use crate::agent::manifest;
 use crate::agent::register;
 use crate::agent::replication;
@@ -29,6 +33,8 @@ pub(super) async fn start(work: &Work, stop: &StopRecord) -> Result<OrderResult,
             })
             .await?;
         work.place("sealed").await;
+        // Before the right to run is here, so that there is no moment in which it is and this is not known.
+        last_disks::arrived(host, vm, &volume.disks()).await?;
         // What the bitmap of the coming start will be a difference to.
         replication::standing(host, vm, Some(stop.roots.clone())).await?;
         replication::pause(host, vm).await?;
@@ -49,12 +55,7 @@ pub(super) async fn start(work: &Work, stop: &StopRecord) -> Result<OrderResult,
                 Ok((next, promoted))
             })
             .await
-            .map_err(|refusal| {
-                error(
-                    crate::agent::api::OperationErrorKind::Storage,
-                    refusal.message,
-                )
-            })?;
+            .map_err(|refusal| error(OperationErrorKind::Storage, refusal.message))?;
         if !promoted {
             return Err(internal("a newer order has taken the place of this start"));
         }
@@ -112,12 +113,39 @@ async fn run_if_wanted(work: &Work) -> Result<bool, OperationError> {
     started.map(|()| true)
 }
 
-/// Starts the guest, unless it runs.
+/// Starts the guest, unless it runs, and not on disks that leave out what it last ran on.
 pub(in crate::agent) async fn run(
-    host: &std::sync::Arc<crate::agent::host::Host>,
-    vm: &std::sync::Arc<crate::agent::host::Vm>,
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
     epoch: u64,
     step: u64,
+) -> Result<(), OperationError> {
+    run_on(host, vm, epoch, step, Disks::ThoseItRanOn).await
+}
+
+/// As [`run`], on whatever disks the definition names: a person has said that those are meant.
+pub(super) async fn run_on_other_disks(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    epoch: u64,
+    step: u64,
+) -> Result<(), OperationError> {
+    run_on(host, vm, epoch, step, Disks::Others).await
+}
+
+/// Which disks a start may be on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disks {
+    ThoseItRanOn,
+    Others,
+}
+
+async fn run_on(
+    host: &Arc<Host>,
+    vm: &Arc<Vm>,
+    epoch: u64,
+    step: u64,
+    disks: Disks,
 ) -> Result<(), OperationError> {
     // S1, S4: only what the synced register says lets a guest run.
     if !register::may_run(vm.register().as_ref()) {
@@ -137,13 +165,19 @@ pub(in crate::agent) async fn run(
             }
             if !matches!(now, GuestPower::Gone | GuestPower::ShutDown) {
                 let message = format!("the guest is {other}; it can be started when it is off");
-                return Err(error(
-                    crate::agent::api::OperationErrorKind::Hypervisor,
-                    message,
-                ));
+                return Err(error(OperationErrorKind::Hypervisor, message));
             }
         }
     }
+    if let Some(why) = last_disks::objection(vm, &guest.disks).await {
+        if disks == Disks::ThoseItRanOn {
+            return Err(error(OperationErrorKind::OtherDisks, why));
+        }
+        tracing::warn!(vm = %vm.uuid, epoch, step, given_up = %why, "the guest is started on other disks than it last ran on, as a person has said");
+        // What the others held is nothing that a bitmap of these could be a difference to.
+        replication::forget(host, vm).await?;
+    }
+    let before = last_disks::runs(host, vm, &guest.disks).await?;
     let generation = replication::mint(host, vm).await?;
     host.failpoints.pass("run:minted").await;
     let spec = StartSpec {
@@ -154,6 +188,8 @@ pub(in crate::agent) async fn run(
     if let Err(failed) = host.hypervisor.start(&guest, &spec).await {
         if failed.category() == ErrorCategory::Unknown {
             replication::recover(host, vm, &guest).await;
+        } else {
+            last_disks::did_not_run(host, vm, before).await;
         }
         return Err(failed.into());
     }

@@ -19,6 +19,7 @@ use crate::agent::hypervisor::{
     Dirty, ErrorCategory, GuestDefinition, GuestDisk, GuestPower, HypervisorError, LostGeneration,
     QuitReport, Stopped,
 };
+use crate::agent::last_disks;
 use crate::agent::manifest::{self, Changed, Plan};
 use crate::agent::replication;
 use crate::agent::store::Kind;
@@ -56,7 +57,7 @@ pub(super) async fn check(host: &Host, vm: &Vm, target: &str) -> Result<(), Refu
         .is_some_and(|register| register.role == Role::Owner);
     if owner && let Ok((_, guest)) = host.guest(vm.uuid) {
         let other = host
-            .other_disks(&guest)
+            .other_disks(vm, &guest)
             .await
             .map_err(|failed| refusal(RefusalKind::PowerUnknown, failed.to_string()))?;
         if let Some(other) = other {
@@ -118,10 +119,15 @@ pub(super) async fn stop(
     })
     .await
     .and_then(|()| host.guest(vm.uuid))?;
-    if let Some(differs) = attached.and_then(|runs| definitions::differing(&guest.disks, &runs)) {
-        let message = format!(
-            "the definition was changed under a running guest, which is off now: {differs}; put the definition back as it was, or cancel the Failover: the guest is then started on the disks that the definition names"
-        );
+    let other = match attached {
+        Some(runs) => definitions::differing(&guest.disks, &runs).map(|differs| {
+            format!(
+                "the definition was changed under a running guest, which is off now: {differs}. Put the definition back as it was (take the changed file out of definitionsDir, or name in it the disks that the guest ran on), and the move goes on. Cancelling the Failover starts the guest on the disks that it ran on; on others that leave one of those out only a person does, with `homeward vm start --on-other-disks`, which gives up what it wrote"
+            )
+        }),
+        None => last_disks::objection(vm, &guest.disks).await,
+    };
+    if let Some(message) = other {
         return Err(error(OperationErrorKind::DiskWithoutTarget, message));
     }
     if let Err(failed) = synced(held).await {

@@ -48,7 +48,7 @@ pub(super) fn transition(
             }
             Ok(register.clone())
         }
-        (Command::Power { state, force: _ }, Some(register)) => {
+        (Command::Power { state, .. }, Some(register)) => {
             same_epoch(register, order)?;
             owner(register, order, facts)?;
             Ok(Register {

@@ -8,7 +8,9 @@ use azure_core::http::{HttpClient, Transport, Url};
 use crate::api::{AzureCloud, AzureSiteRecoveryVault};
 use crate::controllers::VaultSecrets;
 use crate::domain::ErrorClass;
-use crate::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Identity, Settings, SignIn};
+use crate::driver::azure_site_recovery::{
+    AzureSiteRecoveryDriver, Clock, Identity, Settings, SignIn,
+};
 use crate::driver::{DriverError, ReplicationDriver};
 
 /// How long a connection gets to be made.
@@ -77,6 +79,7 @@ pub(super) fn build(
         vault_name: vault.vault_name.clone(),
         fabric_name: vault.fabric_name.clone(),
         shortest_pause,
+        clock: Clock::default(),
     };
     Ok(Arc::new(AzureSiteRecoveryDriver::new(
         settings, transport, sign_in,

@@ -59,8 +59,8 @@ pub(super) fn of<'a>(
     if shows_in_the_vm(request, kind, look) {
         return ended(KeptResult::Succeeded, None);
     }
-    // S18: nothing else is started while it may still have an effect.
-    if now < over_at(&request.send_before, limits) {
+    // S18: nothing else is started while it may still have an effect, or may have had one since the jobs were listed.
+    if now.min(jobs.listed) < over_at(&request.send_before, limits) {
         let what = if request.accepted {
             "the service took it and shows no job of it yet"
         } else {
@@ -118,10 +118,21 @@ fn result<'a>(request: &KeptRequest, kind: ActionKind, jobs: &'a Jobs) -> Option
         }
         _ => true,
     };
-    jobs.all
-        .iter()
-        .rev()
-        .find(|job| job.does == does && !known(job) && newer(job))
+    let new = || {
+        let all = jobs.all.iter().rev();
+        all.filter(|job| job.does == does && !known(job) && newer(job))
+    };
+    // Somebody may have asked for the same: of the two the one that came second fails, and says nothing of the other.
+    let came_second = |job: &&Job| {
+        matches!(
+            &job.state,
+            JobState::Failed {
+                class: ErrorClass::Conflict,
+                ..
+            }
+        )
+    };
+    new().find(|job| !came_second(job)).or_else(|| new().next())
 }
 
 /// What the job says; none when it has not heard of the request yet.

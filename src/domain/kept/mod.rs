@@ -37,13 +37,17 @@ pub struct Limits {
     pub longest_life: SignedDuration,
 }
 
-impl Default for Limits {
+impl Limits {
     /// The service's front end ends a request after about a minute; a connection on the way to it may hold one for a while longer.
+    pub const DEFAULT: Self = Self {
+        send_within: SignedDuration::from_secs(30),
+        longest_life: SignedDuration::from_secs(180),
+    };
+}
+
+impl Default for Limits {
     fn default() -> Self {
-        Self {
-            send_within: SignedDuration::from_secs(30),
-            longest_life: SignedDuration::from_secs(180),
-        }
+        Self::DEFAULT
     }
 }
 

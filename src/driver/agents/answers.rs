@@ -88,6 +88,7 @@ pub(super) const fn class_of_failure(kind: OperationErrorKind) -> ErrorClass {
         OperationErrorKind::NoSpace => ErrorClass::Capacity,
         // Corrupt: what the stop wrote down does not change, so asking again finds the same.
         OperationErrorKind::DiskWithoutTarget
+        | OperationErrorKind::OtherDisks
         | OperationErrorKind::Protocol
         | OperationErrorKind::Corrupt => ErrorClass::Invalid,
         OperationErrorKind::PeerRefused | OperationErrorKind::Cancelled => ErrorClass::Conflict,

@@ -1,7 +1,7 @@
 //! The service over HTTPS: one budget, reads that are tried again, mutations that are sent once.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
@@ -11,7 +11,9 @@ use azure_core::http::{
 };
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use super::Clock;
 use super::budget::Bucket;
 use super::credential::SignIn;
 use super::request::API_VERSION;
@@ -44,6 +46,7 @@ pub struct Client {
     reads: Mutex<Bucket>,
     writes: Mutex<Bucket>,
     began: Instant,
+    clock: Clock,
 }
 
 /// An answer, whatever its status.
@@ -67,6 +70,7 @@ impl Client {
         scope: String,
         endpoint: Url,
         vault: String,
+        clock: Clock,
     ) -> Self {
         // Nothing is sent again beneath this module: for a mutation that would be a second attempt.
         let options = ClientOptions {
@@ -91,6 +95,7 @@ impl Client {
             reads: Mutex::new(Bucket::reads()),
             writes: Mutex::new(Bucket::writes()),
             began: Instant::now(),
+            clock,
         }
     }
 
@@ -267,7 +272,7 @@ impl Client {
             request.set_body(body.to_string());
         }
         // S18: looked at last, after all that may have taken long.
-        if send_before.is_some_and(|before| Timestamp::now() > before) {
+        if send_before.is_some_and(|before| self.clock.now() > before) {
             return Err(DriverError::refused(
                 ErrorClass::Transient,
                 "its time to be sent had passed, and it was not sent; it is decided anew",

@@ -90,9 +90,8 @@ fn unusable(why: impl fmt::Display) -> DriverError {
 
 /// Where tokens come from. The libraries keep a token until it expires, also when it is not taken any more: then everything is made anew.
 pub struct SignIn {
-    identity: Identity,
-    authority: String,
-    transport: Transport,
+    /// What a credential is made of, unless it was given.
+    made_of: Option<(Identity, String, Transport)>,
     current: Mutex<Current>,
 }
 
@@ -113,14 +112,21 @@ impl SignIn {
     ) -> Result<Self, DriverError> {
         let credential = credential(identity.clone(), authority, transport.clone())?;
         Ok(Self {
-            identity,
-            authority: authority.to_owned(),
-            transport,
+            made_of: Some((identity, authority.to_owned(), transport)),
+            ..Self::with(credential)
+        })
+    }
+
+    /// With a credential that the caller has made.
+    #[must_use]
+    pub fn with(credential: Arc<dyn TokenCredential>) -> Self {
+        Self {
+            made_of: None,
             current: Mutex::new(Current {
                 credential,
                 made: Instant::now(),
             }),
-        })
+        }
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -142,11 +148,10 @@ impl SignIn {
         if current.made.elapsed() < YOUNG {
             return false;
         }
-        let made = credential(
-            self.identity.clone(),
-            &self.authority,
-            self.transport.clone(),
-        );
+        let Some((identity, authority, transport)) = &self.made_of else {
+            return false;
+        };
+        let made = credential(identity.clone(), authority, transport.clone());
         let Ok(credential) = made else { return false };
         *current = Current {
             credential,

@@ -11,7 +11,8 @@ const STOPS: [&str; 3] = [
     "ShutdownVmOnAzure",
     "ShutdownAllActionGroup",
 ];
-/// The inner part of a failback, after somebody said that it shall go on. Its first steps check again; what it stops is named in [`STOPS`].
+/// The inner part of a failback, after somebody said that it shall go on. Its first steps check again; what it stops is named in [`STOPS`]. It
+/// may come to that while a cancel is on its way.
 const COMPLETES: [&str; 1] = ["StartAzureVmFailback"];
 /// The tasks by which data gets to the premises.
 const WRITES: [&str; 3] = [
@@ -109,7 +110,7 @@ fn state(told: &Told, does: JobKind) -> JobState {
     JobState::Running {
         cancellable: does == JobKind::Failback
             && told.allows("Cancel")
-            && !stops(told)
+            && !goes_on(told)
             && !is_full_download(told),
     }
 }
@@ -121,10 +122,11 @@ fn is_full_download(told: &Told) -> bool {
         || told.named(WAITS).any(Task::is_skipped)
 }
 
-/// Whether the source is being stopped, or was.
-fn stops(told: &Told) -> bool {
+/// Whether the source is being stopped, or was, or will be without anybody saying so.
+fn goes_on(told: &Told) -> bool {
     STOPS
         .iter()
+        .chain(&COMPLETES)
         .any(|name| told.named(name).any(Task::has_begun))
 }
 
@@ -252,3 +254,6 @@ fn task(told: &Task) -> JobTask {
         message: (!message.is_empty()).then(|| message.join("; ")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,13 +20,14 @@ mod request;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::http::{Transport, Url};
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use crate::api::{DataSync, Site};
 use crate::domain::{
@@ -52,10 +53,34 @@ const PERMISSIONS_EVERY: Duration = Duration::from_mins(10);
 const JOBS_AT_FIRST: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// Later lists of jobs overlap the one before by this much.
 const JOBS_OVERLAP: SignedDuration = SignedDuration::from_mins(10);
+/// Jobs are listed once in this time though nothing has happened: what another process had asked for may have taken effect and come to its end
+/// between two looks.
+const JOBS_EVERY: Duration = Duration::from_secs(300);
 /// For how long after a request jobs are listed in each look.
 const JOBS_AFTER_REQUEST: Duration = Duration::from_mins(10);
 /// How many reads are under way at once.
 const READS_AT_ONCE: usize = 8;
+
+/// What time it is here. A test has a time of its own, beside that of tokio, by which pauses are measured.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// A clock that shows this.
+    pub fn new(shows: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(shows))
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
 
 /// What the driver is made from.
 pub struct Settings {
@@ -73,6 +98,8 @@ pub struct Settings {
     pub fabric_name: Option<String>,
     /// How soon after one look the next may come.
     pub shortest_pause: Duration,
+    /// What tells until when a request may be sent.
+    pub clock: Clock,
 }
 
 /// The driver of one vault.
@@ -81,6 +108,7 @@ pub struct AzureSiteRecoveryDriver {
     fabric: Option<String>,
     capabilities: Capabilities,
     shortest_pause: Duration,
+    clock: Clock,
     memory: Mutex<Memory>,
 }
 
@@ -96,6 +124,8 @@ struct Memory {
     missing_permissions: Option<(Instant, Vec<String>)>,
     /// Up to when jobs were listed, by the service's clock.
     listed: Option<Timestamp>,
+    /// When they were last listed, by the clock here.
+    listed_here: Option<(Instant, Timestamp)>,
     /// When something was last asked for.
     asked: Option<Instant>,
 }
@@ -154,10 +184,18 @@ impl AzureSiteRecoveryDriver {
             settings.subscription_id, settings.resource_group, settings.vault_name
         );
         Self {
-            client: Client::new(transport, sign_in, settings.scope, settings.endpoint, vault),
+            client: Client::new(
+                transport,
+                sign_in,
+                settings.scope,
+                settings.endpoint,
+                vault,
+                settings.clock.clone(),
+            ),
             fabric: settings.fabric_name,
             capabilities: capabilities(),
             shortest_pause: settings.shortest_pause,
+            clock: settings.clock,
             memory: Mutex::default(),
         }
     }
@@ -218,7 +256,10 @@ impl AzureSiteRecoveryDriver {
         let recently = memory
             .asked
             .is_some_and(|asked| asked.elapsed() < JOBS_AFTER_REQUEST);
-        let mut news = memory.listed.is_none() || recently || !memory.book.live().is_empty();
+        let lately = memory
+            .listed_here
+            .is_some_and(|(listed, _)| listed.elapsed() < JOBS_EVERY);
+        let mut news = !lately || recently || !memory.book.live().is_empty();
         for item in items {
             let stands = Stood::of(item);
             let unknown_job = stands
@@ -257,6 +298,7 @@ impl AzureSiteRecoveryDriver {
             at(until)
         );
         let path = self.client.in_vault("replicationJobs");
+        let began = (Instant::now(), self.clock.now());
         let (listed, date) = self
             .client
             .list::<Job>(&path, &[("$filter", &filter)])
@@ -265,6 +307,7 @@ impl AzureSiteRecoveryDriver {
             let mut memory = self.memory();
             memory.book.listed(listed);
             memory.listed = Some(date.unwrap_or(now));
+            memory.listed_here = Some(began);
             memory.book.forget(now);
             wanted(&memory.book, items)
         };
@@ -456,7 +499,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
         let path = self.client.in_vault("replicationProtectedItems");
         let (items, server_time) = self.client.list::<Item>(&path, &[]).await?;
-        let now = server_time.unwrap_or_else(Timestamp::now);
+        let now = server_time.unwrap_or_else(|| self.clock.now());
         let providers = self.providers().await?;
         let missing = self.missing_permissions().await;
         let ended = self.jobs(&items, now).await?;
@@ -478,6 +521,9 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
             providers: &providers,
             book: &memory.book,
             missing_permissions: &missing,
+            listed: memory
+                .listed_here
+                .map_or(Timestamp::MIN, |(_, listed)| listed),
             server_time,
             fabric: self.fabric.as_deref(),
             now,

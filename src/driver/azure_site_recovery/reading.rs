@@ -32,6 +32,8 @@ pub struct Told<'a> {
     pub book: &'a Book,
     /// What the service does not let Homeward do.
     pub missing_permissions: &'a [String],
+    /// When the jobs were last listed, by the clock here.
+    pub listed: Timestamp,
     /// The service's clock.
     pub server_time: Option<Timestamp>,
     /// Only this fabric counts.
@@ -162,7 +164,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         .collect();
     let stage = stage(item, &jobs);
     let active = stage.active();
-    let live = jobs.iter().rev().find(|job| !job.state.is_final());
+    let live = live(item, &jobs);
     let broken = broken_sync(&jobs, active);
     VmObservation {
         id: item.identity(),
@@ -195,6 +197,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         jobs: Some(Jobs {
             scenario: item.scenario.name.clone(),
             server_time: told.server_time,
+            listed: told.listed,
             all: jobs,
         }),
         inconsistent_because: broken,
@@ -204,10 +207,37 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
     }
 }
 
+/// The job under way. A move has side jobs of its own, such as the one that completes its data synchronisation; and one that was asked for while
+/// another held the VM is accepted at first, and fails.
+fn live<'a>(item: &Item, jobs: &'a [Job]) -> Option<&'a Job> {
+    let under_way = || jobs.iter().rev().filter(|job| !job.state.is_final());
+    let named = |job: &&Job| {
+        let held_by = item.scenario.job.as_deref();
+        held_by.is_some_and(|held_by| held_by.eq_ignore_ascii_case(&job.id))
+    };
+    let possible = |job: &&Job| {
+        let to = match job.does {
+            JobKind::Failover => Some(Site::Azure),
+            JobKind::Failback => Some(Site::OnPremises),
+            _ => None,
+        };
+        to.is_none() || item.active != to || jobs::has_stopped_the_source(job)
+    };
+    under_way()
+        .filter(|job| job.does != JobKind::Other)
+        .find(named)
+        .or_else(|| {
+            under_way()
+                .filter(|job| job.does != JobKind::Other)
+                .find(possible)
+        })
+        .or_else(|| under_way().find(|job| job.does == JobKind::Other))
+}
+
 /// Where the right to run the VM stands (safety rule S8: the service's own state).
 fn stage(item: &Item, jobs: &[Job]) -> Stage {
     let moves = |job: &&Job| matches!(job.does, JobKind::Failover | JobKind::Failback);
-    if let Some(live) = jobs.iter().rev().find(|job| !job.state.is_final()) {
+    if let Some(live) = live(item, jobs) {
         let from = match live.does {
             JobKind::Failover => Some(Site::OnPremises),
             JobKind::Failback => Some(Site::Azure),
@@ -302,10 +332,17 @@ fn power(stage: &Stage) -> BySite<Fact<Power>> {
 
 /// A data sync towards the premises that was begun and did not come to its end (invariant 4).
 fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
+    // What failed before it had touched anything says nothing of what the job before it had left.
+    let touched = |job: &&Job| {
+        job.state == JobState::Succeeded
+            || jobs::has_stopped_the_source(job)
+            || jobs::has_written_the_target(job)
+    };
     let newest = jobs
         .iter()
         .rev()
-        .find(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))?;
+        .filter(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))
+        .find(touched)?;
     let broken = matches!(newest.state, JobState::Cancelled | JobState::Failed { .. });
     (newest.does == JobKind::Failback
         && broken
@@ -496,3 +533,6 @@ fn protection_obstacles(
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

@@ -695,6 +695,7 @@ fn s04_a_missing_register_is_a_fence() {
         Command::Power {
             state: PowerSwitch::On,
             force: false,
+            on_other_disks: false,
         },
         Command::Pause {},
         Command::Commit {},
@@ -735,6 +736,7 @@ fn s04_registers_outlive_commit_and_detach() {
     let power = Command::Power {
         state: PowerSwitch::On,
         force: false,
+        on_other_disks: false,
     };
     assert_eq!(
         kind(hv.order(&Order {

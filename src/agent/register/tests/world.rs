@@ -146,6 +146,7 @@ impl World {
                     PowerSwitch::Off
                 },
                 force: false,
+                on_other_disks: false,
             },
             _ if flag => Command::Release {},
             _ => Command::Detach {},
@@ -301,6 +302,7 @@ impl World {
                 Command::Power {
                     state: PowerSwitch::On,
                     force: false,
+                    on_other_disks: false,
                 },
             ),
             None => order(

@@ -9,7 +9,9 @@ use crate::domain::data_sync;
 use crate::domain::decide::tasks;
 use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
-use crate::domain::observation::{OperationState, ProtectionState, Stage, VmObservation};
+use crate::domain::observation::{
+    OperationState, Protection, ProtectionState, Stage, VmObservation,
+};
 use crate::domain::world::VaultView;
 
 use super::{Move, Next, disconnected, doing, down, obstacles, running};
@@ -205,9 +207,24 @@ impl Move<'_> {
         let protects = view.capabilities.towards[self.from()]
             .protects_after_commit
             .is_ok();
-        let missing = protects && protection.is_none() && vm.replica_present != Fact::Known(true);
+        // A service moves nothing that it does not protect, whatever is left of the VM at the other side.
+        let of_service = !view.capabilities.registers;
+        let missing = protects
+            && protection.is_none()
+            && (of_service || vm.replica_present != Fact::Known(true));
         if missing || self.replica_is_stale(view, vm) {
             return Next::Submit(Action::Protect { from: self.from() });
+        }
+        let seeding = |it: &&Protection| it.state == ProtectionState::Seeding;
+        if let Some(seeding) = protection.filter(seeding)
+            && of_service
+            && protects
+        {
+            self.progress.clone_from(&seeding.progress);
+            return Next::Wait(Wait::operation(format!(
+                "the replica in {} to be whole, before which the service moves nothing",
+                self.to()
+            )));
         }
         // What nobody here can see is said before it is found out in the middle of the move.
         let needs = self.fo.alternate().is_asked().then(|| {

@@ -187,6 +187,13 @@ impl Move<'_> {
             Fact::Absent if world.intent.deleting => {
                 return self.abandon("no host of the vault knows the VM any more");
             }
+            Fact::Absent if !view.capabilities.registers => {
+                return Next::Wait(Wait::mend(format!(
+                    "VM {} to be in the vault again, where its protection was disabled: enable its replication in Azure Site Recovery, which Homeward does not do, or delete this ProtectedVirtualMachine",
+                    world.intent.vm_name,
+                ))
+                .because(Reason::NotProtected));
+            }
             Fact::Absent => {
                 let id = world.status.virtual_machine_id.as_deref();
                 return Next::Wait(Wait::mend(format!(
@@ -249,6 +256,9 @@ impl Move<'_> {
         if let Some(next) = self.own_registers(vm, stage) {
             return next;
         }
+        if !view.capabilities.registers && self.moved_on(phase, stage) {
+            return Next::Finish(FailoverOutcome::Succeeded);
+        }
         let can = &view.capabilities.towards[self.to()];
         match phase {
             FailoverPhase::AwaitingStart => self.awaiting_start(),
@@ -268,6 +278,15 @@ impl Move<'_> {
             | FailoverPhase::RolledBack
             | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
         }
+    }
+
+    /// The move was committed, and somebody has begun another one at the service since: there is nothing left to protect here.
+    fn moved_on(&self, phase: FailoverPhase, stage: &Stage) -> bool {
+        let committed = matches!(
+            phase,
+            FailoverPhase::AwaitingReverseReplication | FailoverPhase::ReverseReplicating
+        );
+        committed && !matches!(stage, Stage::Settled { site } if *site == self.to())
     }
 
     /// The resource is being deleted and there is nothing left that could be brought to a safe end.

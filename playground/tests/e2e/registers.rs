@@ -1,0 +1,147 @@
+//! A register that is lost, and a definition of stale disks that is put back when the VM has long come home to others.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use homeward::agent::api::{Command, Order, PowerSwitch, VmState};
+use homeward::api::{ProtectedVirtualMachine, Site};
+use homeward_playground::world::{LIMIT, VmOptions, eventually};
+
+use crate::lane::{Lane, processes, run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_definition_put_back_after_a_lost_register_costs_no_record() {
+    run(async {
+        let mut lane = Lane::start(processes(), &VmOptions::small("stale")).await?;
+        lane.travel(Site::Azure).await?;
+        let by_hand = lane
+            .world
+            .host(Site::OnPremises)
+            .definitions()
+            .join("stale.yaml");
+        let written = fs::read_to_string(&by_hand)?;
+        lose_the_register(&mut lane, Site::Azure).await?;
+        lane.until_settled(Site::Azure).await?;
+        lane.travel(Site::OnPremises).await?;
+        lane.vm.disks = defined(&lane)
+            .await?
+            .definition
+            .context("it has arrived")?
+            .disks
+            .into_iter()
+            .map(|disk| disk.path)
+            .collect();
+        ensure!(
+            lane.vm
+                .disks
+                .iter()
+                .all(|disk| !written.contains(&*disk.to_string_lossy())),
+            "it came back to where it was"
+        );
+        lane.until_writing(Site::OnPremises).await?;
+        fs::write(&by_hand, &written)?;
+        let told = until_said(&lane, "--on-other-disks").await?;
+        println!("stale: {told}");
+        lane.world.power(&lane.vm, PowerSwitch::Off).await?;
+        let refused = start(&lane).await?;
+        ensure!(
+            refused.contains("Put the definition back"),
+            "it was not refused: {refused}"
+        );
+        let replica = lane.world.disks(&lane.vm, Site::Azure).await?;
+        let before: Vec<_> = replica.iter().map(fs::read).collect::<Result<_, _>>()?;
+        until_said(&lane, "last ran on").await?;
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        let after: Vec<_> = replica.iter().map(fs::read).collect::<Result<_, _>>()?;
+        ensure!(before == after, "the replica was written to");
+        fs::remove_file(&by_hand)?;
+        lane.world.power(&lane.vm, PowerSwitch::On).await?;
+        lane.until_settled(Site::OnPremises).await?;
+        lane.travel(Site::Azure).await?;
+        lane.finish(0).await
+    })
+    .await;
+}
+
+/// What the runbook says: on the host where the VM lives the register goes, on the other one all that makes it know the VM.
+async fn lose_the_register(lane: &mut Lane, lives_at: Site) -> Result<()> {
+    let (uuid, name) = (lane.vm.uuid, lane.vm.name.clone());
+    for site in Site::BOTH {
+        let host = lane.world.host_mut(site);
+        host.kill();
+        let kinds: &[&str] = if site == lives_at {
+            &["registers"]
+        } else {
+            fs::remove_file(host.definitions().join(format!("{name}.yaml")))?;
+            &["registers", "definitions", "remembered"]
+        };
+        for kind in kinds {
+            let file = host.folder().join(format!("state/{kind}/{uuid}.json"));
+            if file.exists() {
+                fs::remove_file(file)?;
+            }
+        }
+    }
+    for site in Site::BOTH {
+        lane.world.host_mut(site).start().await?;
+    }
+    // The status of before would look settled.
+    eventually(LIMIT, "it is taken on again", async || {
+        let found = lane.world.host(lives_at).vm(uuid).await?;
+        Ok(found.and_then(|found| found.register))
+    })
+    .await?;
+    eventually(LIMIT, "the other host is enrolled again", async || {
+        let found = lane.world.host(lives_at.other()).vm(uuid).await?;
+        Ok(found.and_then(|found| found.register))
+    })
+    .await?;
+    Ok(())
+}
+
+async fn defined(lane: &Lane) -> Result<VmState> {
+    let host = lane.world.host(Site::OnPremises);
+    host.vm(lane.vm.uuid).await?.context("the host knows it")
+}
+
+async fn until_said(lane: &Lane, words: &str) -> Result<String> {
+    let told = lane
+        .world
+        .cluster
+        .until_vm(&lane.vm.name, &format!("it says {words}"), |vm| {
+            message(vm).contains(words)
+        })
+        .await?;
+    Ok(message(&told))
+}
+
+fn message(vm: &ProtectedVirtualMachine) -> String {
+    let conditions = vm.status.iter().flat_map(|status| &status.conditions);
+    let said: Vec<&str> = conditions
+        .filter(|it| it.type_ == "Ready")
+        .map(|it| it.message.as_str())
+        .collect();
+    said.join("\n")
+}
+
+/// As `homeward vm start`; what the agent says to it.
+async fn start(lane: &Lane) -> Result<String> {
+    let register = defined(lane).await?.register.context("it owns the VM")?;
+    let order = Order {
+        vm: lane.vm.uuid,
+        epoch: register.epoch,
+        step: register.step + 1000,
+        claim: None,
+        failover: None,
+        command: Command::Power {
+            state: PowerSwitch::On,
+            force: false,
+            on_other_disks: false,
+        },
+    };
+    let host = lane.world.host(Site::OnPremises);
+    Ok(match host.client().order(lane.vm.uuid, &order).await {
+        Ok(answer) => format!("{answer:?}"),
+        Err(refused) => refused.to_string(),
+    })
+}

@@ -1,0 +1,54 @@
+//! Sequences that once failed, made as small as they get.
+
+use homeward::api::Site::Azure;
+
+use super::operator::Disturbance;
+use super::scenario::{Prelude, Press, Step, run};
+use super::store::Answer;
+use super::stories::start;
+
+fn play(prelude: Prelude, steps: &[Step]) {
+    if let Err(why) = run(&start(prelude), steps) {
+        panic!("{why}");
+    }
+}
+
+fn pass() -> Step {
+    Step::Pass {
+        operator: 0,
+        disturbance: Disturbance::default(),
+    }
+}
+
+/// The failover that was asked for in the portal meanwhile had failed at once, and was taken for the last move.
+#[test]
+fn a_broken_sync_is_told_of_though_something_was_asked_for_after_it() {
+    play(
+        Prelude::BackAtGate,
+        &[
+            Step::Press(Press::PlannedFailover),
+            Step::Answer(Answer::Cancel),
+        ],
+    );
+}
+
+/// It was brought back and is not protected yet: the service moves nothing like that.
+#[test]
+fn a_lost_failover_after_its_commit() {
+    play(
+        Prelude::BackUnprotected,
+        &[Step::LoseFailover, pass(), Step::Place(Azure)],
+    );
+}
+
+/// For a moment the failover that could not be done was shown as under way, and the VM as if it were on-premises.
+#[test]
+fn an_unplanned_failover_while_a_failback_waits() {
+    play(
+        Prelude::BackAtGate,
+        &[
+            Step::Press(Press::UnplannedFailover),
+            Step::Wait { seconds: 1 },
+        ],
+    );
+}
