@@ -97,7 +97,10 @@ async fn an_operator_that_stood_still_sends_nothing_late() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_away_is_waited_for() {
     run(async {
-        let mut world = world(quick(FabricKind::HyperVSite, 1)).await?;
+        let mut options = quick(FabricKind::HyperVSite, 1);
+        // A request that was on its way is waited for.
+        options.limits = Some(LIMITS);
+        let mut world = world(options).await?;
         Lane::start(&world, "vm-1", "DeltaBeforeFailover").await?;
         for to in [Site::Azure, Site::OnPremises] {
             let lane = Lane {
