@@ -436,6 +436,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
     }
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
+        let looked = self.clock.now();
         let path = self.client.in_vault("replicationProtectedItems");
         let (items, server_time) = self.client.list::<Item>(&path, &[]).await?;
         let now = server_time.unwrap_or_else(|| self.clock.now());
@@ -452,6 +453,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
             items: &items,
             providers: &providers,
             book: &memory.book,
+            looked,
             listed: memory
                 .listed_here
                 .map_or(Timestamp::MIN, |(_, listed)| listed),
