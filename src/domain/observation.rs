@@ -272,6 +272,8 @@ pub struct Jobs {
     pub scenario: String,
     /// Its clock when this was seen.
     pub server_time: Option<Timestamp>,
+    /// When this look began, by the clock here.
+    pub looked: Timestamp,
     /// When the service was last asked for its list of jobs, by the clock here: a job that came into being after that is not among them.
     pub listed: Timestamp,
 }

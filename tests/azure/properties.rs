@@ -181,6 +181,7 @@ fn play(portal: bool, cases: u32) {
         cases,
         failure_persistence: None,
         max_shrink_iters: 400,
+        max_shrink_time: 90_000,
         ..Config::default()
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

@@ -1,6 +1,6 @@
 //! Sequences that once failed, made as small as they get.
 
-use homeward::api::Site::Azure;
+use homeward::api::Site::{Azure, OnPremises};
 
 use super::operator::Disturbance;
 use super::scenario::{Prelude, Press, Step, run};
@@ -49,6 +49,21 @@ fn an_unplanned_failover_while_a_failback_waits() {
         &[
             Step::Press(Press::UnplannedFailover),
             Step::Wait { seconds: 1 },
+        ],
+    );
+}
+
+/// For a moment the commit that could not be done made the VM uncommitted, and a move to the other site waited for its commit for ever.
+#[test]
+fn a_commit_is_pressed_where_nothing_waits_for_it() {
+    play(
+        Prelude::InAzure,
+        &[
+            Step::Place(OnPremises),
+            pass(),
+            Step::Press(Press::Commit),
+            Step::Wait { seconds: 1 },
+            pass(),
         ],
     );
 }

@@ -52,6 +52,7 @@ fn sent(world: &World, operation: &str) -> usize {
         .count()
 }
 
+#[allow(clippy::needless_pass_by_value)] // values read better where it is asked
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Checked {
     if found == expected {
         Ok(())

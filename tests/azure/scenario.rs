@@ -559,7 +559,7 @@ impl World {
         let mut answers = 0;
         let mut last = String::new();
         let sent_before = self.wire.sent().len();
-        for _ in 0..900 {
+        for _ in 0..400 {
             if self.trace {
                 println!("== converge");
             }

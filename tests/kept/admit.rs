@@ -255,6 +255,25 @@ fn s18_s19_it_is_asked_for_again_once_it_can_have_no_effect_any_more() {
     assert!(at(over() - 1, over() + 60).is_err());
 }
 
+/// The look of this process is from before another one has asked: what has ended since is not to be seen in it.
+#[test]
+fn s07_nothing_follows_from_a_look_that_began_before_the_last_request() {
+    let done = kept::refused(&asked(ActionKind::Synchronize, Azure));
+    let old = look_at(-1, IN_AZURE, vec![]);
+    let order = back(ActionKind::Synchronize, mark(2, 5));
+    assert_eq!(refused(&done, &old, &order).class, ErrorClass::Conflict);
+    let shown = kept::show(Some(&done), &old, LIMITS, later(5));
+    assert!(shown.stage.why_unknown().is_some());
+    assert!(admit(&done, &look(IN_AZURE, vec![]), &order).is_ok());
+    let waits = look_at(
+        -1,
+        IN_AZURE,
+        vec![job("new", JobKind::Failback, JobState::Waiting)],
+    );
+    let asked = asked(ActionKind::Synchronize, Azure);
+    assert_eq!(kept::settle(&asked, &waits, LIMITS, later(5)), asked);
+}
+
 #[test]
 fn s19_an_answer_that_says_that_nothing_was_done_is_proof_enough() {
     let register = kept::refused(&asked(ActionKind::Synchronize, Azure));

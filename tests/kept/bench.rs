@@ -115,6 +115,7 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
             all: jobs,
             scenario: String::new(),
             server_time: Some(later(seconds)),
+            looked: later(seconds),
             listed: later(seconds),
         }),
         inconsistent_because: None,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use super::fate::{self, Fate};
-use super::{JOBS_KEPT, Limits, claim, mark, mark_of};
+use super::{JOBS_KEPT, Limits, claim, is_old, mark, mark_of};
 use crate::api::{DataSync, KeptOutcome, KeptRegister, KeptRequest, KeptResult, Site};
 use crate::domain::action::{Action, ActionKind, Attempt, Mark, Submission};
 use crate::domain::failure::ErrorClass;
@@ -146,6 +146,12 @@ fn known(
     let same = mark_of(last) == submission.mark
         && last.action == submission.action.kind().as_str()
         && Some(last.site) == submission.action.site();
+    if is_old(last, look, limits) {
+        return refuse(
+            ErrorClass::Conflict,
+            format!("not before {}", fate::OLD_LOOK),
+        );
+    }
     let as_it_is = || {
         Some(Admitted {
             register: Some(register.clone()),

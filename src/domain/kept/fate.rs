@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Limits, mark_of, over_at};
+use super::{Limits, is_old, mark_of, over_at};
 use crate::api::{KeptOutcome, KeptRequest, KeptResult, Site};
 use crate::domain::action::ActionKind;
 use crate::domain::failure::ErrorClass;
@@ -10,6 +10,9 @@ use crate::domain::observation::{Job, JobKind, JobState, Jobs, Stage, VmObservat
 
 /// The service tells of whole seconds, and its clock is read a moment before it acts.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(2);
+
+/// The words for a look that cannot show it.
+pub(super) const OLD_LOOK: &str = "a look that begins after the last request was written down";
 
 /// What came of a request.
 pub(super) enum Fate<'a> {
@@ -53,6 +56,9 @@ pub(super) fn of<'a>(
             "the service's jobs cannot be seen now",
         );
     };
+    if is_old(request, look, limits) {
+        return unresolved(request, kind, limits, OLD_LOOK);
+    }
     if let Some(fate) = result(request, kind, jobs).and_then(|job| by_job(request, kind, job)) {
         return fate;
     }

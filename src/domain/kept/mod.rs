@@ -149,6 +149,13 @@ fn mark_of(request: &KeptRequest) -> Mark {
     }
 }
 
+/// S7: whether the look began before the last request was stored, by another process for example: what it shows may be from before that request.
+fn is_old(request: &KeptRequest, look: &VmObservation, limits: Limits) -> bool {
+    let stored = request.send_before.0.checked_sub(limits.send_within);
+    let jobs = look.jobs.as_ref();
+    jobs.is_some_and(|jobs| stored.is_ok_and(|stored| jobs.looked < stored))
+}
+
 /// From when on a request that left no trace can have no effect any more (safety rule S18).
 fn over_at(send_before: &MicroTime, limits: Limits) -> jiff::Timestamp {
     send_before

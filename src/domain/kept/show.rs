@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::fate::{self, Fate};
-use super::{Limits, claim, mark, mark_of};
+use super::{Limits, claim, is_old, mark, mark_of};
 use crate::api::{KeptOutcome, KeptRegister, KeptRequest, KeptResult, Site};
 use crate::domain::action::ActionKind;
 use crate::domain::fact::Fact;
@@ -53,6 +53,10 @@ pub fn show(
                 // S7, S18: nothing follows until its outcome is known.
                 shown.marks = BySite::from_fn(|_| Fact::Unknown(why.clone()));
                 shown.stage = Fact::Unknown(why.clone());
+            }
+            Fate::Running(_) | Fate::Ended(_) if is_old(request, look, limits) => {
+                shown.marks = BySite::from_fn(|_| Fact::Unknown(fate::OLD_LOOK.into()));
+                shown.stage = Fact::Unknown(fate::OLD_LOOK.into());
             }
             Fate::Running(_) | Fate::Ended(_) => {
                 shown.operations.extend(operation(request, &fate, look));

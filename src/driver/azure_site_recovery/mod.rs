@@ -497,6 +497,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
     }
 
     async fn observe(&self) -> Result<VaultObservation, DriverError> {
+        let looked = self.clock.now();
         let path = self.client.in_vault("replicationProtectedItems");
         let (items, server_time) = self.client.list::<Item>(&path, &[]).await?;
         let now = server_time.unwrap_or_else(|| self.clock.now());
@@ -521,6 +522,7 @@ impl ReplicationDriver for AzureSiteRecoveryDriver {
             providers: &providers,
             book: &memory.book,
             missing_permissions: &missing,
+            looked,
             listed: memory
                 .listed_here
                 .map_or(Timestamp::MIN, |(_, listed)| listed),

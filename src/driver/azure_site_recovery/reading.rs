@@ -32,6 +32,8 @@ pub struct Told<'a> {
     pub book: &'a Book,
     /// What the service does not let Homeward do.
     pub missing_permissions: &'a [String],
+    /// When the look began, by the clock here.
+    pub looked: Timestamp,
     /// When the jobs were last listed, by the clock here.
     pub listed: Timestamp,
     /// The service's clock.
@@ -197,6 +199,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         jobs: Some(Jobs {
             scenario: item.scenario.name.clone(),
             server_time: told.server_time,
+            looked: told.looked,
             listed: told.listed,
             all: jobs,
         }),
@@ -215,13 +218,18 @@ fn live<'a>(item: &Item, jobs: &'a [Job]) -> Option<&'a Job> {
         let held_by = item.scenario.job.as_deref();
         held_by.is_some_and(|held_by| held_by.eq_ignore_ascii_case(&job.id))
     };
+    // A job that holds the VM leaves nothing else to be done with it.
+    let commits = ["Failback", "PlannedFailover", "ReverseReplicate"]
+        .iter()
+        .all(|other| !item.allows(other));
     let possible = |job: &&Job| {
         let to = match job.does {
             JobKind::Failover => Some(Site::Azure),
             JobKind::Failback => Some(Site::OnPremises),
             _ => None,
         };
-        to.is_none() || item.active != to || jobs::has_stopped_the_source(job)
+        let stands = to.is_none() || item.active != to || jobs::has_stopped_the_source(job);
+        stands && (commits || job.does != JobKind::Commit)
     };
     under_way()
         .filter(|job| job.does != JobKind::Other)

@@ -19,6 +19,7 @@ fn item(active: &str) -> Item {
     .unwrap()
 }
 
+#[allow(clippy::needless_pass_by_value)] // `json!` stands where it is asked
 fn told(scenario: &str, state: &str, more: Value) -> Told {
     let mut job = json!({"name": "j", "properties": {
         "scenarioName": scenario,

@@ -88,6 +88,7 @@ fn see_all(items: &[Value], jobs: &[Value], provider: &Value) -> VaultObservatio
         items: &items,
         providers: &[Provider::read(provider).unwrap()],
         book: &book,
+        looked: now(),
         listed: now(),
         server_time: Some(now()),
         fabric: None,
@@ -459,6 +460,23 @@ fn s08_a_failover_that_cannot_be_done_does_not_move_the_vm() {
             from: Site::OnPremises
         })
     );
+}
+
+/// S8: nothing waits for a commit; that it was asked for does not make the VM uncommitted.
+#[test]
+fn s08_a_commit_that_cannot_be_done_takes_nothing_back() {
+    let there = job(
+        "there",
+        "PlannedFailover",
+        "Succeeded",
+        &[("VmFailover", "Succeeded")],
+    );
+    let doomed = job("doomed-commit", "CommitFailover", "InProgress", &[]);
+    let vm = see(
+        item("PlannedFailoverStatesBegin", "Recovery", &COMMITTED),
+        &[there, doomed],
+    );
+    assert_eq!(vm.stage, Fact::Known(THERE));
 }
 
 #[test]
