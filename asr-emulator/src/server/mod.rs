@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -98,6 +99,8 @@ struct Shared {
     service: Arc<Mutex<Service>>,
     clock: Arc<Clock>,
     store: Option<Store>,
+    /// How many jobs there were when the state was last saved.
+    jobs_saved: AtomicUsize,
     stop: CancellationToken,
 }
 
@@ -142,6 +145,7 @@ impl Emulator {
             service: Arc::clone(&service),
             clock: Arc::clone(&clock),
             store,
+            jobs_saved: AtomicUsize::new(0),
             stop: CancellationToken::new(),
         });
         shared.save()?;
@@ -301,8 +305,9 @@ impl Shared {
             }
             other => other,
         };
-        if !reads {
-            // An answer that is given stands: it is on disk first.
+        let jobs = self.service.lock().state.jobs.len();
+        if !reads || self.jobs_saved.swap(jobs, Ordering::Relaxed) != jobs {
+            // An answer that is given stands: it is on disk first. A job that time alone has made would have another name after a restart.
             self.save().map_err(|error| {
                 tracing::error!(%error, "the state was not saved");
                 Unanswered::State
