@@ -196,7 +196,11 @@ impl AzureSiteRecoveryDriver {
             capabilities: capabilities(),
             shortest_pause: settings.shortest_pause,
             clock: settings.clock,
-            memory: Mutex::default(),
+            memory: Mutex::new(Memory {
+                // Another process may have asked right before this one began: what became of it shows in the jobs of the next looks.
+                asked: Some(Instant::now()),
+                ..Memory::default()
+            }),
         }
     }
 
