@@ -197,10 +197,10 @@ fn play(portal: bool, cases: u32) {
 
 #[test]
 fn whatever_happens_with_homeward_alone() {
-    play(false, 60);
+    play(false, 40);
 }
 
 #[test]
 fn whatever_happens_with_people_in_the_portal() {
-    play(true, 60);
+    play(true, 40);
 }
