@@ -32,6 +32,20 @@ fn a_broken_sync_is_told_of_though_something_was_asked_for_after_it() {
     );
 }
 
+/// The process that reads it anew saw no more of the cancelled job than that there was one, since another had failed after it.
+#[test]
+fn a_broken_sync_is_told_of_by_a_process_that_has_not_seen_it() {
+    play(
+        Prelude::BackAtGate,
+        &[
+            Step::Press(Press::PlannedFailover),
+            Step::Press(Press::Cancel),
+            Step::Rebuild(OnPremises),
+            Step::Wait { seconds: 2 },
+        ],
+    );
+}
+
 /// It was brought back and is not protected yet: the service moves nothing like that.
 #[test]
 fn a_lost_failover_after_its_commit() {

@@ -58,6 +58,8 @@ const JOBS_OVERLAP: SignedDuration = SignedDuration::from_mins(10);
 const JOBS_EVERY: Duration = Duration::from_mins(5);
 /// For how long after a request jobs are listed in each look.
 const JOBS_AFTER_REQUEST: Duration = Duration::from_mins(10);
+/// How many moves of one VM that came to nothing are read by themselves.
+const MOVES_READ: usize = 16;
 /// How many reads are under way at once.
 const READS_AT_ONCE: usize = 8;
 
@@ -394,7 +396,8 @@ fn after(ended: &[String], book: &Book, items: Vec<Item>, newer: Vec<Item>) -> V
     items.into_iter().map(newest).collect()
 }
 
-/// The jobs to read by themselves: those that go on, and the last move of each VM, which tells how it went.
+/// The jobs to read by themselves: those that go on, and the moves of each VM back to the last that was done, which tell where it went and what
+/// those have left that were not.
 fn wanted(book: &Book, items: &[Item]) -> Vec<String> {
     let mut names: BTreeSet<String> = book.live().into_iter().collect();
     for item in items {
@@ -412,7 +415,13 @@ fn wanted(book: &Book, items: &[Item]) -> Vec<String> {
             .any(|name| name.eq_ignore_ascii_case(scenario))
         };
         names.extend(of_vm.last().map(|job| job.name.clone()));
-        names.extend(of_vm.iter().rev().find(moves).map(|job| job.name.clone()));
+        let mut done = false;
+        let back_to_done = of_vm.iter().rev().filter(moves).take_while(|job| {
+            let before = done;
+            done |= job.is(&["Succeeded"]);
+            !before
+        });
+        names.extend(back_to_done.take(MOVES_READ).map(|job| job.name.clone()));
     }
     names.into_iter().filter(|name| book.wants(name)).collect()
 }
