@@ -153,12 +153,16 @@ fn start() -> impl Strategy<Value = Start> {
         })
 }
 
+/// The small sample that always runs is the same each time; `HOMEWARD_FULL=1` draws others.
+const SEED: u64 = 789_002;
+
 fn play(portal: bool, cases: u32) {
     let full = std::env::var_os("HOMEWARD_FULL").is_some();
     let seed: u64 = match std::env::var("HOMEWARD_SEED") {
         Ok(seed) => seed.parse().unwrap(),
-        // Another one each time: what is not found today may be found tomorrow.
-        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() % 1_000_000,
+        // Another one each time, where time is taken for it: what is not found today may be found tomorrow.
+        Err(_) if full => std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() % 1_000_000,
+        Err(_) => SEED,
     };
     // Past the capture of a test's output: a seed is wanted when all went well, too.
     let who = if portal {
