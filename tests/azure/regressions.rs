@@ -81,3 +81,18 @@ fn a_commit_is_pressed_where_nothing_waits_for_it() {
         ],
     );
 }
+
+/// Somebody protected the VM and moved it on at the service, while the move before still asked whether it is to be protected.
+#[test]
+fn a_vm_is_moved_on_at_the_service_before_its_last_move_has_ended() {
+    play(
+        Prelude::BackUnprotected,
+        &[
+            Step::Press(Press::Reprotect),
+            Step::Wait { seconds: 30 },
+            Step::Press(Press::PlannedFailover),
+            Step::Wait { seconds: 30 },
+            Step::Answer(Answer::ReverseReplicate),
+        ],
+    );
+}
