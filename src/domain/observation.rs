@@ -285,6 +285,8 @@ pub struct Job {
     pub id: String,
     /// What it does.
     pub does: JobKind,
+    /// It is an unplanned failover, which only a person asks for: never the result of a request of Homeward's.
+    pub unplanned: bool,
     /// How it stands.
     pub state: JobState,
     /// When it began.

@@ -1,9 +1,10 @@
 //! Sequences that once failed, made as small as they get.
 
 use homeward::api::Site::{Azure, OnPremises};
+use homeward_asr_emulator::Scenario;
 
 use super::operator::Disturbance;
-use super::scenario::{Prelude, Press, Step, run};
+use super::scenario::{Prelude, Press, Step, Way, run};
 use super::store::Answer;
 use super::stories::start;
 
@@ -93,6 +94,32 @@ fn a_vm_is_moved_on_at_the_service_before_its_last_move_has_ended() {
             Step::Press(Press::PlannedFailover),
             Step::Wait { seconds: 30 },
             Step::Answer(Answer::ReverseReplicate),
+        ],
+    );
+}
+
+/// An unplanned failover was pressed while the planned one was on its way unanswered, and its job was taken for the result: the commit followed while
+/// the first could still come.
+#[test]
+fn s18_an_unplanned_failover_is_not_the_result_of_a_planned_one() {
+    play(
+        Prelude::Nothing,
+        &[
+            Step::Meets(Way::Held(7)),
+            Step::JobFails(Scenario::PlannedFailover, 0),
+            Step::Run {
+                operator: 0,
+                passes: 1,
+                seconds: 1,
+            },
+            Step::Place(Azure),
+            pass(),
+            Step::Press(Press::UnplannedFailover),
+            Step::Run {
+                operator: 0,
+                passes: 6,
+                seconds: 1,
+            },
         ],
     );
 }

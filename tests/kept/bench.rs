@@ -69,6 +69,7 @@ pub fn job(id: &str, does: JobKind, state: JobState) -> Job {
     Job {
         id: id.into(),
         does,
+        unplanned: false,
         state,
         started: Some(later(1)),
         doing: None,

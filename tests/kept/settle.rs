@@ -95,6 +95,29 @@ fn s19_a_job_that_does_something_else_is_not_the_result() {
     }
 }
 
+/// It stands where it was asked to be, by a failover that somebody pressed; the request may still come to it.
+#[test]
+fn s18_what_somebody_else_has_done_is_not_the_result() {
+    let asked = asked(ActionKind::CompleteFailover, OnPremises);
+    let pressed = Job {
+        unplanned: true,
+        ..job("theirs", JobKind::Failover, JobState::Succeeded)
+    };
+    let there = Stage::TargetStarted {
+        to: Azure,
+        as_left: true,
+    };
+    let at = |register: &KeptRegister, seconds| {
+        let look = look_at(seconds, there.clone(), vec![pressed.clone()]);
+        kept::settle(register, &look, LIMITS, later(seconds))
+    };
+    assert_eq!(at(&asked, 10), asked);
+    assert_eq!(result(&at(&asked, over() + 1)), Some(KeptResult::Succeeded));
+    // What the service has taken is not on its way any more.
+    let taken = kept::accepted(&asked);
+    assert_eq!(result(&at(&taken, 10)), Some(KeptResult::Succeeded));
+}
+
 #[test]
 fn s18_nothing_is_known_for_good_within_the_longest_life_of_a_request() {
     let asked = asked(ActionKind::Synchronize, Azure);
@@ -307,7 +330,7 @@ fn what_the_state_of_the_job_says_of_each_action() {
     }
 }
 
-/// The job may have gone from the list, or never have been seen: where the VM stands is as good.
+/// The job may have gone from the list, or never have been seen: of a request that the service took, where the VM stands is as good.
 #[test]
 fn where_the_vm_stands_says_that_it_took_effect() {
     let started = |to| Stage::TargetStarted { to, as_left: true };
@@ -334,7 +357,7 @@ fn where_the_vm_stands_says_that_it_took_effect() {
     ];
     for (kind, site, stage, shows) in rows {
         let settled = kept::settle(
-            &asked(kind, site),
+            &kept::accepted(&asked(kind, site)),
             &look(stage.clone(), vec![]),
             LIMITS,
             later(5),

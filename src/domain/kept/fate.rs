@@ -62,11 +62,13 @@ pub(super) fn of<'a>(
     if let Some(fate) = result(request, kind, jobs).and_then(|job| by_job(request, kind, job)) {
         return fate;
     }
-    if shows_in_the_vm(request, kind, look) {
+    // S18: nothing else is started while it may still have an effect, or may have had one since the jobs were listed. Where the VM stands by
+    // then may be somebody else's doing, unless the service has said that it took the request.
+    let over = now.min(jobs.listed) >= over_at(&request.send_before, limits);
+    if (over || request.accepted) && shows_in_the_vm(request, kind, look) {
         return ended(KeptResult::Succeeded, None);
     }
-    // S18: nothing else is started while it may still have an effect, or may have had one since the jobs were listed.
-    if now.min(jobs.listed) < over_at(&request.send_before, limits) {
+    if !over {
         let what = if request.accepted {
             "the service took it and shows no job of it yet"
         } else {
@@ -126,7 +128,7 @@ fn result<'a>(request: &KeptRequest, kind: ActionKind, jobs: &'a Jobs) -> Option
     };
     let new = || {
         let all = jobs.all.iter().rev();
-        all.filter(|job| job.does == does && !known(job) && newer(job))
+        all.filter(|job| job.does == does && !job.unplanned && !known(job) && newer(job))
     };
     // Somebody may have asked for the same: of the two the one that came second fails, and says nothing of the other.
     let came_second = |job: &&Job| {

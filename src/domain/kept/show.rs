@@ -59,12 +59,11 @@ pub fn show(
                 shown.stage = Fact::Unknown(fate::OLD_LOOK.into());
             }
             Fate::Running(_) | Fate::Ended(_) => {
-                shown.operations.extend(operation(request, &fate, look));
-                if shown.operations.is_empty() {
-                    // It had no effect: the register stands where it stood.
-                } else {
-                    shown.marks =
-                        BySite::from_fn(|_| Fact::Known(mark(register).max(mark_of(request))));
+                // One that had no effect leaves the register where it stood.
+                if let Some(operation) = operation(request, &fate, look) {
+                    let newest = mark(register).max(operation.mark);
+                    shown.marks = BySite::from_fn(|_| Fact::Known(newest));
+                    shown.operations.push(operation);
                 }
             }
         }

@@ -30,6 +30,10 @@ pub fn job(told: &Told, item: &Item) -> Job {
     Job {
         id: told.name.clone(),
         does,
+        unplanned: told
+            .scenario
+            .as_deref()
+            .is_some_and(|scenario| scenario.eq_ignore_ascii_case("UnplannedFailover")),
         state: state(told, does),
         started: told.started,
         doing: Some(doing(told)),
