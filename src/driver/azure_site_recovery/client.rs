@@ -6,9 +6,11 @@ use std::time::Duration;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use azure_core::http::{
-    ClientOptions, Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request,
-    RetryOptions, Transport, Url,
+    ClientOptions, Context, Method, Pipeline, PipelineStreamOptions, Request, RetryOptions,
+    Transport, Url,
 };
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -315,16 +317,15 @@ impl Client {
     }
 
     async fn exchange(&self, request: &mut Request) -> azure_core::Result<Answer> {
-        let options = PipelineSendOptions {
+        let options = PipelineStreamOptions {
             skip_checks: true,
-            ..PipelineSendOptions::default()
+            ..PipelineStreamOptions::default()
         };
-        let response: RawResponse = self
+        let response = self
             .pipeline
-            .send(&Context::new(), request, Some(options))
+            .stream(&Context::new(), request, Some(options))
             .await?;
-        let status = u16::from(response.status());
-        let headers = response.headers();
+        let (status, headers, stream) = response.deconstruct();
         let date = headers
             .get_optional_str(&DATE)
             .and_then(|date| jiff::fmt::rfc2822::parse(date).ok())
@@ -332,16 +333,9 @@ impl Client {
         let retry_after = headers
             .get_optional_str(&RETRY_AFTER)
             .and_then(|asked| seconds(asked, date));
-        let body: Vec<u8> = response.into_body().as_ref().to_vec();
-        if body.len() > LARGEST_ANSWER {
-            return Err(azure_core::Error::with_message(
-                ErrorKind::DataConversion,
-                "the answer is too large",
-            ));
-        }
         Ok(Answer {
-            status,
-            body,
+            status: u16::from(status),
+            body: bounded(stream, LARGEST_ANSWER).await?,
             date,
             retry_after,
         })
@@ -363,6 +357,24 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
             .pause(self.began.elapsed(), asked);
     }
+}
+
+/// All of a body, given up once it is larger than this.
+async fn bounded(
+    mut stream: impl Stream<Item = azure_core::Result<Bytes>> + Unpin,
+    largest: usize,
+) -> azure_core::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = stream.try_next().await? {
+        if chunk.len() > largest - body.len() {
+            return Err(azure_core::Error::with_message(
+                ErrorKind::DataConversion,
+                format!("the answer has more than {largest} bytes"),
+            ));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// Why something was not read.
@@ -518,6 +530,16 @@ mod tests {
             raw_response: None,
         };
         of_credential(Error::with_message(kind, words.to_owned()))
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_given_up() {
+        let chunk = || Ok(Bytes::from_static(b"four"));
+        let endless = futures::stream::repeat_with(chunk);
+        let error = bounded(endless, 10).await.unwrap_err();
+        assert!(error.to_string().contains("more than 10 bytes"), "{error}");
+        let whole = futures::stream::iter([chunk(), chunk()]);
+        assert_eq!(bounded(whole, 8).await.unwrap(), b"fourfour");
     }
 
     #[test]

@@ -1,0 +1,227 @@
+//! What is asked of the service: one POST for an action, where the service lets it be done right then.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::wire::fabric::Provider;
+use super::wire::item::Item;
+use super::wire::value::{last_segment, same_id};
+use super::{AzureSiteRecoveryDriver, jobs, request};
+use crate::api::{DataSync, Site};
+use crate::domain::{Action, Alternate, ErrorClass, Submission};
+use crate::driver::DriverError;
+
+impl AzureSiteRecoveryDriver {
+    /// Asks for one action, at most once.
+    pub(super) async fn ask(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
+        let attempt = submission.attempt.as_ref().ok_or_else(|| {
+            DriverError::refused(
+                ErrorClass::Invalid,
+                format!("{} is not asked of this service", submission.action.kind()),
+            )
+        })?;
+        let before = Some(attempt.send_before);
+        // S7: what is allowed is read anew, right before it is asked for.
+        match (&submission.action, &attempt.job) {
+            (Action::CompleteFailover { .. }, Some(job)) => {
+                let waits = self.job(job).await?.is_some_and(|job| job.waits());
+                if !waits {
+                    return Err(DriverError::refused(
+                        ErrorClass::Conflict,
+                        format!("job {job} of the service does not wait to be completed"),
+                    ));
+                }
+                self.memory().asked = Some(Instant::now());
+                let path = self
+                    .client
+                    .in_vault(&format!("replicationJobs/{job}/resume"));
+                self.client
+                    .mutate(&path, Some(&request::resume()), before)
+                    .await
+            }
+            (Action::CancelSync { .. }, Some(job)) => {
+                let item = self.item(vm).await?;
+                let told = self.job(job).await?.ok_or_else(|| {
+                    DriverError::refused(
+                        ErrorClass::Conflict,
+                        format!("the service does not know job {job} any more"),
+                    )
+                })?;
+                // S20: only in phase 1, or while it waits.
+                if !jobs::job(&told, &item).state.can_be_cancelled() {
+                    return Err(DriverError::refused(
+                        ErrorClass::Conflict,
+                        format!(
+                            "job {job} of the service is {} and cannot be cancelled without harm to the VM",
+                            told.state
+                        ),
+                    ));
+                }
+                self.memory().asked = Some(Instant::now());
+                let path = self
+                    .client
+                    .in_vault(&format!("replicationJobs/{job}/cancel"));
+                self.client.mutate(&path, None, before).await
+            }
+            _ => {
+                let item = self.item(vm).await?;
+                self.memory().asked = Some(Instant::now());
+                self.ask_of(&item, submission, before).await
+            }
+        }
+    }
+
+    async fn post(
+        &self,
+        item: &Item,
+        operation: &str,
+        body: Option<serde_json::Value>,
+        send_before: Option<Timestamp>,
+    ) -> Result<(), DriverError> {
+        let path = format!("{}/{operation}", item.id);
+        self.client.mutate(&path, body.as_ref(), send_before).await
+    }
+
+    /// The place of a failback: the provider of the host asked for, or the item's own.
+    async fn place(
+        &self,
+        item: &Item,
+        alternate: &Alternate,
+    ) -> Result<request::Place, DriverError> {
+        let providers = self.providers().await?;
+        place(item, alternate, &providers)
+    }
+
+    async fn ask_of(
+        &self,
+        item: &Item,
+        submission: &Submission,
+        before: Option<Timestamp>,
+    ) -> Result<(), DriverError> {
+        let action = &submission.action;
+        match action {
+            Action::CompleteFailover {
+                from: Site::OnPremises,
+                ..
+            } => {
+                if !item.allows("PlannedFailover") || item.active == Some(Site::Azure) {
+                    return Err(not_allowed(item, "a planned failover to Azure"));
+                }
+                let body = request::failover_to_azure(submission.encryption_key.as_ref());
+                self.post(item, "plannedFailover", Some(body), before).await
+            }
+            Action::Synchronize { from: Site::Azure }
+            | Action::CompleteFailover {
+                from: Site::Azure, ..
+            } => {
+                let data_sync = match action {
+                    Action::CompleteFailover { data_sync, .. } => *data_sync,
+                    _ => DataSync::DeltaBeforeFailover,
+                };
+                let allowed = item.allows("Failback")
+                    || (item.allows("PlannedFailover") && item.active == Some(Site::Azure));
+                if !allowed {
+                    return Err(not_allowed(item, "a failback"));
+                }
+                let place = self.place(item, &submission.alternate).await?;
+                let body = request::failback(data_sync, &place);
+                self.post(item, "plannedFailover", Some(body), before).await
+            }
+            Action::Commit { .. } => {
+                if !item.allows("Commit") && !item.allows("FinalizeFailback") {
+                    return Err(not_allowed(item, "a commit"));
+                }
+                self.post(item, "failoverCommit", None, before).await
+            }
+            Action::ReverseReplicate {
+                from: Site::OnPremises,
+            }
+            | Action::Protect {
+                from: Site::OnPremises,
+            } => {
+                if !item.allows("ReverseReplicate") {
+                    return Err(not_allowed(item, "reverse replication"));
+                }
+                let body = request::reverse_replicate(item);
+                self.post(item, "reProtect", Some(body), before).await
+            }
+            other => Err(DriverError::refused(
+                ErrorClass::Invalid,
+                format!("{} is nothing that the service does", other.kind()),
+            )),
+        }
+    }
+}
+
+/// The provider is named only where the VM may be created, and only in a Hyper-V site: VMM places VMs by itself.
+fn place(
+    item: &Item,
+    alternate: &Alternate,
+    providers: &[Provider],
+) -> Result<request::Place, DriverError> {
+    if !alternate.create_if_missing {
+        return Ok(request::Place::Own);
+    }
+    let own = item
+        .provider_id
+        .as_deref()
+        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
+    let of_vmm = own.is_some_and(|provider| provider.fabric_type.eq_ignore_ascii_case("VMM"));
+    let invalid = |message: String| Err(DriverError::refused(ErrorClass::Invalid, message));
+    let Some(host) = &alternate.host else {
+        return match own {
+            _ if of_vmm => Ok(request::Place::Created { provider_id: None }),
+            Some(own) => Ok(request::Place::Created {
+                provider_id: Some(own.id.clone()),
+            }),
+            None => invalid(format!(
+                "the service names no provider of {}; name one in spec.failback.host",
+                item.friendly_name
+            )),
+        };
+    };
+    if of_vmm {
+        return invalid(
+            "spec.failback.host cannot be used under VMM, which places the VM by itself; take it out".into(),
+        );
+    }
+    let named = |provider: &&Provider| {
+        same_id(&provider.id, host)
+            || last_segment(&provider.id).eq_ignore_ascii_case(host)
+            || provider.host.eq_ignore_ascii_case(host)
+    };
+    let sites: Vec<&Provider> = providers
+        .iter()
+        .filter(|provider| provider.fabric_type.eq_ignore_ascii_case("HyperVSite"))
+        .collect();
+    match sites.iter().find(|provider| named(provider)) {
+        Some(provider) => Ok(request::Place::Created {
+            provider_id: Some(provider.id.clone()),
+        }),
+        None => {
+            let known: Vec<&str> = sites
+                .iter()
+                .map(|provider| provider.host.as_str())
+                .collect();
+            invalid(format!(
+                "spec.failback.host: no recovery services provider of a Hyper-V site is {host}; the vault has {}",
+                known.join(", ")
+            ))
+        }
+    }
+}
+
+fn not_allowed(item: &Item, what: &str) -> DriverError {
+    let allowed = if item.allowed.is_empty() {
+        "nothing".to_owned()
+    } else {
+        item.allowed.join(", ")
+    };
+    DriverError::refused(
+        ErrorClass::Conflict,
+        format!(
+            "the service does not let {what} be done now: it calls the VM {} ({}) and lets be done: {allowed}",
+            item.protection_state, item.protection_state_description
+        ),
+    )
+}
