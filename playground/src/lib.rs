@@ -8,6 +8,7 @@ pub mod accelerator;
 pub mod asked;
 pub mod child;
 pub mod control_plane;
+pub mod driver;
 pub mod guest_image;
 pub mod narrator;
 pub mod process_hypervisor;

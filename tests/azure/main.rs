@@ -3,6 +3,9 @@
 //!
 //! `HOMEWARD_FULL=1` plays many more sequences; `HOMEWARD_SEED` replays one; `HOMEWARD_CASES` says how many; `HOMEWARD_TRACE=1` tells each pass.
 
+#[path = "../common/seeded.rs"]
+mod seeded;
+
 mod operator;
 mod properties;
 mod regressions;

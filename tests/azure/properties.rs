@@ -3,10 +3,10 @@
 use homeward::api::{Approval, DataSyncRequest, Site};
 use homeward_asr_emulator::Scenario;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::operator::Disturbance;
 use super::scenario::{Prelude, Press, Start, Step, Way, run};
+use super::seeded::{self, Sample};
 use super::store::Answer;
 
 fn site() -> impl Strategy<Value = Site> {
@@ -153,50 +153,23 @@ fn start() -> impl Strategy<Value = Start> {
         })
 }
 
-/// The small sample that always runs is the same each time; `HOMEWARD_FULL=1` draws others.
+/// The small sample that always runs is the same each time.
 const SEED: u64 = 789_002;
 
 fn play(portal: bool, cases: u32) {
-    let full = std::env::var_os("HOMEWARD_FULL").is_some();
-    let seed: u64 = match std::env::var("HOMEWARD_SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        // Another one each time, where time is taken for it: what is not found today may be found tomorrow.
-        Err(_) if full => std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() % 1_000_000,
-        Err(_) => SEED,
-    };
-    // Past the capture of a test's output: a seed is wanted when all went well, too.
     let who = if portal {
         "and people in the portal"
     } else {
         "alone"
     };
-    let said = format!(
-        "whatever happens with the service, {who}: seed {seed}; HOMEWARD_SEED={seed} repeats it\n"
-    );
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let cases = match std::env::var("HOMEWARD_CASES") {
-        Ok(cases) => cases.parse().unwrap(),
-        Err(_) if full => cases * 50,
-        Err(_) => cases,
-    };
-    let config = Config {
+    let sample = Sample {
+        what: format!("whatever happens with the service, {who}"),
         cases,
-        failure_persistence: None,
-        max_shrink_iters: 400,
-        max_shrink_time: 90_000,
-        ..Config::default()
+        seed: Some(SEED),
+        shrink: 400,
     };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(config, rng);
     let sequences = (start(), prop::collection::vec(step(portal), 1..40));
-    let result = runner.run(&sequences, |(start, steps)| {
-        run(&start, &steps).map_err(TestCaseError::fail)
-    });
-    if let Err(failure) = result {
-        panic!("{failure}\n(HOMEWARD_SEED={seed})");
-    }
+    seeded::play(&sample, &sequences, |(start, steps)| run(&start, &steps));
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //!
 //! `HOMEWARD_FULL=1` plays many more sequences, with a seed of its own; `HOMEWARD_SEED` replays one; `HOMEWARD_TRACE=1` tells each pass.
 
+#[path = "../common/seeded.rs"]
+mod seeded;
+
 mod conditions;
 mod failback;
 mod operator;

@@ -5,10 +5,10 @@ use homeward::domain::ErrorClass;
 use homeward::driver::simulated::Fate;
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::operator::Disturbance;
 use super::scenario::{Kind, Prelude, Start, Step, run};
+use super::seeded::{self, Sample};
 use super::store::Answer;
 
 fn site() -> impl Strategy<Value = Site> {
@@ -105,37 +105,14 @@ fn start(kind: Kind) -> impl Strategy<Value = Start> {
 }
 
 fn play(kind: Kind, cases: u32) {
-    let full = std::env::var_os("HOMEWARD_FULL").is_some();
-    let seed: u64 = match std::env::var("HOMEWARD_SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        // Another one each time: what is not found today may be found tomorrow.
-        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() % 1_000_000,
-    };
-    // Past the capture of a test's output: a seed is wanted when all went well, too.
-    let said = format!("whatever happens with {kind:?}: seed {seed}; SEED={seed} repeats it\n");
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes());
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let cases = match std::env::var("HOMEWARD_CASES") {
-        Ok(cases) => cases.parse().unwrap(),
-        Err(_) if full => cases * 50,
-        Err(_) => cases,
-    };
-    let config = Config {
+    let sample = Sample {
+        what: format!("whatever happens with {kind:?}"),
         cases,
-        failure_persistence: None,
-        max_shrink_iters: 1_500,
-        ..Config::default()
+        seed: None,
+        shrink: 1_500,
     };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(config, rng);
     let sequences = (start(kind), prop::collection::vec(step(), 1..60));
-    let result = runner.run(&sequences, |(start, steps)| {
-        run(&start, &steps).map_err(TestCaseError::fail)
-    });
-    if let Err(failure) = result {
-        panic!("{failure}\n(HOMEWARD_SEED={seed})");
-    }
+    seeded::play(&sample, &sequences, |(start, steps)| run(&start, &steps));
 }
 
 #[test]

@@ -11,11 +11,20 @@ use super::scenario::{Kind, Prelude, Start, Step, run};
 use super::store::Answer;
 
 fn play(kind: Kind, steps: &[Step]) {
+    play_from(kind, true, Prelude::Nothing, steps);
+}
+
+/// Of a VM that is switched off.
+fn play_off(kind: Kind, steps: &[Step]) {
+    play_from(kind, false, Prelude::Nothing, steps);
+}
+
+fn play_from(kind: Kind, running: bool, prelude: Prelude, steps: &[Step]) {
     let start = Start {
         kind,
-        running: true,
+        running,
         placement: OnPremises,
-        prelude: Prelude::Nothing,
+        prelude,
     };
     if let Err(why) = run(&start, steps) {
         panic!("{why}");
@@ -287,15 +296,7 @@ fn a_taken_up_move_does_not_end_unseen() {
 
 /// In Azure, and a move back by full download has been given over to a driver that finishes what it has begun.
 fn play_in_the_middle_of_a_full_download(steps: &[Step]) {
-    let start = Start {
-        kind: Kind::Service,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::FullBack,
-    };
-    if let Err(why) = run(&start, steps) {
-        panic!("{why}");
-    }
+    play_from(Kind::Service, false, Prelude::FullBack, steps);
 }
 
 /// The move was taken up by fencing a target that this driver cannot fence, and then the commit carried the epoch of that fence.
@@ -331,12 +332,6 @@ fn a_job_of_a_holder_that_is_gone_is_seen_to_its_end_before_letting_go() {
 /// last move was never over.
 #[test]
 fn a_late_fence_that_breaks_off_on_another_host_is_brought_to_its_end() {
-    let start = Start {
-        kind: Kind::Agents,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::Nothing,
-    };
     let steps = [
         Step::FailNext(OnPremises, ErrorClass::Transient),
         run_of(0, 1, 0),
@@ -356,20 +351,12 @@ fn a_late_fence_that_breaks_off_on_another_host_is_brought_to_its_end() {
         run_of(0, 1, 0),
         run_of(0, 1, 3),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_off(Kind::Agents, &steps);
 }
 
 /// The same, when the cluster was rebuilt since: the claim has to move first, and the register took it in the name of that move alone.
 #[test]
 fn a_late_fence_that_breaks_off_does_not_keep_a_rebuilt_cluster_out() {
-    let start = Start {
-        kind: Kind::Agents,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::AtGate(1),
-    };
     let steps = [
         Step::Fate(Fate::Late(SignedDuration::from_millis(1700))),
         Step::Place(OnPremises),
@@ -381,21 +368,13 @@ fn a_late_fence_that_breaks_off_does_not_keep_a_rebuilt_cluster_out() {
         Step::Advance { beats: 7 },
         Step::Rebuild(OnPremises),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_from(Kind::Agents, false, Prelude::AtGate(1), &steps);
 }
 
 /// The host of the replica was replaced, and what came late gave the new one a register that was behind what the lost one had shown: nothing was
 /// ever believed again.
 #[test]
 fn steps_that_went_with_a_lost_replica_are_not_waited_for() {
-    let start = Start {
-        kind: Kind::Agents,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::FullBack,
-    };
     let steps = [
         run_of(0, 5, 3),
         Step::Rebuild(Azure),
@@ -413,20 +392,12 @@ fn steps_that_went_with_a_lost_replica_are_not_waited_for() {
         Step::LoseReplicaUnderway(Azure),
         run_of(0, 4, 3),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_from(Kind::Agents, false, Prelude::FullBack, &steps);
 }
 
 /// The right came back under a Failover that took a lost move up; the guest did not come up with it, and nobody asked again.
 #[test]
 fn a_resume_that_failed_is_given_again_whoever_turned_back() {
-    let start = Start {
-        kind: Kind::Agents,
-        running: true,
-        placement: OnPremises,
-        prelude: Prelude::AtGate(1),
-    };
     let steps = [
         Step::Rebuild(OnPremises),
         run_of(0, 1, 0),
@@ -434,21 +405,13 @@ fn a_resume_that_failed_is_given_again_whoever_turned_back() {
         run_of(0, 4, 0),
         run_of(0, 2, 1),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_from(Kind::Agents, true, Prelude::AtGate(1), &steps);
 }
 
 /// The fence that was lost arrived after all, the one given again an epoch further was refused, and the source would not come back at that epoch: the
 /// VM stayed down.
 #[test]
 fn a_fence_that_is_lost_and_then_refused_keeps_its_epoch() {
-    let start = Start {
-        kind: Kind::Agents,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::FullBack,
-    };
     let steps = [
         Step::Fate(Fate::Arrives),
         Step::Fate(Fate::Late(SignedDuration::from_secs(1))),
@@ -459,9 +422,7 @@ fn a_fence_that_is_lost_and_then_refused_keeps_its_epoch() {
         Step::Fate(Fate::Refused(ErrorClass::Transient)),
         run_of(0, 4, 3),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_from(Kind::Agents, false, Prelude::FullBack, &steps);
 }
 
 /// The name of the new move at the passive side hid that the active side had just taken a late order of the one before, and refused all others.
@@ -571,12 +532,6 @@ fn a_late_fence_of_a_lost_move_ends_the_commit_that_it_came_before() {
 /// An old look, of before the stop, while the commit was being recorded.
 #[test]
 fn s07_a_look_from_before_the_stop_takes_no_commit_back() {
-    let start = Start {
-        kind: Kind::Service,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::FullBack,
-    };
     let steps = [
         run_of(0, 1, 1),
         Step::Fate(Fate::Arrives),
@@ -585,20 +540,12 @@ fn s07_a_look_from_before_the_stop_takes_no_commit_back() {
         run_of(0, 9, 1),
         pass(1, true),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_from(Kind::Service, false, Prelude::FullBack, &steps);
 }
 
 /// The fence of a lost move was lost, and refused when the next Failover gave it.
 #[test]
 fn a_fence_that_a_lost_move_gave_keeps_its_epoch() {
-    let start = Start {
-        kind: Kind::Agents,
-        running: false,
-        placement: OnPremises,
-        prelude: Prelude::Nothing,
-    };
     let steps = [
         run_of(0, 1, 0),
         Step::Place(Azure),
@@ -613,7 +560,5 @@ fn a_fence_that_a_lost_move_gave_keeps_its_epoch() {
         Step::Advance { beats: 1 },
         run_of(0, 5, 1),
     ];
-    if let Err(why) = run(&start, &steps) {
-        panic!("{why}");
-    }
+    play_off(Kind::Agents, &steps);
 }

@@ -59,11 +59,8 @@ impl Bench for Agents {
         self.host(site).fake.running(VM)
     }
 
-    async fn disconnect(&mut self, site: Site) {
-        match site {
-            Site::OnPremises => self.sites.hv.end(),
-            Site::Azure => self.sites.az.end(),
-        }
+    async fn disconnect(&mut self) {
+        self.sites.az.end();
     }
 }
 

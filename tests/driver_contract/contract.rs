@@ -21,8 +21,8 @@ pub trait Bench: Send + Sync {
     async fn switch_on(&mut self, site: Site);
     /// Whether the guest runs, as somebody beside the host sees it.
     async fn runs(&self, site: Site) -> bool;
-    /// The site does not answer any more.
-    async fn disconnect(&mut self, site: Site);
+    /// Azure does not answer any more.
+    async fn disconnect(&mut self);
 }
 
 pub struct Subject {
@@ -439,7 +439,7 @@ pub async fn unknown_when_disconnected(mut subject: Subject) {
     subject.begin("one");
     let from = Site::OnPremises;
     let protect = subject.next(Action::Protect { from }).await;
-    subject.bench.disconnect(Site::Azure).await;
+    subject.bench.disconnect().await;
     let registers = subject.bench.driver().capabilities().registers;
     let seen = match subject.bench.driver().observe().await {
         Err(error) if !registers => {
@@ -513,7 +513,7 @@ pub async fn a_look_at_some_is_as_good(mut subject: Subject) {
     let others = ["another".to_owned()].into();
     let seen = subject.bench.driver().observe_some(&others).await.unwrap();
     assert!(matches!(seen.vm("another"), Fact::Absent));
-    subject.bench.disconnect(Site::Azure).await;
+    subject.bench.disconnect().await;
     let registers = subject.bench.driver().capabilities().registers;
     let seen = match subject.bench.driver().observe_some(&names).await {
         Err(_) if !registers => return,

@@ -32,8 +32,8 @@ impl Bench for Simulated {
         self.0.simulation().guest("app", site).running
     }
 
-    async fn disconnect(&mut self, site: Site) {
-        self.0.simulation().connect(site, false);
+    async fn disconnect(&mut self) {
+        self.0.simulation().connect(Site::Azure, false);
     }
 }
 

@@ -7,13 +7,14 @@ mod table;
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use homeward::{
     agent::api::PowerSwitch,
     api::{FailoverOutcome, FailoverPhase, Site},
 };
 use homeward_playground::{
     accelerator,
+    driver::Driver,
     guest_image::{GuestSettings, highest_acknowledged},
     narrator::{Narrator, bytes, milliseconds},
     proofs::{self, History},
@@ -37,16 +38,6 @@ struct Arguments {
     /// Take plain processes as guests instead of QEMU's: quick, and without change tracking.
     #[arg(long)]
     processes: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Driver {
-    /// Homeward's own agents.
-    #[value(name = "agents")]
-    Agents,
-    /// Azure Site Recovery, or rather its emulator: no Azure is needed, and none is touched.
-    #[value(name = "azureSiteRecovery")]
-    AzureSiteRecovery,
 }
 
 #[tokio::main]

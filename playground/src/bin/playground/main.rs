@@ -5,9 +5,10 @@ mod service;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use homeward_playground::{
     accelerator,
+    driver::Driver,
     guest_image::GuestSettings,
     narrator::Narrator,
     stop_asked,
@@ -27,16 +28,6 @@ struct Arguments {
     /// Take plain processes as guests instead of QEMU's.
     #[arg(long)]
     processes: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Driver {
-    /// Homeward's own agents.
-    #[value(name = "agents")]
-    Agents,
-    /// Azure Site Recovery, or rather its emulator: no Azure is needed, and none is touched.
-    #[value(name = "azureSiteRecovery")]
-    AzureSiteRecovery,
 }
 
 /// What runs.
