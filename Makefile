@@ -81,4 +81,5 @@ playground:
 .PHONY: mutants
 ## mutants     takes each guard out in turn and sees a test fail (long; RULE=S2 for one rule)
 mutants:
+	tools/setup kube
 	tools/mutants/run $(RULE)

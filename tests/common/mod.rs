@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod fake_driver;
+pub mod fake_service;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -6,6 +6,7 @@ mod common;
 
 mod claims;
 mod events;
+mod kept;
 mod letting_go;
 mod looks;
 mod moves;

@@ -1,0 +1,124 @@
+//! VMs of a service that keeps no registers: what is asked of it stands in the resource first, and so does what it answered (S18, S19).
+
+use homeward::api::{KeptRequest, KeptResult, ProtectedVirtualMachine, Site};
+use homeward::domain::{ActionKind, ErrorClass};
+use homeward::driver::DriverError;
+use serde_json::json;
+
+use crate::common::fake_service::FakeService;
+use crate::common::{Bench, Running, until};
+use crate::{protected, succeeded};
+
+async fn at_rest(bench: &Bench) -> (FakeService, Running) {
+    let service = FakeService::new("web");
+    let running = bench.run(service.clone());
+    bench.vault("vault").await;
+    bench.vm("web", Site::OnPremises, json!({})).await;
+    protected(bench, "web").await;
+    (service, running)
+}
+
+fn request(vm: &ProtectedVirtualMachine, kind: ActionKind) -> Option<KeptRequest> {
+    let register = vm.status.as_ref()?.register.as_ref()?;
+    let request = register.request.clone()?;
+    (request.action == kind.as_str()).then_some(request)
+}
+
+async fn on_record(bench: &Bench, kind: ActionKind) -> KeptRequest {
+    let vm = bench
+        .vm_is("web", &format!("{kind} on record"), |vm| {
+            request(vm, kind).is_some()
+        })
+        .await;
+    request(&vm, kind).unwrap()
+}
+
+/// Looks that began after this are over.
+async fn looked_again(service: &FakeService) {
+    let before = service.looks();
+    until("it is looked at again", || async {
+        (service.looks() > before + 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s18_a_request_is_on_record_before_it_is_sent() {
+    let bench = Bench::new("kept-record").await;
+    let (service, running) = at_rest(&bench).await;
+    service.hold();
+    bench.place("web", Site::Azure).await;
+    for kind in [ActionKind::CompleteFailover, ActionKind::Commit] {
+        let request = on_record(&bench, kind).await;
+        assert_eq!(service.heard(kind), 0, "{kind} was sent before");
+        assert_eq!((request.attempt, request.accepted), (1, false));
+        service.hear_one();
+        until(&format!("{kind} is asked for"), || async {
+            (service.heard(kind) == 1).then_some(())
+        })
+        .await;
+        let heard = service.state.lock().unwrap().heard.last().cloned().unwrap();
+        let sent = heard.attempt.unwrap();
+        // As precise as it is stored.
+        let microseconds = |time: jiff::Timestamp| time.as_microsecond();
+        assert_eq!(
+            microseconds(sent.send_before),
+            microseconds(request.send_before.0)
+        );
+        assert_eq!(sent.jobs_before, request.jobs_before);
+    }
+    bench.failover_is("web-1", "succeeded", succeeded).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s18_a_request_without_an_answer_is_not_followed_by_another() {
+    let bench = Bench::new("kept-lost").await;
+    let (service, running) = at_rest(&bench).await;
+    let lost = DriverError::ambiguous("the connection broke");
+    service.state.lock().unwrap().answers.push_back(lost);
+    bench.place("web", Site::Azure).await;
+    bench
+        .failover_is("web-1", "waits for what came of it", |failover| {
+            crate::waiting_for(failover).contains("no answer came")
+        })
+        .await;
+    looked_again(&service).await;
+    let kept = on_record(&bench, ActionKind::CompleteFailover).await;
+    assert_eq!((kept.attempt, kept.outcome), (1, None));
+    assert_eq!(service.heard(ActionKind::CompleteFailover), 1);
+    // It was on its way all the while.
+    let late = service.state.lock().unwrap().heard[0].action.clone();
+    service.arrives(&late);
+    bench.failover_is("web-1", "succeeded", succeeded).await;
+    assert_eq!(service.heard(ActionKind::CompleteFailover), 1);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s19_an_answer_that_nothing_was_done_is_on_record_and_another_attempt_follows() {
+    let bench = Bench::new("kept-refused").await;
+    let (service, running) = at_rest(&bench).await;
+    let busy = DriverError::refused(ErrorClass::Throttled, "too many requests");
+    service.state.lock().unwrap().answers.push_back(busy);
+    bench.place("web", Site::Azure).await;
+    let vm = bench
+        .vm_is("web", "no effect, on record", |vm| {
+            request(vm, ActionKind::CompleteFailover).is_some_and(|request| {
+                request
+                    .outcome
+                    .is_some_and(|outcome| outcome.result == KeptResult::NoEffect)
+            })
+        })
+        .await;
+    let first = request(&vm, ActionKind::CompleteFailover).unwrap();
+    assert_eq!(first.attempt, 1);
+    bench
+        .vm_is("web", "the second attempt on record", |vm| {
+            request(vm, ActionKind::CompleteFailover).is_some_and(|request| request.attempt == 2)
+        })
+        .await;
+    bench.failover_is("web-1", "succeeded", succeeded).await;
+    assert_eq!(service.heard(ActionKind::CompleteFailover), 2);
+    running.end().await;
+}
