@@ -18,4 +18,6 @@ mod scenario;
 #[path = "../decide/store.rs"]
 mod store;
 mod stories;
+#[path = "../decide/view.rs"]
+mod view;
 mod wire;

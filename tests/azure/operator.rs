@@ -4,22 +4,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use homeward::api::{FailoverReference, FailoverStatus, ProtectedVirtualMachineStatus};
+use homeward::api::{FailoverStatus, ProtectedVirtualMachineStatus};
 use homeward::domain::kept::{self, Admitted, Limits};
 use homeward::domain::{
-    Alternate, Claim, CurrentFailover, DEFAULT_HISTORY_LIMIT, Decision, Effect, Fact, FailoverView,
-    FinishedFailover, Intent, Submission, VaultObservation, VaultView, VmObservation, World,
-    decide, record_refusal, record_vm_refusal, still_refused,
+    Decision, Effect, Fact, Submission, VaultObservation, VaultView, VmObservation, World, decide,
+    record_refusal, record_vm_refusal, still_refused,
 };
 use homeward::driver::azure_site_recovery::AzureSiteRecoveryDriver;
 use homeward::driver::{DriverError, ReplicationDriver};
 use jiff::{SignedDuration, Timestamp};
 
 use super::store::{Failover, Pvm, Store};
+use super::view::{self, VM};
 use super::wire::Wire;
 
-pub const VM: &str = "vm";
-pub const CLUSTER: &str = "cluster";
 /// How old a look may be before nothing is known any more, as the controllers have it.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// How long an answer is waited for, as the controllers have it.
@@ -79,27 +77,6 @@ impl Life {
                 Ok(())
             }
         }
-    }
-}
-
-pub fn intent(pvm: &Pvm) -> Intent {
-    Intent {
-        name: VM.into(),
-        uid: pvm.uid.clone(),
-        vm_name: VM.into(),
-        vault: "vault".into(),
-        placement: pvm.spec.placement,
-        data_sync: pvm.spec.data_sync,
-        alternate: Alternate::default(),
-        encryption_key: None,
-        full_download_after: SignedDuration::from_hours(720),
-        cutover: pvm.spec.cutover,
-        commit: pvm.spec.commit,
-        reverse_replication: pvm.spec.reverse_replication,
-        suspend: pvm.spec.suspend,
-        history_limit: DEFAULT_HISTORY_LIMIT.min(3),
-        deleting: pvm.deleting,
-        takeover: None,
     }
 }
 
@@ -206,20 +183,11 @@ impl Operator {
         })
     }
 
-    fn decide(&self, view: &Store, pvm: &Pvm, kept: Option<&Kept>) -> Decision {
-        let intent = intent(pvm);
-        let current = view.current();
-        let history = history(view, pvm, current);
-        let own = Claim {
-            cluster: CLUSTER.into(),
-            vm_uid: pvm.uid.clone(),
-        };
+    fn decide(&self, seen: &Store, pvm: &Pvm, kept: Option<&Kept>) -> Decision {
+        let own = view::claim(pvm);
         let holder_gone = kept
             .and_then(|kept| kept.shown.claimed_by_other(&own))
-            .is_some_and(|claim| {
-                claim.cluster == CLUSTER
-                    && (self.store().pvm.as_ref()).is_none_or(|pvm| pvm.uid != claim.vm_uid)
-            });
+            .is_some_and(|holder| view::is_gone(holder, &self.store()));
         let mut status = pvm.status.clone();
         if let Some(kept) = kept {
             status.register.clone_from(&kept.register);
@@ -241,26 +209,12 @@ impl Operator {
                 },
             }),
         };
-        let reference = pvm.status.current_failover.as_ref();
         decide(&World {
-            intent: &intent,
+            intent: &view::intent(pvm),
             generation: Some(1),
             status: &status,
-            failover: match (reference, current) {
-                (None, _) => CurrentFailover::None,
-                (Some(_), None) => CurrentFailover::Missing,
-                (Some(reference), Some(failover)) => CurrentFailover::Known(FailoverView {
-                    name: &failover.name,
-                    uid: &failover.uid,
-                    generation: Some(1),
-                    spec: &failover.spec,
-                    status: &failover.status,
-                    start_held_because: reference.start_held_because.as_deref(),
-                    taken_up: reference.taken_up,
-                    deleting: failover.deleting,
-                }),
-            },
-            history: &history,
+            failover: view::current(pvm, seen.current()),
+            history: &view::history(seen, pvm),
             vault,
             earlier_owner: None,
             claim: own,
@@ -291,44 +245,16 @@ impl Operator {
                 self.submit(kept, submission, disturbance, &mut acted, life)
                     .await?;
             }
-            Some(Effect::CreateFailover(new)) => {
+            Some(Effect::CreateFailover(_)) if !unchanged(&self.store(), pvm) => {
                 life.live()?;
-                let mut store = self.store();
-                if !unchanged(&store, pvm) {
-                    return Err(Cut);
-                }
-                let (number, name, uid) = store.create_failover(&pvm.uid, new);
-                acted.made = Some(number);
-                if let Some((_, status)) = &mut acted.pvm {
-                    status.failover_counter = Some(number);
-                    status.next_start_held_because = None;
-                    status.current_failover = Some(FailoverReference {
-                        name,
-                        uid,
-                        start_held_because: new.start_held_because.clone(),
-                        taken_up: new.taken_up,
-                    });
-                }
+                return Err(Cut);
             }
-            Some(Effect::ReleaseFailover { name }) => {
+            Some(effect) => {
                 life.live()?;
-                self.store().release_failover(name);
-            }
-            Some(Effect::DeleteFailover { name }) => {
-                life.live()?;
-                let mut store = self.store();
-                let number = (store.failovers.values())
-                    .find(|failover| failover.name == *name)
-                    .map(|failover| failover.number);
-                if let Some(number) = number {
-                    store.delete_failover(number);
-                    store.writes += 1;
-                }
-            }
-            Some(Effect::ReleaseVm) => {
-                life.live()?;
-                self.store().release_pvm();
-                acted.pvm = None;
+                let mut status = decision.status.clone();
+                acted.made = view::bring_about(&mut self.store(), pvm, &mut status, effect);
+                let gone = matches!(effect, Effect::ReleaseVm);
+                acted.pvm = (!gone).then(|| (pvm.clone(), status));
             }
         }
         self.publish(acted, life)
@@ -485,22 +411,4 @@ impl Operator {
 /// Whether the resource is still the one that was read.
 fn unchanged(store: &Store, pvm: &Pvm) -> bool {
     (store.pvm.as_ref()).is_some_and(|now| now.uid == pvm.uid && now.version == pvm.version)
-}
-
-fn history(view: &Store, pvm: &Pvm, current: Option<&Failover>) -> Vec<FinishedFailover> {
-    view.failovers
-        .values()
-        .filter(|failover| {
-            failover.spec.virtual_machine.uid == pvm.uid
-                && failover
-                    .status
-                    .phase
-                    .is_some_and(homeward::api::FailoverPhase::is_final)
-                && current.is_none_or(|current| current.uid != failover.uid)
-        })
-        .map(|failover| FinishedFailover {
-            name: failover.name.clone(),
-            finalizer: failover.finalizer,
-        })
-        .collect()
 }

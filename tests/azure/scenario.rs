@@ -12,8 +12,9 @@ use homeward_asr_emulator::{
 };
 use tokio::sync::Mutex as Turn;
 
-use super::operator::{Disturbance, Operator, VM};
+use super::operator::{Disturbance, Operator};
 use super::store::{Answer, Spec, Store};
+use super::view::VM;
 use super::wire::{Trouble, Wire};
 
 /// The other VM of the recovery plan.

@@ -10,10 +10,10 @@ use homeward::domain::{
 };
 use homeward::driver::simulated::agents_like;
 
-use super::operator::intent;
 use super::scenario::spec;
 use super::store::Store;
 use super::tables::{Asked, FROM, TO, claim, observation};
+use super::view::intent;
 
 /// One situation: what is seen, and what a person has asked for.
 #[derive(Clone)]

@@ -14,3 +14,4 @@ mod scenario;
 mod store;
 mod stories;
 mod tables;
+mod view;

@@ -1,17 +1,13 @@
 //! One operator process: a pass looks, decides, writes down, acts; it can be cut short between any two of these.
 
-use homeward::api::FailoverReference;
 use homeward::domain::{
-    Claim, CurrentFailover, DEFAULT_HISTORY_LIMIT, Decision, Effect, Fact, FailoverView,
-    FinishedFailover, Intent, VaultObservation, VaultView, World, decide, record_refusal,
+    Decision, Effect, Fact, VaultObservation, VaultView, World, decide, record_refusal,
 };
 use homeward::driver::simulated::Simulation;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::store::{Failover, Pvm, Store};
-
-pub const VM: &str = "vm";
-pub const CLUSTER: &str = "cluster";
+use super::store::{Pvm, Store};
+use super::view::{self, VM};
 
 /// How one pass is disturbed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,27 +34,6 @@ pub struct Passed {
     /// It went through to its end.
     #[allow(dead_code)]
     pub whole: bool,
-}
-
-pub fn intent(pvm: &Pvm) -> Intent {
-    Intent {
-        name: VM.into(),
-        uid: pvm.uid.clone(),
-        vm_name: VM.into(),
-        vault: "vault".into(),
-        placement: pvm.spec.placement,
-        data_sync: pvm.spec.data_sync,
-        alternate: homeward::domain::Alternate::default(),
-        encryption_key: None,
-        full_download_after: SignedDuration::from_hours(720),
-        cutover: pvm.spec.cutover,
-        commit: pvm.spec.commit,
-        reverse_replication: pvm.spec.reverse_replication,
-        suspend: pvm.spec.suspend,
-        history_limit: DEFAULT_HISTORY_LIMIT.min(3),
-        deleting: pvm.deleting,
-        takeover: None,
-    }
 }
 
 impl Operator {
@@ -142,37 +117,9 @@ impl Operator {
                     store.write_failover(&failover, after).ok()?;
                 }
             }
-            Some(Effect::CreateFailover(new)) => {
+            Some(effect) => {
                 live(steps_left)?;
-                let (number, name, uid) = store.create_failover(&pvm.uid, new);
-                status.failover_counter = Some(number);
-                status.next_start_held_because = None;
-                status.current_failover = Some(FailoverReference {
-                    name,
-                    uid,
-                    start_held_because: new.start_held_because.clone(),
-                    taken_up: new.taken_up,
-                });
-            }
-            Some(Effect::ReleaseFailover { name }) => {
-                live(steps_left)?;
-                store.release_failover(name);
-            }
-            Some(Effect::DeleteFailover { name }) => {
-                live(steps_left)?;
-                let number = store
-                    .failovers
-                    .values()
-                    .find(|failover| failover.name == *name)
-                    .map(|failover| failover.number);
-                if let Some(number) = number {
-                    store.delete_failover(number);
-                    store.writes += 1;
-                }
-            }
-            Some(Effect::ReleaseVm) => {
-                live(steps_left)?;
-                store.release_pvm();
+                view::bring_about(store, pvm, &mut status, effect);
             }
         }
         live(steps_left)?;
@@ -211,47 +158,21 @@ fn live(steps_left: &mut Option<u8>) -> Option<()> {
 }
 
 fn look_and_decide(
-    view: &Store,
+    seen: &Store,
     pvm: &Pvm,
     vault: &VaultObservation,
     simulation: &Simulation,
     store: &Store,
 ) -> Decision {
-    let intent = intent(pvm);
-    let current = view.current();
-    let history = history(view, pvm, current);
     let vm = vault.vm(VM);
-    let own = Claim {
-        cluster: CLUSTER.into(),
-        vm_uid: pvm.uid.clone(),
-    };
-    // Asked of the API server itself, not of a cache.
-    let holder_gone = vm
-        .known()
-        .and_then(|vm| vm.claimed_by_other(&own))
-        .is_some_and(|claim| {
-            claim.cluster == CLUSTER && store.pvm.as_ref().is_none_or(|pvm| pvm.uid != claim.vm_uid)
-        });
-    let reference = pvm.status.current_failover.as_ref();
-    let world = World {
-        intent: &intent,
+    let own = view::claim(pvm);
+    let holder = vm.known().and_then(|vm| vm.claimed_by_other(&own));
+    decide(&World {
+        intent: &view::intent(pvm),
         generation: Some(1),
         status: &pvm.status,
-        failover: match (reference, current) {
-            (None, _) => CurrentFailover::None,
-            (Some(_), None) => CurrentFailover::Missing,
-            (Some(reference), Some(failover)) => CurrentFailover::Known(FailoverView {
-                name: &failover.name,
-                uid: &failover.uid,
-                generation: Some(1),
-                spec: &failover.spec,
-                status: &failover.status,
-                start_held_because: reference.start_held_because.as_deref(),
-                taken_up: reference.taken_up,
-                deleting: failover.deleting,
-            }),
-        },
-        history: &history,
+        failover: view::current(pvm, seen.current()),
+        history: &view::history(seen, pvm),
         vault: Fact::Known(VaultView {
             renamed: None,
             sites: &vault.sites,
@@ -259,28 +180,9 @@ fn look_and_decide(
             vm,
         }),
         earlier_owner: None,
+        claim_holder_gone: holder.is_some_and(|holder| view::is_gone(holder, store)),
         claim: own,
         encryption_key_problem: None,
-        claim_holder_gone: holder_gone,
         now: simulation.now(),
-    };
-    decide(&world)
-}
-
-fn history(view: &Store, pvm: &Pvm, current: Option<&Failover>) -> Vec<FinishedFailover> {
-    view.failovers
-        .values()
-        .filter(|failover| {
-            failover.spec.virtual_machine.uid == pvm.uid
-                && failover
-                    .status
-                    .phase
-                    .is_some_and(homeward::api::FailoverPhase::is_final)
-                && current.is_none_or(|current| current.uid != failover.uid)
-        })
-        .map(|failover| FinishedFailover {
-            name: failover.name.clone(),
-            finalizer: failover.finalizer,
-        })
-        .collect()
+    })
 }

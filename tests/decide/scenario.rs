@@ -11,8 +11,9 @@ use homeward::domain::{
 use homeward::driver::simulated::{BEAT, Fate, Happening, Simulation, agents_like, service_like};
 use jiff::{SignedDuration, Timestamp};
 
-use super::operator::{Disturbance, Operator, VM};
+use super::operator::{Disturbance, Operator};
 use super::store::{Answer, Spec, Store};
+use super::view::VM;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

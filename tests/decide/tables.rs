@@ -13,9 +13,9 @@ use homeward::domain::{
 };
 use homeward::driver::simulated::{agents_like, service_like};
 
-use super::operator::intent;
 use super::scenario::spec;
 use super::store::Store;
+use super::view::intent;
 
 pub const FROM: Site = Site::OnPremises;
 pub const TO: Site = Site::Azure;
