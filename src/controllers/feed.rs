@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::key::Key;
+use crate::telemetry::Health;
 
 /// How long one watch lasts before it is taken up where it was: one that nothing comes through any more is not noticed earlier.
 const WATCH_SECONDS: u32 = 60;
@@ -56,10 +58,12 @@ impl<K> Watched for K where
 {
 }
 
-/// Watches a kind in these namespaces (all, when there are none) until `stop`, in the background.
+/// Watches a kind in these namespaces (all, when there are none) until `stop`, in the background. `health` hears, under the name `part`, when
+/// the API server says that there is nothing to watch, or that it is not allowed.
 pub fn feed<K: Watched>(
     client: &Client,
     namespaces: &[String],
+    (health, part): (Arc<Health>, &'static str),
     stop: CancellationToken,
     touched: impl Fn(Touch<'_, K>) + Send + 'static,
 ) -> Store<Guarded<K>> {
@@ -82,23 +86,91 @@ pub fn feed<K: Watched>(
     let writer = Writer::default();
     let store = writer.as_reader();
     let events = stream::select_all(events).take_until(stop.cancelled_owned());
-    tokio::spawn(run(Filler::new(writer, sources), events, touched));
+    let refusals = Refusals::<K>::new(health, part);
+    tokio::spawn(run(Filler::new(writer, sources), events, refusals, touched));
     store
 }
 
 async fn run<K: Watched>(
     mut filler: Filler<K>,
     events: impl Stream<Item = (usize, watcher::Result<Event<Guarded<K>>>)>,
+    mut refusals: Refusals<K>,
     touched: impl Fn(Touch<'_, K>) + Send + 'static,
 ) {
     let mut events = std::pin::pin!(events);
     while let Some((source, event)) = events.next().await {
         match event {
-            Ok(event) => filler.take(source, event, &touched),
+            Ok(event) => {
+                refusals.works(source);
+                filler.take(source, event, &touched);
+            }
             Err(error) => {
+                refusals.failed(source, &error);
                 tracing::warn!(kind = %K::kind(&()), %error, "the watch was interrupted and is taken up again");
             }
         }
+    }
+}
+
+/// Watches that the API server refuses, by source. One that it does not answer at all says nothing: it is taken up again.
+struct Refusals<K> {
+    health: Arc<Health>,
+    part: &'static str,
+    refused: BTreeSet<usize>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Watched> Refusals<K> {
+    fn new(health: Arc<Health>, part: &'static str) -> Self {
+        Self {
+            health,
+            part,
+            refused: BTreeSet::new(),
+            kind: PhantomData,
+        }
+    }
+
+    fn works(&mut self, source: usize) {
+        if self.refused.remove(&source) && self.refused.is_empty() {
+            self.health.ready(self.part);
+        }
+    }
+
+    fn failed(&mut self, source: usize, error: &watcher::Error) {
+        let Some(code) = code(error).filter(|code| [401, 403, 404].contains(code)) else {
+            return;
+        };
+        self.refused.insert(source);
+        let kind = K::kind(&());
+        let what_for = if code == 404 {
+            format!(
+                "the CustomResourceDefinition of {kind}, which is there no more: apply what `homeward crds` prints"
+            )
+        } else {
+            format!("the right to list and watch resources of kind {kind}: {error}")
+        };
+        self.health.waits(self.part, what_for);
+    }
+}
+
+impl<K> Drop for Refusals<K> {
+    fn drop(&mut self) {
+        self.health.rests(self.part);
+    }
+}
+
+/// What the API server answered.
+fn code(error: &watcher::Error) -> Option<u16> {
+    use watcher::Error;
+    match error {
+        Error::InitialListFailed(error)
+        | Error::WatchStartFailed(error)
+        | Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        Error::WatchError(status) => Some(status.code),
+        Error::NoResourceVersion => None,
     }
 }
 

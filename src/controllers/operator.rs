@@ -321,6 +321,7 @@ impl Operator {
         let store = feed(
             client,
             &self.settings.namespaces,
+            (self.health.clone(), "watch of vaults"),
             feeding.child_token(),
             move |touch| match touch {
                 Touch::Changed(key, guarded) => {
@@ -364,6 +365,7 @@ impl Operator {
         let store = feed(
             client,
             &self.settings.namespaces,
+            (self.health.clone(), "watch of virtual machines"),
             feeding.child_token(),
             move |touch: Touch<'_, ProtectedVirtualMachine>| match touch {
                 Touch::Changed(key, guarded) => {
@@ -408,6 +410,7 @@ impl Operator {
         let store = feed(
             client,
             &self.settings.namespaces,
+            (self.health.clone(), "watch of failovers"),
             feeding.child_token(),
             move |touch: Touch<'_, Failover>| match touch {
                 Touch::Changed(key, guarded) => {

@@ -24,6 +24,11 @@ impl Health {
         locked(&self.checks).insert(part, Err(what_for.into()));
     }
 
+    /// The part has nothing to do now, and nothing is expected of it.
+    pub fn rests(&self, part: &'static str) {
+        locked(&self.checks).remove(part);
+    }
+
     /// The part went round its loop, and will again within `at_most`.
     pub fn beat(&self, part: &'static str, at_most: Duration) {
         locked(&self.beats).insert(part, (Instant::now(), at_most));

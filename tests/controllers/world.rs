@@ -9,8 +9,9 @@ use homeward::api::{ProtectedVirtualMachine, Site};
 use homeward::domain::ActionKind;
 use homeward_playground::control_plane::ControlPlane;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, PostParams};
 use serde_json::json;
 
 /// Definitions that take any placement, as those of a later version might.
@@ -87,6 +88,38 @@ async fn it_waits_for_its_definitions_and_a_bad_resource_stops_no_other() {
         api.get("moon").await.unwrap().metadata.resource_version,
         before
     );
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_that_go_away_are_waited_for_again() {
+    let at = folder("goes");
+    let plane = ControlPlane::start(&at).await.unwrap();
+    plane.install_crds(&[crds()]).await.unwrap();
+    let bench = Bench::on(&plane, "gone").await;
+    let vault = FakeVault::new().with_vm("web", "id-web", Site::OnPremises);
+    let running = bench.run(FakeFactory::of("vault", &vault));
+    bench.vault("vault").await;
+    bench.vm("web", Site::OnPremises, json!({})).await;
+    protected(&bench, "web").await;
+    assert!(running.health.readiness().0);
+    let definitions: Api<CustomResourceDefinition> = Api::all(bench.client.clone());
+    definitions
+        .delete("failovers.homeward.dev", &DeleteParams::default())
+        .await
+        .unwrap();
+    until("it says what is gone", || async {
+        let (ready, text) = running.health.readiness();
+        (!ready && text.contains("CustomResourceDefinition of Failover")).then_some(())
+    })
+    .await;
+    plane.install_crds(&[crds()]).await.unwrap();
+    until("it is ready again", || async {
+        running.health.readiness().0.then_some(())
+    })
+    .await;
+    bench.place("web", Site::Azure).await;
+    bench.failover_is("web-1", "succeeded", succeeded).await;
     running.end().await;
 }
 
