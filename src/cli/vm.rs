@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 
 use crate::agent::api::{
-    Command as OrderCommand, HostState, MAX_CONSOLE, OperationState, Order, PowerSwitch, VmState,
+    Command as OrderCommand, HostState, MAX_CONSOLE, OperationState, Order, PowerSwitch, Problem,
+    ProblemKind, VmState,
 };
 use crate::agent::client::AgentClient;
 
@@ -148,6 +149,13 @@ async fn switch(vm: &Named, command: OrderCommand) -> anyhow::Result<()> {
     let state = client.state().await?;
     let seen = find(&state, &vm.name)?;
     let Some(register) = &seen.register else {
+        if is_damaged(seen) {
+            bail!(
+                "the register of {} on {} cannot be read, and the VM may not run there before: see the runbook on contradicting registers",
+                vm.name,
+                state.host
+            );
+        }
         bail!(
             "{} has no register on {}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first); where a register was lost, see the runbook on contradicting registers",
             vm.name,
@@ -180,13 +188,20 @@ async fn switch(vm: &Named, command: OrderCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A register that is there and cannot be read: it is to be mended, not made anew.
+fn is_damaged(vm: &VmState) -> bool {
+    let of_register = |problem: &Problem| problem.kind == ProblemKind::Register;
+    vm.problems.iter().any(of_register)
+}
+
 fn table(state: &HostState) -> String {
     let mut rows = vec![["NAME", "POWER", "MAY RUN", "EPOCH", "UUID"].map(ToOwned::to_owned)];
     rows.extend(state.vms.iter().map(|vm| {
-        let (role, epoch) = vm.register.as_ref().map_or_else(
-            || ("no register".to_owned(), "-".to_owned()),
-            |register| (format!("{:?}", register.role), register.epoch.to_string()),
-        );
+        let (role, epoch) = match &vm.register {
+            Some(register) => (format!("{:?}", register.role), register.epoch.to_string()),
+            None if is_damaged(vm) => ("unreadable".to_owned(), "-".to_owned()),
+            None => ("no register".to_owned(), "-".to_owned()),
+        };
         [
             vm.name.clone(),
             format!("{:?}", vm.power),
@@ -223,4 +238,37 @@ fn table(state: &HostState) -> String {
         text += &format!("\n{name}: {}\n", problem.message);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn state(problems: &serde_json::Value) -> HostState {
+        let vm = json!({
+            "uuid": "6b0c3f0e-7d7e-4b43-9a53-30d1e43a1c11", "name": "web", "power": "Off", "disks": [],
+            "content": {"kind": "Unknown"}, "problems": problems,
+        });
+        serde_json::from_value(json!({
+            "host": "hv01", "site": "OnPremises", "version": "0", "bootId": "b",
+            "startedAt": "2026-01-01T00:00:00Z", "now": "2026-01-01T00:00:00Z", "dataAddress": "h:1",
+            "freeBytes": 0, "networks": [],
+            "found": {"rebooted": false, "running": [], "started": [], "interrupted": [], "openJournals": []},
+            "vms": [vm],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_register_that_cannot_be_read_is_not_called_missing() {
+        let none = table(&state(&json!([])));
+        assert!(none.contains("no register"), "{none}");
+        let problems = json!([{"kind": "Register", "message": "its checksum is wrong"}]);
+        let damaged = table(&state(&problems));
+        assert!(damaged.contains("unreadable"), "{damaged}");
+        assert!(!damaged.contains("no register"), "{damaged}");
+        assert!(damaged.contains("web: its checksum is wrong"), "{damaged}");
+    }
 }
