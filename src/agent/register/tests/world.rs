@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::host::*;
 use super::*;
 
 #[derive(Clone, Debug)]
