@@ -1,294 +1,10 @@
-//! A sequence of steps over one VM, two sites, two operator processes and one person; what must always hold is checked after each.
+//! What must hold after every step, and where everything must come to in the end.
 
-use std::collections::BTreeSet;
-
-use homeward::api::{
-    Approval, DataSyncRequest, FailoverOutcome, FailoverPhase, Site, VirtualMachinePhase,
-};
-use homeward::domain::{
-    ActionKind, Effect, ErrorClass, Fact, ProtectionState, Stage, VmObservation,
-};
-use homeward::driver::simulated::{BEAT, Fate, Happening, Simulation, agents_like, service_like};
-use jiff::{SignedDuration, Timestamp};
-
-use super::operator::{Disturbance, Operator};
-use super::store::{Answer, Spec, Store};
-use super::view::VM;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Agents,
-    Service,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Passes of one operator, a few beats apart.
-    Run {
-        operator: usize,
-        passes: u8,
-        beats: u8,
-    },
-    /// One pass, disturbed.
-    Pass {
-        operator: usize,
-        disturbance: Disturbance,
-    },
-    Advance {
-        beats: u16,
-    },
-    Place(Site),
-    Suspend(bool),
-    Cutover(Approval),
-    Commit(Approval),
-    Reverse(Approval),
-    DataSync(DataSyncRequest),
-    Answer(Answer),
-    DeleteFailover,
-    LoseFailover,
-    DeletePvm,
-    /// Cluster and resources are made anew; the sites go on.
-    Rebuild(Site),
-    Reapply,
-    Fate(Fate),
-    FailNext(Site, ErrorClass),
-    FailPasses(Site, bool),
-    Connect(Site, bool),
-    RestartAgent(Site),
-    Reboot(Site),
-    Switch(Site, bool),
-    Obstruct(bool),
-    /// With what was on its way to it.
-    LoseReplica(Site),
-    /// What is on its way reaches the host that takes its place: whoever sent it had stood still before it connected.
-    LoseReplicaUnderway(Site),
-}
-
-#[derive(Clone, Debug)]
-pub struct Start {
-    pub kind: Kind,
-    pub running: bool,
-    pub placement: Site,
-    /// How far things have come before the steps begin.
-    pub prelude: Prelude,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prelude {
-    Nothing,
-    Protected,
-    /// Protected, and a move to Azure has gone through.
-    InAzure,
-    /// In Azure, and a move back with the full download is about to stop the VM.
-    FullBack,
-    /// A move to Azure waits at the gate of this number.
-    AtGate(u8),
-}
-
-pub struct World {
-    pub simulation: Simulation,
-    pub store: Store,
-    pub operators: [Operator; 2],
-    kind: Kind,
-    checked: usize,
-    taken: BTreeSet<(Site, u64, u64)>,
-    ended: BTreeSet<String>,
-    pub trace: bool,
-    /// Everything was lost while an order was still on its way: nobody is left who could wait for it.
-    orphaned: bool,
-    /// The placement was written before the move that is under way was, and nobody has said anything since.
-    unasked: bool,
-}
-
-pub fn spec(placement: Site) -> Spec {
-    Spec {
-        placement,
-        suspend: false,
-        cutover: Approval::Automatic,
-        commit: Approval::Automatic,
-        reverse_replication: Approval::Automatic,
-        data_sync: DataSyncRequest::Auto,
-    }
-}
-
-pub type Checked = Result<(), String>;
+use super::*;
 
 impl World {
-    pub fn new(start: &Start) -> Self {
-        let capabilities = match start.kind {
-            Kind::Agents => agents_like(),
-            Kind::Service => service_like(),
-        };
-        let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut simulation = Simulation::new(capabilities, epoch);
-        simulation.define(VM, Site::OnPremises, start.running);
-        Self {
-            simulation,
-            store: Store::new(spec(start.placement)),
-            operators: [Operator::default(), Operator::default()],
-            kind: start.kind,
-            checked: 0,
-            taken: BTreeSet::new(),
-            ended: BTreeSet::new(),
-            orphaned: false,
-            unasked: false,
-            trace: std::env::var_os("HOMEWARD_TRACE").is_some(),
-        }
-    }
-
-    pub fn play(&mut self, steps: &[Step]) -> Checked {
-        for step in steps {
-            if self.trace {
-                println!("== {step:?}");
-            }
-            self.step(step)
-                .map_err(|why| format!("after {step:?}: {why}"))?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, step: &Step) -> Checked {
-        match step {
-            Step::Run {
-                operator,
-                passes,
-                beats,
-            } => {
-                for _ in 0..*passes {
-                    self.pass(*operator, Disturbance::default())?;
-                    self.simulation.advance(BEAT * i32::from(*beats));
-                }
-            }
-            Step::Pass {
-                operator,
-                disturbance,
-            } => {
-                self.pass(*operator, *disturbance)?;
-            }
-            Step::Advance { beats } => self.simulation.advance(BEAT * i32::from(*beats)),
-            Step::Place(site) => {
-                self.unasked = false;
-                self.store.change(|spec| spec.placement = *site);
-            }
-            Step::Suspend(on) => self.store.change(|spec| spec.suspend = *on),
-            Step::Cutover(approval) => self.store.change(|spec| spec.cutover = *approval),
-            Step::Commit(approval) => self.store.change(|spec| spec.commit = *approval),
-            Step::Reverse(approval) => {
-                self.store
-                    .change(|spec| spec.reverse_replication = *approval);
-            }
-            Step::DataSync(asked) => self.store.change(|spec| spec.data_sync = *asked),
-            Step::Answer(answer) => {
-                self.store.answer(*answer);
-            }
-            Step::DeleteFailover => self.store.delete_current(),
-            Step::LoseFailover => self.store.lose_current(),
-            Step::DeletePvm => self.store.delete_pvm(),
-            Step::Rebuild(placement) => {
-                self.orphaned |= self.simulation.on_their_way() > 0;
-                self.unasked = true;
-                self.store.lose_everything();
-                self.store.apply(spec(*placement));
-                for operator in &mut self.operators {
-                    operator.die();
-                }
-            }
-            Step::Reapply => self.store.change(|_| ()),
-            Step::Fate(fate) => self.simulation.schedule([*fate]),
-            Step::FailNext(site, class) => {
-                self.simulation.fail_next(*site, *class, "made to fail");
-            }
-            Step::FailPasses(site, on) => {
-                self.simulation
-                    .fail_passes(VM, *site, on.then_some("made to fail"));
-            }
-            Step::Connect(site, on) => self.simulation.connect(*site, *on),
-            Step::RestartAgent(site) => self.simulation.restart_agent(*site),
-            Step::Reboot(site) => self.simulation.reboot_host(*site),
-            Step::Switch(site, on) => {
-                self.simulation.switch(VM, *site, *on);
-            }
-            Step::LoseReplica(site) | Step::LoseReplicaUnderway(site) => {
-                if self.simulation.lose_replica(VM, *site) {
-                    // Another host in its place: it has taken nothing.
-                    self.taken.retain(|(at, _, _)| at != site);
-                    if matches!(step, Step::LoseReplica(_)) {
-                        self.simulation.lose_what_is_on_its_way(VM, *site);
-                    }
-                }
-            }
-            Step::Obstruct(on) => {
-                let obstacles = if *on {
-                    vec!["a disk without a target".into()]
-                } else {
-                    vec![]
-                };
-                self.simulation.obstruct(VM, obstacles);
-            }
-        }
-        self.check()
-    }
-
-    /// One pass; returns what it decided, if there was anything to decide on.
-    fn pass(
-        &mut self,
-        operator: usize,
-        disturbance: Disturbance,
-    ) -> Result<Option<homeward::domain::Decision>, String> {
-        let stage_before = self.look().map(|vm| vm.stage);
-        let phase_before = self
-            .store
-            .current()
-            .and_then(|failover| failover.status.phase);
-        let passed =
-            self.operators[operator].pass(&mut self.store, &mut self.simulation, disturbance);
-        let decision = passed.map(|passed| passed.decision);
-        if self.trace {
-            if let Some(decision) = &decision {
-                let stage = self.look().map(|vm| format!("{:?}", vm.stage));
-                println!(
-                    "   {} {stage:?} -> {:?} {:?} {:?} | {:?} | pending {:?} failure {:?}",
-                    self.simulation.now(),
-                    decision
-                        .failover
-                        .as_ref()
-                        .and_then(|failover| failover.phase),
-                    decision.effect,
-                    decision
-                        .failover
-                        .as_ref()
-                        .and_then(|failover| failover.waiting_for.clone()),
-                    decision.status.phase,
-                    decision
-                        .failover
-                        .as_ref()
-                        .and_then(|failover| failover.pending_action.clone()),
-                    decision
-                        .failover
-                        .as_ref()
-                        .and_then(|failover| failover.failure.clone()),
-                );
-            }
-        }
-        if let Some(Effect::Submit(submission)) = decision.as_ref().and_then(|d| d.effect.as_ref())
-        {
-            self.check_asked(submission.action.kind(), stage_before.as_ref())?;
-            // S20: what the driver cannot do is never asked of it.
-            self.simulation
-                .check_capable(&submission.action)
-                .map_err(|error| format!("asks for {:?}: {error}", submission.action))?;
-        }
-        self.check()?;
-        self.check_ending(phase_before)?;
-        Ok(decision)
-    }
-
-    pub fn look(&self) -> Option<VmObservation> {
-        self.simulation.observe().vms.get(VM).cloned()
-    }
-
     /// What must hold after every step.
-    fn check(&mut self) -> Checked {
+    pub(super) fn check(&mut self) -> Checked {
         if let Some(violation) = self.simulation.violations().first() {
             return Err(format!("invariant {violation}"));
         }
@@ -353,7 +69,7 @@ impl World {
     }
 
     /// Whatever a Failover says at its end must be so.
-    fn check_ending(&mut self, _before: Option<FailoverPhase>) -> Checked {
+    pub(super) fn check_ending(&mut self, _before: Option<FailoverPhase>) -> Checked {
         let Some(vm) = self.look() else { return Ok(()) };
         let Some(failover) = self.store.current() else {
             return Ok(());
@@ -470,11 +186,11 @@ impl World {
         ))
     }
 
-    fn simulation_waits(&self, decision: &homeward::domain::Decision) -> bool {
+    pub(super) fn simulation_waits(&self, decision: &homeward::domain::Decision) -> bool {
         decision.wake_after.is_some()
     }
 
-    fn words(&self, decision: &homeward::domain::Decision) -> String {
+    pub(super) fn words(&self, decision: &homeward::domain::Decision) -> String {
         let waiting = decision
             .failover
             .as_ref()
@@ -489,7 +205,7 @@ impl World {
     }
 
     /// S6: what a guest has written since its cutover is not dropped because an old Git asks for the site that it left.
-    fn check_asked(&self, kind: ActionKind, stage: Option<&Fact<Stage>>) -> Checked {
+    pub(super) fn check_asked(&self, kind: ActionKind, stage: Option<&Fact<Stage>>) -> Checked {
         let started = matches!(stage, Some(Fact::Known(Stage::TargetStarted { .. })));
         let answered = self
             .store
@@ -502,7 +218,7 @@ impl World {
     }
 
     /// Does what the words ask a person to do.
-    fn give_answer(&mut self, decision: &homeward::domain::Decision, words: &str) {
+    pub(super) fn give_answer(&mut self, decision: &homeward::domain::Decision, words: &str) {
         if self.trace {
             println!("== a person reads: {words}");
         }
@@ -526,7 +242,7 @@ impl World {
         }
     }
 
-    fn is_placed(&self) -> bool {
+    pub(super) fn is_placed(&self) -> bool {
         let Some(pvm) = &self.store.pvm else {
             return true;
         };
@@ -559,7 +275,7 @@ impl World {
     }
 
     /// An idle VM is left alone: no effect, no write. It runs, if it should.
-    fn stays(&mut self, _wake: Option<SignedDuration>) -> Checked {
+    pub(super) fn stays(&mut self, _wake: Option<SignedDuration>) -> Checked {
         for site in Site::BOTH {
             if self.simulation.is_left_down(VM, site) {
                 return Err(format!("invariant 6: the VM is left down in {site}"));
@@ -587,7 +303,7 @@ impl World {
     }
 
     /// The resource is gone: the VM is let go, in one place.
-    fn check_released(&mut self) -> Checked {
+    pub(super) fn check_released(&mut self) -> Checked {
         self.simulation.advance(SignedDuration::from_secs(120));
         self.check()?;
         let Some(vm) = self.look() else {
@@ -604,51 +320,4 @@ impl World {
             stage => Err(format!("let go of in the middle of a move: {stage:?}")),
         }
     }
-}
-
-impl World {
-    pub fn prelude(&mut self, prelude: Prelude) -> Checked {
-        let run = |passes| Step::Run {
-            operator: 0,
-            passes,
-            beats: 3,
-        };
-        match prelude {
-            Prelude::Nothing => Ok(()),
-            Prelude::Protected => self.play(&[run(12)]),
-            Prelude::InAzure => self.play(&[
-                Step::Place(Site::Azure),
-                run(40),
-                Step::Answer(Answer::Start),
-                run(40),
-            ]),
-            Prelude::FullBack => {
-                self.prelude(Prelude::InAzure)?;
-                self.play(&[
-                    Step::DataSync(DataSyncRequest::FullDuringFailover),
-                    Step::Cutover(Approval::Manual),
-                    Step::Place(Site::OnPremises),
-                    run(6),
-                    Step::Answer(Answer::Cutover),
-                ])
-            }
-            Prelude::AtGate(gate) => {
-                let manual = match gate % 3 {
-                    0 => Step::Cutover(Approval::Manual),
-                    1 => Step::Commit(Approval::Manual),
-                    _ => Step::Reverse(Approval::Manual),
-                };
-                self.play(&[manual])?;
-                self.prelude(Prelude::InAzure)
-            }
-        }
-    }
-}
-
-/// Plays the steps and the end.
-pub fn run(start: &Start, steps: &[Step]) -> Checked {
-    let mut world = World::new(start);
-    world.prelude(start.prelude)?;
-    world.play(steps)?;
-    world.converge()
 }

@@ -1,0 +1,282 @@
+//! The steps: what people do, what befalls requests, and the passes of an operator.
+
+use super::check::words;
+use super::*;
+
+pub(super) fn at(site: Site) -> emulator::Site {
+    match site {
+        Site::OnPremises => emulator::Site::OnPremises,
+        Site::Azure => emulator::Site::Azure,
+    }
+}
+
+/// The tasks of a kind of job, in one of which it can be made to fail.
+pub(super) fn tasks_of(scenario: Scenario) -> &'static [&'static str] {
+    match scenario {
+        Scenario::PlannedFailover => &[
+            "VmPfoPrerequisitesCheck",
+            "VmShutdownVmOnPrimary",
+            "VmPrepareForFailover",
+            "VmFailover",
+            "VmFoStartVmOnSecondary",
+        ],
+        Scenario::Failback => &[
+            "AzureVmFailbackPrerequisitesCheck",
+            "PrepareVmOnPremForFailback",
+            "InitiateDataSync",
+            "MonitorDataSync",
+            "ShutdownVmOnAzure",
+            "PrepareForFinalizeRestore",
+            "StartVmOnPrimary",
+        ],
+        Scenario::CommitFailover => &["VmCommitPrerequisitesCheck", "VmCommit"],
+        Scenario::FinalizeFailback => &["FinalizeRestoreOnRecovery", "FinalizeRestoreOnPrimary"],
+        Scenario::Reprotect => &[
+            "CreateProtectionTarget",
+            "EnableProtection",
+            "VmStartInitialReplication",
+        ],
+        _ => &[""],
+    }
+}
+
+impl World {
+    pub(super) async fn step(&mut self, step: &Step) -> Checked {
+        match step {
+            Step::Run {
+                operator,
+                passes,
+                seconds,
+            } => {
+                for _ in 0..*passes {
+                    self.pass(*operator, Disturbance::default()).await?;
+                    self.wait(u64::from(*seconds)).await;
+                    self.check()?;
+                }
+            }
+            Step::Pass {
+                operator,
+                disturbance,
+            } => {
+                self.pass(*operator, *disturbance).await?;
+            }
+            Step::Wait { seconds } => self.wait(u64::from(*seconds)).await,
+            Step::Die(operator) => {
+                if let Ok(mut operator) = self.operators[*operator].try_lock() {
+                    operator.die();
+                }
+            }
+            Step::Place(site) => self.store().change(|spec| spec.placement = *site),
+            Step::Suspend(on) => self.store().change(|spec| spec.suspend = *on),
+            Step::Cutover(approval) => self.store().change(|spec| spec.cutover = *approval),
+            Step::Commit(approval) => self.store().change(|spec| spec.commit = *approval),
+            Step::Reverse(approval) => {
+                self.store()
+                    .change(|spec| spec.reverse_replication = *approval);
+            }
+            Step::DataSync(asked) => self.store().change(|spec| spec.data_sync = *asked),
+            Step::Answer(answer) => {
+                self.store().answer(*answer);
+            }
+            Step::DeleteFailover => self.store().delete_current(),
+            Step::LoseFailover => self.store().lose_current(),
+            Step::DeletePvm => self.store().delete_pvm(),
+            Step::Rebuild(placement) => self.rebuild(*placement),
+            Step::Meets(way) => self.meets(*way),
+            Step::ReadsFail { status, times } => {
+                let fault = if *status == 429 {
+                    Fault::Throttle {
+                        retry_after: Some(3),
+                    }
+                } else {
+                    Fault::Status { status: *status }
+                };
+                let rule = Rule {
+                    times: Some(u32::from(*times)),
+                    ..Rule::next("GET", "", fault)
+                };
+                self.wire.service().add_rule(rule).unwrap();
+            }
+            Step::JobFails(scenario, task) => {
+                self.jobs_failed = true;
+                let tasks = tasks_of(*scenario);
+                self.wire.service().fail_job(JobFailure {
+                    scenario: *scenario,
+                    item: Some(VM.into()),
+                    task: tasks[usize::from(*task) % tasks.len()].into(),
+                    error: JobError::new("28031", "it was made to fail", "a test", "try again"),
+                });
+            }
+            Step::Silent(silent) => self.silent(*silent),
+            Step::Press(press) => self.press(*press),
+        }
+        self.check()
+    }
+
+    pub(super) fn rebuild(&mut self, placement: Site) {
+        // What was on its way, or was asked for a moment ago, is known to nobody any more.
+        self.wire
+            .orphaned
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.store().lose_everything();
+        self.store().apply(spec(placement));
+        for operator in &self.operators {
+            if let Ok(mut operator) = operator.try_lock() {
+                operator.die();
+            }
+        }
+    }
+
+    pub(super) fn meets(&self, way: Way) {
+        let fault = match way {
+            Way::NoConnection => return self.wire.trouble(Trouble::NoConnection),
+            Way::ActsAndFails(status) => return self.wire.trouble(Trouble::ActsAndFails(status)),
+            Way::Lost => Fault::DropBefore,
+            Way::AnswerLost => Fault::DropAfter,
+            Way::Throttled => Fault::Throttle {
+                retry_after: Some(7),
+            },
+            Way::Fails(status) => Fault::Status { status },
+            Way::Held(seconds) => Fault::Hold {
+                millis: Some(u64::from(seconds) * 1000),
+            },
+            Way::Slow(seconds) => Fault::Delay {
+                millis: u64::from(seconds) * 1000,
+            },
+        };
+        self.wire
+            .service()
+            .add_rule(Rule::next("POST", "", fault))
+            .unwrap();
+    }
+
+    pub(super) fn silent(&self, silent: bool) {
+        let since = silent.then(|| self.wire.now.now());
+        let mut service = self.wire.service();
+        for host in [
+            "hv-1.example.test",
+            "hv-2.example.test",
+            "vmm-1.example.test",
+        ] {
+            service.silence(host, since);
+        }
+    }
+
+    pub(super) fn press(&mut self, press: Press) {
+        let item = || VM.to_owned();
+        let plan = || PLAN.to_owned();
+        let sync = |full| {
+            if full {
+                emulator::DataSync::ForSynchronization
+            } else {
+                emulator::DataSync::ForDownTime
+            }
+        };
+        let newest = |state: &[emulator::JobState]| {
+            let service = self.wire.service();
+            let jobs = service.jobs();
+            jobs.iter()
+                .rev()
+                .find(|job| state.contains(&job.state))
+                .map(|job| job.name.clone())
+                .unwrap_or_default()
+        };
+        let button = match press {
+            Press::PlannedFailover => Button::PlannedFailover { item: item() },
+            Press::Failback { full } => Button::Failback {
+                item: item(),
+                data_sync: sync(full),
+                create: false,
+            },
+            Press::UnplannedFailover => {
+                // A dead host: whoever fails over from one that lives makes the VM run twice.
+                self.wire.press(&Button::Power {
+                    vm: VM.into(),
+                    site: emulator::Site::OnPremises,
+                    on: false,
+                });
+                Button::UnplannedFailover {
+                    item: item(),
+                    stop: true,
+                }
+            }
+            Press::Commit => Button::Commit { item: item() },
+            Press::Reprotect => Button::Reprotect { item: item() },
+            Press::Cancel => Button::Cancel {
+                job: newest(&[
+                    emulator::JobState::InProgress,
+                    emulator::JobState::Suspended,
+                ]),
+            },
+            Press::Resume => Button::Resume {
+                job: newest(&[emulator::JobState::Suspended]),
+            },
+            Press::Repair => Button::Repair { item: item() },
+            Press::TestFailover => Button::TestFailover { item: item() },
+            Press::TestFailoverCleanup => Button::TestFailoverCleanup { item: item() },
+            Press::PlanFailover => Button::PlanFailover { plan: plan() },
+            Press::PlanFailback { full } => Button::PlanFailback {
+                plan: plan(),
+                data_sync: sync(full),
+            },
+            Press::PlanCommit => Button::PlanCommit { plan: plan() },
+            Press::PlanReprotect => Button::PlanReprotect { plan: plan() },
+            Press::Disable => {
+                self.disabled = true;
+                Button::Disable { item: item() }
+            }
+        };
+        self.wire.press(&button);
+    }
+
+    /// One pass; returns what it decided, if there was anything to decide on.
+    pub(super) async fn pass(
+        &mut self,
+        operator: usize,
+        disturbance: Disturbance,
+    ) -> Result<Option<Decision>, String> {
+        let Ok(mut turn) = self.operators[operator].clone().try_lock_owned() else {
+            // It still stands where it stood.
+            return Ok(None);
+        };
+        let trace = self.trace;
+        let now = self.wire.now;
+        let pass = async move {
+            let passed = turn.pass(disturbance).await;
+            if let (true, Some(passed)) = (trace, &passed) {
+                let decision = &passed.decision;
+                println!(
+                    "   {} by {operator}: {:?} -> {:?} {:?} | {:?} {:?} | pending {:?} failure {:?}{}",
+                    now.now(),
+                    passed.shown.as_ref().map(|vm| &vm.stage),
+                    (decision.failover.as_ref()).and_then(|failover| failover.phase),
+                    decision.effect,
+                    decision.status.phase,
+                    (decision.failover.as_ref())
+                        .and_then(|failover| failover.waiting_for.clone())
+                        .or_else(|| words(decision)),
+                    (decision.failover.as_ref())
+                        .and_then(|failover| failover.pending_action.clone()),
+                    (decision.failover.as_ref()).and_then(|failover| failover.failure.clone()),
+                    if passed.whole { "" } else { " (cut short)" },
+                );
+            }
+            passed
+        };
+        if disturbance.stands_still > 0 {
+            tokio::spawn(pass);
+            self.wait(1).await;
+            self.check()?;
+            return Ok(None);
+        }
+        let passed = pass.await;
+        self.check()?;
+        let Some(passed) = passed else {
+            return Ok(None);
+        };
+        if let (Some(shown), true) = (&passed.shown, disturbance == Disturbance::default()) {
+            self.check_consistency(shown, &passed.decision)?;
+        }
+        Ok(Some(passed.decision))
+    }
+}

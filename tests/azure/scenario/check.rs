@@ -1,0 +1,221 @@
+//! What must hold after every step, and where everything must come to in the end.
+
+use super::act::at;
+use super::*;
+
+impl World {
+    /// What must hold after every step.
+    pub(super) fn check(&mut self) -> Checked {
+        if let Some(wrong) = self.wire.wrong() {
+            return Err(wrong);
+        }
+        let service = self.wire.service();
+        if let Some(violation) = service.violations().first() {
+            return Err(format!("{violation:?}"));
+        }
+        let jobs = service.jobs();
+        let orphaned = (self.wire.orphaned).load(std::sync::atomic::Ordering::Relaxed);
+        drop(service);
+        for sent in self.wire.sent() {
+            let Some(name) = &sent.job else { continue };
+            let Some(job) = jobs.iter().find(|job| job.name == *name) else {
+                continue;
+            };
+            let wrong = job
+                .error
+                .as_deref()
+                .is_some_and(|code| ["532", "25014", "25017", "25037", "25038"].contains(&code));
+            if wrong && sent.alone && !orphaned {
+                return Err(format!(
+                    "S19: {} was asked for though it could not be done: {job:?}",
+                    sent.path
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Invariant 4: who looks at a VM that rests in Azure is told when its copy on the premises must not be started.
+    pub(super) fn check_consistency(&self, shown: &VmObservation, decision: &Decision) -> Checked {
+        let rests = shown.stage == Fact::Known(Stage::Settled { site: Site::Azure });
+        let service = self.wire.service();
+        let moving = service
+            .jobs()
+            .iter()
+            .any(|job| !job.state.over() && job.scenario != Scenario::DisableDr);
+        let half_written = service
+            .machine(VM)
+            .and_then(|machine| machine.copy(emulator::Site::OnPremises))
+            .is_some_and(|copy| !copy.consistent);
+        let told = (decision.status.conditions.iter())
+            .find(|condition| condition.type_ == "TargetConsistent")
+            .map(|condition| condition.status.clone());
+        if rests && half_written && !moving && told.as_deref() != Some("False") {
+            return Err(format!(
+                "invariant 4: the copy on the premises is half written, and TargetConsistent is {told:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn runs(&self, site: Site) -> bool {
+        let service = self.wire.service();
+        service
+            .machine(VM)
+            .is_some_and(|machine| machine.runs(at(site)))
+    }
+
+    // ---- the end: everything works again -----------------------------------------------------------------------
+
+    /// Faults cease; the VM comes to the place asked for last, or says what it waits for from a person, who gives it where that can be done.
+    pub async fn converge(&mut self) -> Checked {
+        self.wire.calm();
+        self.silent(false);
+        let mut quiet = 0_u32;
+        let mut answers = 0;
+        let mut last = String::new();
+        let sent_before = self.wire.sent().len();
+        for _ in 0..400 {
+            if self.trace {
+                println!("== converge");
+            }
+            let writes = self.store().writes;
+            let Some(decision) = self.pass(0, Disturbance::default()).await? else {
+                if self.store().pvm.is_none() {
+                    self.store().apply(spec(Site::OnPremises));
+                }
+                self.wait(20).await;
+                continue;
+            };
+            if self.wire.sent().len() - sent_before > 60 {
+                return Err("it asks the service again and again".into());
+            }
+            if decision.effect.is_some() || self.store().writes != writes {
+                quiet = 0;
+                self.wait(4).await;
+                self.check()?;
+                continue;
+            }
+            quiet += 1;
+            if quiet < 9 {
+                self.wait(if quiet < 4 { 4 } else { 61 }).await;
+                continue;
+            }
+            if self.is_placed() {
+                return self.stays().await;
+            }
+            last = said(&decision);
+            answers += 1;
+            if answers > 60 {
+                return Err(format!("asks for ever: {last}"));
+            }
+            if self.disabled && last.contains("enable its replication in Azure Site Recovery") {
+                return Ok(());
+            }
+            self.give(&last);
+            quiet = 0;
+            self.wait(61).await;
+        }
+        let service = self.wire.service();
+        Err(format!(
+            "does not come to rest: {last}; {:?}, {:?}",
+            service.phase(VM),
+            service.jobs().last()
+        ))
+    }
+
+    /// Does what the words ask a person to do.
+    pub(super) fn give(&mut self, words: &str) {
+        if self.trace {
+            println!("== a person reads: {words}");
+        }
+        if words.contains("spec.suspend ") {
+            self.store().change(|spec| spec.suspend = false);
+        } else if words.contains("spec.start: Approved") {
+            self.store().answer(Answer::Start);
+        } else if words.contains("spec.cutover: Approved") {
+            self.store().answer(Answer::Cutover);
+        } else if words.contains("spec.commit: Approved") {
+            self.store().answer(Answer::Commit);
+        } else if words.contains("spec.reverseReplicate: Approved") {
+            self.store().answer(Answer::ReverseReplicate);
+        } else if words.contains("clean it up in the portal") {
+            self.press(Press::TestFailoverCleanup);
+        } else if words.contains("lets no planned failover be done now") {
+            self.press(Press::Repair);
+        }
+    }
+
+    pub(super) fn is_placed(&self) -> bool {
+        let store = self.store();
+        let Some(pvm) = &store.pvm else { return false };
+        let site = pvm.spec.placement;
+        let at_rest = matches!(
+            pvm.status.phase,
+            Some(
+                VirtualMachinePhase::Protected
+                    | VirtualMachinePhase::Unprotected
+                    | VirtualMachinePhase::Suspended
+            )
+        );
+        at_rest
+            && !pvm.deleting
+            && pvm.status.active_site == Some(site)
+            && pvm.status.current_failover.is_none()
+    }
+
+    /// An idle VM is left alone: no effect, no write, no request. It runs, if nobody but Homeward has moved it.
+    pub(super) async fn stays(&mut self) -> Checked {
+        let site = self.store().pvm.as_ref().map(|pvm| pvm.spec.placement);
+        let untouched = !self.wire.was_pressed() && !self.jobs_failed;
+        if let (Some(site), true) = (site, untouched) {
+            if !self.runs(site) {
+                return Err(format!("it is said to be in {site} and does not run there"));
+            }
+        }
+        let writes = self.store().writes;
+        let sent = self.wire.sent().len();
+        for round in 0..4 {
+            let decision = self.pass(round % 2, Disturbance::default()).await?;
+            if let Some(effect) = decision.and_then(|decision| decision.effect) {
+                return Err(format!("does {effect:?} though all is as declared"));
+            }
+            self.wait(20).await;
+        }
+        if self.store().writes != writes || self.wire.sent().len() != sent {
+            return Err("invariant 8: an idle VM is written".into());
+        }
+        self.check()
+    }
+
+    /// What the status of the VM says of this condition.
+    pub fn said_of(&self, kind: &str) -> Option<String> {
+        let store = self.store();
+        let conditions = &store.pvm.as_ref()?.status.conditions;
+        let condition = conditions.iter().find(|it| it.type_ == kind)?;
+        Some(condition.status.clone())
+    }
+
+    /// How far the move under way has come.
+    pub fn phase(&self) -> Option<FailoverPhase> {
+        self.store().current()?.status.phase
+    }
+}
+
+pub(super) fn words(decision: &Decision) -> Option<String> {
+    decision
+        .status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")
+        .map(|condition| format!("{}: {}", condition.reason, condition.message))
+}
+
+pub(super) fn said(decision: &Decision) -> String {
+    decision
+        .failover
+        .as_ref()
+        .and_then(|failover| failover.waiting_for.clone())
+        .or_else(|| words(decision))
+        .unwrap_or_default()
+}
