@@ -336,6 +336,15 @@ impl Service {
 
     /// A provider, by its name or its host's, goes silent with its last heartbeat at that time, or comes back with none.
     pub fn silence(&mut self, provider: &str, since: Option<Timestamp>) -> bool {
+        self.set_silence(provider, since, false)
+    }
+
+    /// As [`Service::silence`], and the service goes on calling it connected: only the heartbeat tells.
+    pub fn silence_unnoticed(&mut self, provider: &str, since: Option<Timestamp>) -> bool {
+        self.set_silence(provider, since, true)
+    }
+
+    fn set_silence(&mut self, provider: &str, since: Option<Timestamp>, unnoticed: bool) -> bool {
         let mut found = false;
         for fabric in self.state.fabrics.values_mut() {
             for entry in &mut fabric.providers {
@@ -343,6 +352,7 @@ impl Service {
                     || entry.host.eq_ignore_ascii_case(provider)
                 {
                     entry.silent_since = since;
+                    entry.silence_unnoticed = unnoticed;
                     found = true;
                 }
             }

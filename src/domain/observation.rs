@@ -173,6 +173,9 @@ pub struct VmObservation {
     pub obstacles: Vec<String>,
     /// Things that a person must mend before the VM is protected or moved; it is taken on and runs without that.
     pub protection_obstacles: Vec<String>,
+    /// Why the VM's own host on the premises is not heard, when it is not and a service has to reach it for whatever is asked of the VM. It comes
+    /// back by itself, or a person sees to it.
+    pub host_silent: Option<String>,
     /// Why the passive site could not take a full download now; each with its remedy.
     pub full_download_obstacles: Vec<String>,
     /// Why the protection must be set up anew, when it must: the replica is gone, or was made for something else than what is there now.

@@ -307,6 +307,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         disk_bytes: Some(1 << 30),
         obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
+        host_silent: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

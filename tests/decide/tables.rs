@@ -139,6 +139,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         disk_bytes: Some(0),
         obstacles: vec![],
         protection_obstacles: vec![],
+        host_silent: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

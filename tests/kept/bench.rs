@@ -109,6 +109,7 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
         networks: Vec::new(),
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
+        host_silent: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

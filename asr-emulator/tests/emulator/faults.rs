@@ -259,3 +259,23 @@ fn a_silent_host_fails_a_failback_and_not_an_unplanned_failover() {
     assert!(client.service.violations().is_empty());
     let _: Value = client.get("/replicationVaultHealth");
 }
+
+#[test]
+fn a_silence_that_nobody_has_noticed_shows_in_the_heartbeat_alone() {
+    let mut client = Client::new();
+    let now = client.now;
+    assert!(
+        client
+            .service
+            .silence_unnoticed("hv-1.example.test", Some(now))
+    );
+    client.pass(3_600_000);
+    let providers = client.get("/replicationRecoveryServicesProviders");
+    let quiet = &providers["value"][0]["properties"];
+    assert_eq!(quiet["connectionStatus"], "Connected");
+    assert_eq!(quiet["healthErrorDetails"], serde_json::json!([]));
+    let beat = quiet["lastHeartBeat"].as_str().unwrap();
+    assert!(beat.starts_with("2026-03-01T08:00:00"), "{beat}");
+    let job = client.finish("vm-1", "plannedFailover", &to_azure());
+    assert_eq!(job["errors"][0]["serviceErrorDetails"]["code"], "539");
+}

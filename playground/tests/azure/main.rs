@@ -15,3 +15,4 @@ mod round_trip;
 #[expect(dead_code, reason = "what the agents' tests use of it")]
 mod sampler;
 mod secrets;
+mod silent;

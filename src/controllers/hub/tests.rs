@@ -78,6 +78,7 @@ fn vm(sent: u64) -> VmObservation {
         disk_bytes: None,
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
+        host_silent: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

@@ -44,8 +44,10 @@ use wire::job::Job;
 use wire::page::Element as _;
 use wire::permission::{self, Permission};
 
-/// Providers are listed again after this: they beat every few minutes.
-const PROVIDERS_EVERY: Duration = Duration::from_mins(1);
+/// Providers are listed once in so many of the shortest pauses, which is every minute: they beat every few minutes.
+const PROVIDERS_EVERY: u32 = 12;
+/// And so often while one is not heard: VMs wait for it, and it may be back any moment.
+const SILENT_PROVIDERS_EVERY: u32 = 2;
 /// What the identity may do is looked at again after this.
 const PERMISSIONS_EVERY: Duration = Duration::from_mins(10);
 /// Jobs are looked for this far back at first.
@@ -214,7 +216,15 @@ impl AzureSiteRecoveryDriver {
             .memory()
             .providers
             .as_ref()
-            .filter(|(at, _)| at.elapsed() < PROVIDERS_EVERY)
+            .filter(|(at, providers)| {
+                let silent = reading::is_one_silent(providers, self.clock.now());
+                let every = if silent {
+                    SILENT_PROVIDERS_EVERY
+                } else {
+                    PROVIDERS_EVERY
+                };
+                at.elapsed() < self.shortest_pause * every
+            })
             .map(|(_, providers)| providers.clone());
         if let Some(providers) = fresh {
             return Ok(providers);

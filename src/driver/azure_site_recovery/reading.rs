@@ -127,6 +127,13 @@ fn on_premises(providers: &[&Provider], fabric: Option<&str>, now: Timestamp) ->
     all.into_iter().next().unwrap_or(Connection::Connected)
 }
 
+/// Whether one of them is not heard.
+#[must_use]
+pub fn is_one_silent(providers: &[Provider], now: Timestamp) -> bool {
+    let silent = |provider: &Provider| !connection(provider, now).is_connected();
+    providers.iter().any(silent)
+}
+
 fn connection(provider: &Provider, now: Timestamp) -> Connection {
     let beat = provider.last_heartbeat.map_or_else(
         || "never heard".to_owned(),
@@ -192,7 +199,8 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         encrypted: item.encrypted,
         networks: item.networks.clone(),
         obstacles: obstacles(item, live),
-        protection_obstacles: protection_obstacles(item, &stage, live, providers, told.now),
+        protection_obstacles: protection_obstacles(item, &stage, live),
+        host_silent: host_silent(item, providers, told.now),
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -488,22 +496,21 @@ fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
     all
 }
 
-/// What must be mended before the VM is moved.
-fn protection_obstacles(
-    item: &Item,
-    stage: &Stage,
-    live: Option<&Job>,
-    providers: &[&Provider],
-    now: Timestamp,
-) -> Vec<String> {
-    let mut all = Vec::new();
-    let own = item
-        .provider_id
-        .as_deref()
-        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
-    if let Some(Connection::Disconnected(why)) = own.map(|provider| connection(provider, now)) {
-        all.push(why);
+/// Why the provider that serves the VM is not heard, when it is not.
+fn host_silent(item: &Item, providers: &[&Provider], now: Timestamp) -> Option<String> {
+    let id = item.provider_id.as_deref()?;
+    let own = providers
+        .iter()
+        .find(|provider| same_id(&provider.id, id))?;
+    match connection(own, now) {
+        Connection::Connected => None,
+        Connection::Disconnected(why) => Some(why),
     }
+}
+
+/// What must be mended before the VM is moved.
+fn protection_obstacles(item: &Item, stage: &Stage, live: Option<&Job>) -> Vec<String> {
+    let mut all = Vec::new();
     if live.is_some() {
         return all;
     }

@@ -165,7 +165,11 @@ impl Move<'_> {
                 if !asked && self.holding_off().is_some() {
                     return Next::Enter(FailoverPhase::AwaitingCommit);
                 }
-                Next::Submit(Action::Commit { at: self.to() })
+                // A failback is finalized by the host too. One that may be on its way is seen to its end.
+                match self.silent_home(vm) {
+                    Some(wait) if !asked => Next::Wait(wait),
+                    _ => Next::Submit(Action::Commit { at: self.to() }),
+                }
             }
             Stage::Committed { .. } => Next::Submit(Action::RetireSource { at: self.from() }),
             Stage::Settled { site } if *site == self.to() => {
@@ -224,7 +228,12 @@ impl Move<'_> {
         let protection = match &vm.protection {
             Fact::Known(protection) => protection,
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
-            Fact::Absent => return Next::Submit(Action::ReverseReplicate { from }),
+            Fact::Absent => {
+                return match self.silent_home(vm) {
+                    Some(wait) => Next::Wait(wait),
+                    None => Next::Submit(Action::ReverseReplicate { from }),
+                };
+            }
         };
         let mine = protection.from == from && protection.failover.as_deref() == Some(self.fo.uid);
         // S4: a former source that was made anew is enrolled again by the same order.

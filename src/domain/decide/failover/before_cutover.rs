@@ -14,7 +14,7 @@ use crate::domain::observation::{
 };
 use crate::domain::world::VaultView;
 
-use super::{Move, Next, disconnected, doing, down, obstacles, running};
+use super::{Move, Next, doing, down, obstacles, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_start(&mut self) -> Next {
@@ -85,7 +85,7 @@ impl Move<'_> {
         };
         // What did not work is tried again after a while; meanwhile it is said what the person is asked for.
         let can_begin =
-            disconnected(view).is_none() && obstacles(vm).is_none() && self.holding_off().is_none();
+            self.silent(view, vm).is_none() && obstacles(vm).is_none() && self.holding_off().is_none();
         (protects && rests && !stands && can_begin).then(|| {
             // S1: at rest the registers name no Failover, this one neither: it has not begun.
             if vm.failover().is_some() {
@@ -158,7 +158,7 @@ impl Move<'_> {
         if let Some(why) = self.going_back() {
             return self.cancelled_before_it_began(why);
         }
-        if let Some(wait) = disconnected(view) {
+        if let Some(wait) = self.silent(view, vm) {
             return Next::Wait(wait);
         }
         if let Some(wait) = obstacles(vm) {
@@ -370,7 +370,7 @@ impl Move<'_> {
                 "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); nothing happens to the VM at its source until then",
             ));
         }
-        if let Some(wait) = disconnected(view) {
+        if let Some(wait) = self.silent(view, vm) {
             return Next::Wait(wait);
         }
         if self.replica_is_stale(view, vm) {

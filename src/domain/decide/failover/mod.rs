@@ -339,6 +339,17 @@ impl Move<'_> {
         protects && vm.protection_stale.is_some()
     }
 
+    /// The host that has to do what is asked for next does not answer. A move to another host is there for when the VM's own is gone.
+    fn silent(&self, view: &VaultView<'_>, vm: &VmObservation) -> Option<Wait> {
+        let own = self.fo.spec.host.is_none();
+        disconnected(view).or_else(|| silent_host(vm).filter(|_| own))
+    }
+
+    /// The host on the premises, where the VM has been brought back to, does not answer.
+    fn silent_home(&self, vm: &VmObservation) -> Option<Wait> {
+        silent_host(vm).filter(|_| self.to() == Site::OnPremises && self.fo.spec.host.is_none())
+    }
+
     fn full(&self) -> bool {
         self.data_sync() == DataSync::FullDuringFailover
     }
@@ -435,6 +446,12 @@ fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
                 Some(wait.because(Reason::SiteDisconnected))
             }
         })
+}
+
+fn silent_host(vm: &VmObservation) -> Option<Wait> {
+    let why = vm.host_silent.as_ref()?;
+    let wait = Wait::outside(format!("the host of the VM to be heard: {why}"));
+    Some(wait.because(Reason::SiteDisconnected))
 }
 
 fn obstacles(vm: &VmObservation) -> Option<Wait> {

@@ -567,6 +567,14 @@ fn disconnected(view: &VaultView<'_>) -> Option<Outcome> {
         })
 }
 
+fn silent_host(vm: &VmObservation) -> Option<Outcome> {
+    let why = vm.host_silent.as_ref()?;
+    Some(Outcome::outside(
+        Reason::SiteDisconnected,
+        format!("waits for the host of the VM to be heard: {why}"),
+    ))
+}
+
 /// Newer than all that either side has taken, and than all that was written down of it (safety rule S2).
 fn next_mark(world: &World<'_>, vm: &VmObservation) -> Mark {
     let highest = vm
