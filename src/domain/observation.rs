@@ -176,6 +176,8 @@ pub struct VmObservation {
     /// Why the VM's own host on the premises is not heard, when it is not and a service has to reach it for whatever is asked of the VM. It comes
     /// back by itself, or a person sees to it.
     pub host_silent: Option<String>,
+    /// What somebody else's operation does with the VM now, which is waited for before anything is begun; it ends by itself.
+    pub busy: Option<String>,
     /// Why the passive site could not take a full download now; each with its remedy.
     pub full_download_obstacles: Vec<String>,
     /// Why the protection must be set up anew, when it must: the replica is gone, or was made for something else than what is there now.

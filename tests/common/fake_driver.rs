@@ -308,6 +308,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
         host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

@@ -150,6 +150,9 @@ fn situations(store: &Store) -> Vec<Situation> {
     add("its own host is not heard", &|_, vm| {
         vm.host_silent = Some("provider hv01 is NotConnected, last heard long ago".into());
     });
+    add("somebody else's operation is under way", &|_, vm| {
+        vm.busy = Some("job r of the service, which works on the VM: Resynchronize".into());
+    });
     add("the VM is not known", &|it, _| it.vm = Fact::Absent);
     add("the VM has not been looked at", &|it, _| {
         it.vm = Fact::Unknown("the first look".into());

@@ -140,6 +140,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         obstacles: vec![],
         protection_obstacles: vec![],
         host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

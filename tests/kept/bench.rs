@@ -110,6 +110,7 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
         host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

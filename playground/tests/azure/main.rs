@@ -9,6 +9,7 @@ mod cancel;
 mod failed;
 mod faults;
 mod lane;
+mod others;
 mod portal;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]

@@ -79,6 +79,7 @@ fn vm(sent: u64) -> VmObservation {
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
         host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,

@@ -220,6 +220,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         obstacles: obstacles::of_the_vm(&sides),
         protection_obstacles: obstacles::of_its_protection(look, &sides, active, &passive),
         host_silent: None,
+        busy: None,
         full_download_obstacles: obstacles::of_a_full_download(&sides, active, &passive),
         protection_stale: active_at
             .and_then(|own| stale::why(look, own, &passive, interval_seconds)),

@@ -198,9 +198,10 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         disk_bytes: item.disk_bytes,
         encrypted: item.encrypted,
         networks: item.networks.clone(),
-        obstacles: obstacles(item, live),
+        obstacles: obstacles(item),
         protection_obstacles: protection_obstacles(item, &stage, live),
         host_silent: host_silent(item, providers, told.now),
+        busy: busy(live),
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -463,7 +464,7 @@ fn health(item: &Item) -> String {
 }
 
 /// What must be mended before anything is begun.
-fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
+fn obstacles(item: &Item) -> Vec<String> {
     let mut all = Vec::new();
     if !item
         .instance_type
@@ -484,16 +485,19 @@ fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
             item.test_failover_state
         ));
     }
-    if let Some(job) = live.filter(|job| job.does == JobKind::Other) {
-        all.push(format!(
-            "job {} of the service works on the VM: {}",
-            job.id,
-            job.doing
-                .as_deref()
-                .unwrap_or("it does not say what it does")
-        ));
-    }
     all
+}
+
+/// The job of another kind that works on the VM: a resynchronisation, the end of an initial replication, or what else somebody began.
+fn busy(live: Option<&Job>) -> Option<String> {
+    let job = live.filter(|job| job.does == JobKind::Other)?;
+    Some(format!(
+        "job {} of the service, which works on the VM: {}",
+        job.id,
+        job.doing
+            .as_deref()
+            .unwrap_or("it does not say what it does")
+    ))
 }
 
 /// Why the provider that serves the VM is not heard, when it is not.

@@ -125,6 +125,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
         host_silent: None,
+        busy: None,
         full_download_obstacles: vm.full_download_obstacles.clone(),
         protection_stale: stale(simulation, &sides, active),
         down_because: active

@@ -9,7 +9,7 @@ use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, broke_off, doing, registers_gone, running};
+use super::{Move, Next, broke_off, busy, doing, registers_gone, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_commit(
@@ -166,7 +166,7 @@ impl Move<'_> {
                     return Next::Enter(FailoverPhase::AwaitingCommit);
                 }
                 // A failback is finalized by the host too. One that may be on its way is seen to its end.
-                match self.silent_home(vm) {
+                match self.silent_home(vm).or_else(|| busy(vm)) {
                     Some(wait) if !asked => Next::Wait(wait),
                     _ => Next::Submit(Action::Commit { at: self.to() }),
                 }
@@ -229,7 +229,7 @@ impl Move<'_> {
             Fact::Known(protection) => protection,
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
             Fact::Absent => {
-                return match self.silent_home(vm) {
+                return match self.silent_home(vm).or_else(|| busy(vm)) {
                     Some(wait) => Next::Wait(wait),
                     None => Next::Submit(Action::ReverseReplicate { from }),
                 };

@@ -454,6 +454,12 @@ fn silent_host(vm: &VmObservation) -> Option<Wait> {
     Some(wait.because(Reason::SiteDisconnected))
 }
 
+fn busy(vm: &VmObservation) -> Option<Wait> {
+    let what = vm.busy.as_ref()?;
+    Some(Wait::operation(format!("the end of {what}")).because(Reason::OperationUnderWay))
+}
+
+/// What holds whatever would be begun with the VM.
 fn obstacles(vm: &VmObservation) -> Option<Wait> {
     let all: Vec<&str> = vm
         .obstacles
@@ -461,5 +467,6 @@ fn obstacles(vm: &VmObservation) -> Option<Wait> {
         .chain(&vm.protection_obstacles)
         .map(String::as_str)
         .collect();
-    (!all.is_empty()).then(|| Wait::mend(all.join("; ")).because(Reason::VirtualMachineNotReady))
+    let mend = Wait::mend(all.join("; ")).because(Reason::VirtualMachineNotReady);
+    (!all.is_empty()).then_some(mend).or_else(|| busy(vm))
 }

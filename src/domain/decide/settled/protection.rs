@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Outcome, disconnected, mend, next_mark, silent_host};
+use super::{Outcome, busy, disconnected, mend, next_mark, silent_host};
 use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::conditions::{ConditionType, Reason};
@@ -18,6 +18,7 @@ fn not_ready(view: &VaultView<'_>, vm: &VmObservation) -> Option<Outcome> {
         .or_else(|| mend(&vm.protection_obstacles))
         .or_else(|| disconnected(view))
         .or_else(|| silent_host(vm))
+        .or_else(|| busy(vm))
 }
 
 pub(super) fn protect(
@@ -97,7 +98,9 @@ pub(super) fn protect(
     // What would hold the next move is told of before somebody needs that move; replication goes on meanwhile.
     let held = mend(&vm.obstacles)
         .or_else(|| mend(&vm.protection_obstacles))
-        .or_else(|| silent_host(vm));
+        .or_else(|| silent_host(vm))
+        // The first replica is made by operations of its own.
+        .or_else(|| busy(vm).filter(|_| whole));
     if let Some(outcome) = held {
         return outcome;
     }

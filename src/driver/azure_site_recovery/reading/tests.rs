@@ -550,10 +550,13 @@ fn a_test_failover_holds_everything() {
 fn a_job_of_another_kind_holds_everything_while_it_runs() {
     let repairs = |state| vec![job("r", "RepairVMReplication", state, &[])];
     let vm = see(item("Protected", "Primary", &[]), &repairs("InProgress"));
-    assert!(vm.obstacles[0].contains("job r of the service works on the VM"));
+    assert!(vm.busy.unwrap().starts_with("job r of the service"));
+    // It ends by itself: nobody is asked to mend anything.
+    assert_eq!(vm.obstacles, Vec::<String>::new());
+    assert_eq!(vm.protection_obstacles, Vec::<String>::new());
     assert_eq!(
-        see(item("Protected", "Primary", &STEADY), &repairs("Succeeded")).obstacles,
-        Vec::<String>::new()
+        see(item("Protected", "Primary", &STEADY), &repairs("Succeeded")).busy,
+        None
     );
 }
 
