@@ -188,7 +188,11 @@ impl Move<'_> {
         }
     }
 
-    pub(super) fn awaiting_reverse_replication(&mut self, can: &DirectionCapabilities) -> Next {
+    pub(super) fn awaiting_reverse_replication(
+        &mut self,
+        vm: &VmObservation,
+        can: &DirectionCapabilities,
+    ) -> Next {
         if self.world.intent.deleting {
             return Next::Finish(FailoverOutcome::Succeeded);
         }
@@ -201,6 +205,13 @@ impl Move<'_> {
                 self.world.now,
             );
             return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        // Somebody has asked the service for it: there is nothing left to approve.
+        let stands = vm.protection.known().is_some_and(|protection| {
+            protection.from == self.to() && protection.failover.as_deref() == Some(self.fo.uid)
+        });
+        if stands {
+            return Next::Enter(FailoverPhase::ReverseReplicating);
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("reverse replication begins"));
