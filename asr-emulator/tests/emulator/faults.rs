@@ -261,6 +261,27 @@ fn a_silent_host_fails_a_failback_and_not_an_unplanned_failover() {
 }
 
 #[test]
+fn a_job_that_was_purged_is_told_of_nowhere_and_goes_on() {
+    let mut client = Client::new();
+    let id = client.service.item_id("vm-1").unwrap();
+    client.post(
+        &format!(
+            "{}/plannedFailover",
+            id.split_once("/replicationFabrics")
+                .map_or("", |(_, path)| path)
+        ),
+        &to_azure(),
+    );
+    client.settle();
+    let jobs = client.service.jobs();
+    let job = &jobs.last().unwrap().name;
+    assert!(client.service.purge_job(job));
+    assert!(!client.service.purge_job("nothing"));
+    let listed = client.get("/replicationJobs");
+    assert_eq!(listed["value"], serde_json::json!([]));
+}
+
+#[test]
 fn a_silence_that_nobody_has_noticed_shows_in_the_heartbeat_alone() {
     let mut client = Client::new();
     let now = client.now;

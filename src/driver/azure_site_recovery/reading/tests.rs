@@ -1,5 +1,7 @@
 //! The states of an item, as they were recorded, published or have to be expected, and what is read from each.
 
+mod lost;
+
 use serde_json::{Value, json};
 
 use super::super::wire::job::Job as ToldJob;
