@@ -20,6 +20,9 @@ struct Silence {
     /// How old its last heartbeat is.
     #[serde(default)]
     silent_seconds: i64,
+    /// The service goes on calling it connected.
+    #[serde(default)]
+    unnoticed: bool,
 }
 
 #[derive(Deserialize)]
@@ -124,7 +127,16 @@ impl Service {
             ("POST", ["providers"]) => {
                 let order: Silence = read(request)?;
                 let since = now - SignedDuration::from_secs(order.silent_seconds);
-                let found = self.silence(&order.provider, (!order.connected).then_some(since));
+                let since = (!order.connected).then_some(since);
+                let found = if order.unnoticed {
+                    self.silence_unnoticed(&order.provider, since)
+                } else {
+                    self.silence(&order.provider, since)
+                };
+                Ok(found.then(|| json!({ "done": true })))
+            }
+            ("POST", ["jobs", job, "purge"]) => {
+                let found = self.purge_job(job);
                 Ok(found.then(|| json!({ "done": true })))
             }
             ("POST", ["permissions"]) => {

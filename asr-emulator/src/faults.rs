@@ -334,8 +334,26 @@ impl Service {
         self.state.warnings.push(warning);
     }
 
+    /// Nobody is told of a job any more, by its name or its operation's; what it does goes on.
+    pub fn purge_job(&mut self, job: &str) -> bool {
+        let place = self.state.job_place(job);
+        if let Some(place) = place {
+            self.state.jobs[place].purged = true;
+        }
+        place.is_some()
+    }
+
     /// A provider, by its name or its host's, goes silent with its last heartbeat at that time, or comes back with none.
     pub fn silence(&mut self, provider: &str, since: Option<Timestamp>) -> bool {
+        self.set_silence(provider, since, false)
+    }
+
+    /// As [`Service::silence`], and the service goes on calling it connected: only the heartbeat tells.
+    pub fn silence_unnoticed(&mut self, provider: &str, since: Option<Timestamp>) -> bool {
+        self.set_silence(provider, since, true)
+    }
+
+    fn set_silence(&mut self, provider: &str, since: Option<Timestamp>, unnoticed: bool) -> bool {
         let mut found = false;
         for fabric in self.state.fabrics.values_mut() {
             for entry in &mut fabric.providers {
@@ -343,6 +361,7 @@ impl Service {
                     || entry.host.eq_ignore_ascii_case(provider)
                 {
                     entry.silent_since = since;
+                    entry.silence_unnoticed = unnoticed;
                     found = true;
                 }
             }

@@ -19,6 +19,8 @@ pub(crate) struct Provider {
     pub(crate) host: String,
     /// Since when it has been silent.
     pub(crate) silent_since: Option<Timestamp>,
+    /// The service has not noticed that yet, and goes on calling it connected.
+    pub(crate) silence_unnoticed: bool,
 }
 
 /// A fabric.
@@ -174,6 +176,7 @@ impl State {
                 name: seed.provider(host),
                 host: seed.hosts.get(host).cloned().unwrap_or_default(),
                 silent_since: None,
+                silence_unnoticed: false,
             })
             .collect();
         self.fabrics.insert(

@@ -98,6 +98,8 @@ reasons! {
     VaultNotObserved,
     /// A site does not answer.
     SiteDisconnected,
+    /// An operation that somebody else began is under way on the VM.
+    OperationUnderWay,
     /// Another resource claims the same VM and came first.
     DuplicateClaim,
     /// The VM is claimed by another cluster.

@@ -173,6 +173,11 @@ pub struct VmObservation {
     pub obstacles: Vec<String>,
     /// Things that a person must mend before the VM is protected or moved; it is taken on and runs without that.
     pub protection_obstacles: Vec<String>,
+    /// Why the VM's own host on the premises is not heard, when it is not and a service has to reach it for whatever is asked of the VM. It comes
+    /// back by itself, or a person sees to it.
+    pub host_silent: Option<String>,
+    /// What somebody else's operation does with the VM now, which is waited for before anything is begun; it ends by itself.
+    pub busy: Option<String>,
     /// Why the passive site could not take a full download now; each with its remedy.
     pub full_download_obstacles: Vec<String>,
     /// Why the protection must be set up anew, when it must: the replica is gone, or was made for something else than what is there now.
@@ -187,6 +192,8 @@ pub struct VmObservation {
     pub sync_ended: Option<String>,
     /// The site that the VM leaves by a job of a service that goes on, whoever began that.
     pub leaving: Option<Site>,
+    /// What leads the move of this VM and of others too, when that is so: people lead it on, or cancel it, where they began it.
+    pub led_elsewhere: Option<String>,
 }
 
 impl VmObservation {
@@ -287,6 +294,8 @@ pub struct Job {
     pub does: JobKind,
     /// It is an unplanned failover, which only a person asks for: never the result of a request of Homeward's.
     pub unplanned: bool,
+    /// Name of the recovery plan whose other VMs move by it too: then it is neither told to go on nor cancelled for this one alone.
+    pub plan: Option<String>,
     /// How it stands.
     pub state: JobState,
     /// When it began.
@@ -337,6 +346,8 @@ pub enum JobState {
         /// The words of the service: what failed, possible causes, what it recommends.
         message: String,
     },
+    /// The service does not know it any more, and has nothing under way on the VM: it has ended, and only where the VM stands tells how.
+    Lost,
 }
 
 impl JobState {
@@ -345,7 +356,7 @@ impl JobState {
     pub const fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Cancelled | Self::Succeeded | Self::Failed { .. }
+            Self::Cancelled | Self::Succeeded | Self::Failed { .. } | Self::Lost
         )
     }
 }

@@ -11,13 +11,17 @@ use crate::site::{Host, Sites, VM};
 
 /// Gives an order to an agent that dies at this place, and starts the agent again.
 pub async fn die_at(host: &mut Host, place: &str, order: Order) {
+    killed_at(host, place, order).await;
+    host.start();
+}
+
+async fn killed_at(host: &mut Host, place: &str, order: Order) {
     host.failpoints.arm(place);
     let client = host.client().clone();
     let giving = tokio::spawn(async move { client.order(order.vm, &order).await });
     host.failpoints.reached(place).await;
     host.kill();
     giving.abort();
-    host.start();
 }
 
 async fn running_unasked(host: &Host) {
@@ -158,9 +162,18 @@ async fn a_definition_that_was_changed_while_the_guest_shut_down_is_seen_however
     };
     let file = sites.hv.folder.join("definitions/app.yaml");
     let written = fs::read_to_string(&file).unwrap();
-    for place in ["Stop:off", "Stop:ended", "Stop:read"] {
+    for (place, forgets) in [
+        ("Stop:off", false),
+        ("Stop:ended", false),
+        ("Stop:read", true),
+    ] {
         let again = sites.order(2, stop());
-        die_at(&mut sites.hv, place, again).await;
+        killed_at(&mut sites.hv, place, again).await;
+        if forgets {
+            // What this order has written down by itself is enough.
+            fs::remove_file(sites.hv.folder.join(format!("state/last-disks/{VM}.json"))).unwrap();
+        }
+        sites.hv.start();
         let other = sites.hv.folder.join("other.raw");
         fs::copy(sites.hv.folder.join("root.raw"), &other).unwrap();
         fs::write(&file, written.replace("../root.raw", "../other.raw")).unwrap();

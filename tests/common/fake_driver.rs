@@ -307,6 +307,8 @@ fn look(vm: &FakeVm) -> VmObservation {
         disk_bytes: Some(1 << 30),
         obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
+        host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -316,6 +318,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
     }
 }
 

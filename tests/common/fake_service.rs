@@ -120,6 +120,7 @@ impl State {
             id: format!("job-{}", self.jobs.len()),
             does,
             unplanned: false,
+            plan: None,
             state: JobState::Succeeded,
             started: Some(Timestamp::now()),
             doing: None,
@@ -166,6 +167,8 @@ impl State {
             disk_bytes: Some(1 << 30),
             obstacles: Vec::new(),
             protection_obstacles: Vec::new(),
+            host_silent: None,
+            busy: None,
             full_download_obstacles: Vec::new(),
             protection_stale: None,
             down_because: None,
@@ -181,6 +184,7 @@ impl State {
             inconsistent_because: None,
             sync_ended: None,
             leaving: None,
+            led_elsewhere: None,
         }
     }
 }

@@ -147,6 +147,15 @@ fn situations(store: &Store) -> Vec<Situation> {
     add("a disk cannot be protected", &|_, vm| {
         vm.protection_obstacles = vec!["disk data has no disk to go to on az01".into()];
     });
+    add("its own host is not heard", &|_, vm| {
+        vm.host_silent = Some("provider hv01 is NotConnected, last heard long ago".into());
+    });
+    add("somebody else's operation is under way", &|_, vm| {
+        vm.busy = Some("job r of the service, which works on the VM: Resynchronize".into());
+    });
+    add("a plan of the service moves it with others", &|_, vm| {
+        vm.led_elsewhere = Some("recovery plan p of the service".into());
+    });
     add("the VM is not known", &|it, _| it.vm = Fact::Absent);
     add("the VM has not been looked at", &|it, _| {
         it.vm = Fact::Unknown("the first look".into());

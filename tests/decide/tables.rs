@@ -139,6 +139,8 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         disk_bytes: Some(0),
         obstacles: vec![],
         protection_obstacles: vec![],
+        host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -148,6 +150,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
         stage: stage.clone(),
     }
 }

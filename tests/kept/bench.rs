@@ -70,6 +70,7 @@ pub fn job(id: &str, does: JobKind, state: JobState) -> Job {
         id: id.into(),
         does,
         unplanned: false,
+        plan: None,
         state,
         started: Some(later(1)),
         doing: None,
@@ -109,6 +110,8 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
         networks: Vec::new(),
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
+        host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -122,6 +125,7 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
     }
 }
 

@@ -150,7 +150,11 @@ impl Service {
         let every = i64::try_from(self.settings.timings.heartbeat.max(1)).unwrap_or(i64::MAX);
         let beat = self.state.time.as_millisecond() / every * every;
         let beat = Timestamp::from_millisecond(beat).unwrap_or(self.state.time);
-        let health = match provider.silent_since {
+        // The service needs a while to notice; until then only the heartbeat tells.
+        let noticed = provider
+            .silent_since
+            .filter(|_| !provider.silence_unnoticed);
+        let health = match noticed {
             Some(since) => json!([{
                 "innerHealthErrors": [],
                 "errorSource": "Server",
@@ -180,7 +184,7 @@ impl Service {
                 "providerVersionExpiryDate": null,
                 "fabricFriendlyName": fabric.name,
                 "lastHeartBeat": moment(provider.silent_since.unwrap_or(beat)),
-                "connectionStatus": match provider.silent_since {
+                "connectionStatus": match noticed {
                     Some(_) => "NotConnected",
                     None => "Connected",
                 },
@@ -220,7 +224,7 @@ impl Service {
     pub(crate) fn vault_health(&self) -> Answer {
         let silent: Vec<&str> = (self.state.fabrics.values())
             .flat_map(|fabric| &fabric.providers)
-            .filter(|provider| provider.silent_since.is_some())
+            .filter(|provider| provider.silent_since.is_some() && !provider.silence_unnoticed)
             .map(|provider| provider.name.as_str())
             .collect();
         let issues = if silent.is_empty() {

@@ -259,3 +259,44 @@ fn a_silent_host_fails_a_failback_and_not_an_unplanned_failover() {
     assert!(client.service.violations().is_empty());
     let _: Value = client.get("/replicationVaultHealth");
 }
+
+#[test]
+fn a_job_that_was_purged_is_told_of_nowhere_and_goes_on() {
+    let mut client = Client::new();
+    let id = client.service.item_id("vm-1").unwrap();
+    client.post(
+        &format!(
+            "{}/plannedFailover",
+            id.split_once("/replicationFabrics")
+                .map_or("", |(_, path)| path)
+        ),
+        &to_azure(),
+    );
+    client.settle();
+    let jobs = client.service.jobs();
+    let job = &jobs.last().unwrap().name;
+    assert!(client.service.purge_job(job));
+    assert!(!client.service.purge_job("nothing"));
+    let listed = client.get("/replicationJobs");
+    assert_eq!(listed["value"], serde_json::json!([]));
+}
+
+#[test]
+fn a_silence_that_nobody_has_noticed_shows_in_the_heartbeat_alone() {
+    let mut client = Client::new();
+    let now = client.now;
+    assert!(
+        client
+            .service
+            .silence_unnoticed("hv-1.example.test", Some(now))
+    );
+    client.pass(3_600_000);
+    let providers = client.get("/replicationRecoveryServicesProviders");
+    let quiet = &providers["value"][0]["properties"];
+    assert_eq!(quiet["connectionStatus"], "Connected");
+    assert_eq!(quiet["healthErrorDetails"], serde_json::json!([]));
+    let beat = quiet["lastHeartBeat"].as_str().unwrap();
+    assert!(beat.starts_with("2026-03-01T08:00:00"), "{beat}");
+    let job = client.finish("vm-1", "plannedFailover", &to_azure());
+    assert_eq!(job["errors"][0]["serviceErrorDetails"]["code"], "539");
+}

@@ -297,6 +297,18 @@ impl Emulator {
         Ok(())
     }
 
+    /// A provider goes silent, and the service goes on calling it connected.
+    ///
+    /// # Errors
+    ///
+    /// As [`Emulator::connect_provider`].
+    pub async fn silence_unnoticed(&self, host: &str) -> Result<()> {
+        let order =
+            json!({"provider": host, "connected": false, "silentSeconds": 3600, "unnoticed": true});
+        self.control(Method::POST, "providers", Some(order)).await?;
+        Ok(())
+    }
+
     /// Every token that was given out becomes invalid.
     ///
     /// # Errors

@@ -9,9 +9,12 @@ mod cancel;
 mod failed;
 mod faults;
 mod lane;
+mod others;
+mod plans;
 mod portal;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]
 #[expect(dead_code, reason = "what the agents' tests use of it")]
 mod sampler;
 mod secrets;
+mod silent;

@@ -78,6 +78,8 @@ fn vm(sent: u64) -> VmObservation {
         disk_bytes: None,
         obstacles: Vec::new(),
         protection_obstacles: Vec::new(),
+        host_silent: None,
+        busy: None,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -87,6 +89,7 @@ fn vm(sent: u64) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
     }
 }
 

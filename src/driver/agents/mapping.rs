@@ -219,6 +219,8 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         disk_bytes: active_at.map(|at| at.vm.disks.iter().map(|disk| disk.size_bytes).sum()),
         obstacles: obstacles::of_the_vm(&sides),
         protection_obstacles: obstacles::of_its_protection(look, &sides, active, &passive),
+        host_silent: None,
+        busy: None,
         full_download_obstacles: obstacles::of_a_full_download(&sides, active, &passive),
         protection_stale: active_at
             .and_then(|own| stale::why(look, own, &passive, interval_seconds)),
@@ -229,6 +231,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
         stage,
     }
 }

@@ -44,8 +44,10 @@ use wire::job::Job;
 use wire::page::Element as _;
 use wire::permission::{self, Permission};
 
-/// Providers are listed again after this: they beat every few minutes.
-const PROVIDERS_EVERY: Duration = Duration::from_mins(1);
+/// Providers are listed once in so many of the shortest pauses, which is every minute: they beat every few minutes.
+const PROVIDERS_EVERY: u32 = 12;
+/// And so often while one is not heard: VMs wait for it, and it may be back any moment.
+const SILENT_PROVIDERS_EVERY: u32 = 2;
 /// What the identity may do is looked at again after this.
 const PERMISSIONS_EVERY: Duration = Duration::from_mins(10);
 /// Jobs are looked for this far back at first.
@@ -214,7 +216,15 @@ impl AzureSiteRecoveryDriver {
             .memory()
             .providers
             .as_ref()
-            .filter(|(at, _)| at.elapsed() < PROVIDERS_EVERY)
+            .filter(|(at, providers)| {
+                let silent = reading::is_one_silent(providers, self.clock.now());
+                let every = if silent {
+                    SILENT_PROVIDERS_EVERY
+                } else {
+                    PROVIDERS_EVERY
+                };
+                at.elapsed() < self.shortest_pause * every
+            })
             .map(|(_, providers)| providers.clone());
         if let Some(providers) = fresh {
             return Ok(providers);
@@ -316,17 +326,22 @@ impl AzureSiteRecoveryDriver {
             memory.book.forget(now);
             wanted(&memory.book, items)
         };
-        let read: Vec<Result<Option<Job>, DriverError>> = futures::stream::iter(wanted)
-            .map(|name| async move { self.job(&name).await })
+        let read: Vec<(String, Result<Option<Job>, DriverError>)> = futures::stream::iter(wanted)
+            .map(|name| async move {
+                let job = self.job(&name).await;
+                (name, job)
+            })
             .buffer_unordered(READS_AT_ONCE)
             .collect()
             .await;
-        for job in read {
-            if let Some(job) = job? {
-                self.memory().book.read(job);
+        for (name, job) in read {
+            match job? {
+                Some(job) => self.memory().book.read_as(&name, job),
+                None => self.memory().book.missed(&name, now),
             }
         }
-        let memory = self.memory();
+        let mut memory = self.memory();
+        memory.book.give_up(items, now);
         let ended = |name: &String| memory.book.get(name).is_some_and(Job::is_final);
         Ok(under_way.into_iter().filter(ended).collect())
     }

@@ -3,24 +3,25 @@
 //! What may be done is read from `allowedOperations`, and where the VM is from what may be done, from the job under way and from
 //! `activeLocation`; names of states are only words for people. Where these contradict each other, that is said, and nothing is guessed.
 
+mod held;
+mod providers;
+
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::book::Book;
 use super::jobs;
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
-use super::wire::problem::one_line;
-use super::wire::value::same_id;
 use crate::api::Site;
 use crate::domain::{
     BySite, Connection, Fact, HostObservation, Job, JobKind, JobState, Jobs, Power, Protection,
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
-
-/// A provider beats every few minutes; the service itself says NotConnected only after a while.
-const HEARTBEAT_LATE: SignedDuration = SignedDuration::from_mins(30);
+use held::{busy, health, led_elsewhere, obstacles, protection_obstacles};
+pub use providers::is_one_silent;
+use providers::{connection, host_silent, on_premises};
 
 /// All that one look told.
 pub struct Told<'a> {
@@ -107,66 +108,14 @@ pub fn vault(told: &Told<'_>) -> VaultObservation {
     }
 }
 
-/// The site answers while one of its providers does; a VM whose own provider does not is held by itself.
-fn on_premises(providers: &[&Provider], fabric: Option<&str>, now: Timestamp) -> Connection {
-    if providers.is_empty() {
-        return Connection::Disconnected(match fabric {
-            Some(fabric) => format!(
-                "the vault has no recovery services provider in fabric {fabric}; correct spec.azureSiteRecovery.fabricName, or register the Hyper-V host"
-            ),
-            None => "the vault has no recovery services provider; register the Hyper-V host or the VMM server in it".to_owned(),
-        });
-    }
-    let all: Vec<Connection> = providers
-        .iter()
-        .map(|provider| connection(provider, now))
-        .collect();
-    if all.iter().any(Connection::is_connected) {
-        return Connection::Connected;
-    }
-    all.into_iter().next().unwrap_or(Connection::Connected)
-}
-
-fn connection(provider: &Provider, now: Timestamp) -> Connection {
-    let beat = provider.last_heartbeat.map_or_else(
-        || "never heard".to_owned(),
-        |beat| format!("last heard at {}", beat.strftime("%Y-%m-%d %H:%M UTC")),
-    );
-    let remedy = "check that the host runs, its services Azure Site Recovery Provider (dra) and obengine run, and that it reaches Azure";
-    if !provider.connected {
-        let status = if provider.connection_status.is_empty() {
-            "of an unknown connection"
-        } else {
-            &provider.connection_status
-        };
-        return Connection::Disconnected(format!(
-            "provider {} is {status}, {beat}; {remedy}",
-            provider.host
-        ));
-    }
-    let late = provider
-        .last_heartbeat
-        .is_some_and(|at| now.duration_since(at) > HEARTBEAT_LATE);
-    if late {
-        return Connection::Disconnected(format!(
-            "provider {} is called Connected, but was {beat}; {remedy}",
-            provider.host
-        ));
-    }
-    Connection::Connected
-}
-
 /// The observation of one VM.
 fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
-    let jobs: Vec<Job> = told
-        .book
-        .of_vm(item.vm_id.as_deref(), &item.friendly_name)
-        .into_iter()
-        .map(|job| jobs::job(job, item))
-        .collect();
+    let known = told.book.of_vm(item.vm_id.as_deref(), &item.friendly_name);
+    let jobs: Vec<Job> = jobs::of_vm(&known, item);
     let stage = stage(item, &jobs);
     let active = stage.active();
     let live = live(item, &jobs);
+    let (busy, led) = (busy(live), led_elsewhere(live));
     let broken = broken_sync(&jobs, active);
     VmObservation {
         id: item.identity(),
@@ -191,8 +140,10 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         disk_bytes: item.disk_bytes,
         encrypted: item.encrypted,
         networks: item.networks.clone(),
-        obstacles: obstacles(item, live),
-        protection_obstacles: protection_obstacles(item, &stage, live, providers, told.now),
+        obstacles: obstacles(item),
+        protection_obstacles: protection_obstacles(item, &stage, live),
+        host_silent: host_silent(item, providers, told.now),
+        busy,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -206,6 +157,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         inconsistent_because: broken,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: led,
         stage: Fact::Known(stage),
     }
 }
@@ -310,12 +262,19 @@ fn direction(item: &Item, jobs: &[Job]) -> Option<Site> {
     // The newest move that has come to its end says it, whatever the item's location is called meanwhile.
     let newest = jobs.iter().rev().find(|job| {
         matches!(job.does, JobKind::Failover | JobKind::Failback)
-            && job.state == JobState::Succeeded
+            && matches!(job.state, JobState::Succeeded | JobState::Lost)
     });
-    match newest.map(|job| job.does) {
-        Some(JobKind::Failover) => return Some(Site::Azure),
-        Some(JobKind::Failback) => return Some(Site::OnPremises),
-        _ => {}
+    let to = match newest.map(|job| job.does) {
+        Some(JobKind::Failover) => Some(Site::Azure),
+        Some(JobKind::Failback) => Some(Site::OnPremises),
+        _ => None,
+    };
+    if newest.is_some_and(|job| job.state == JobState::Lost) {
+        // Nobody knows how it ended: it is believed only where the item says the same, and the moves before it say nothing any more.
+        return to.filter(|to| item.active == Some(*to));
+    }
+    if to.is_some() {
+        return to;
     }
     // A failover leaves the item at the recovery side; a failback is only known to be one where the item is back.
     let to_azure = ["PlannedFailover", "UnplannedFailover"]
@@ -341,8 +300,11 @@ fn power(stage: &Stage) -> BySite<Fact<Power>> {
 /// A data sync towards the premises that was begun and did not come to its end (invariant 4).
 fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
     // What failed before it had touched anything says nothing of what the job before it had left.
+    // Of one that was lost before its tasks were read, the worst is believed.
+    let unread = |job: &Job| job.state == JobState::Lost && job.tasks.is_empty();
     let touched = |job: &&Job| {
         job.state == JobState::Succeeded
+            || unread(job)
             || jobs::has_stopped_the_source(job)
             || jobs::has_written_the_target(job)
     };
@@ -351,11 +313,14 @@ fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
         .rev()
         .filter(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))
         .find(touched)?;
-    let broken = matches!(newest.state, JobState::Cancelled | JobState::Failed { .. });
+    let broken = matches!(
+        newest.state,
+        JobState::Cancelled | JobState::Failed { .. } | JobState::Lost
+    );
     (newest.does == JobKind::Failback
         && broken
         && active == Some(Site::Azure)
-        && jobs::has_written_the_target(newest))
+        && (jobs::has_written_the_target(newest) || unread(newest)))
     .then(|| {
         format!(
             "a data sync from Azure was broken off (job {}): the disks of the VM on-premises are half written, and it must not be started there; bring the VM back to completion first",
@@ -432,114 +397,6 @@ fn protection(item: &Item, jobs: &[Job], stage: &Stage) -> Fact<Protection> {
         progress: None,
         overdue: false,
     })
-}
-
-fn health(item: &Item) -> String {
-    let worst = item
-        .health_errors
-        .iter()
-        .find(|error| error.critical)
-        .or(item.health_errors.first());
-    match worst {
-        Some(error) => one_line(&format!(
-            "{}: {}{}",
-            error.code,
-            error.message,
-            error
-                .recommended
-                .as_ref()
-                .map_or_else(String::new, |it| format!(" Recommended: {it}"))
-        )),
-        None => format!("the service calls its health {}", item.replication_health),
-    }
-}
-
-/// What must be mended before anything is begun.
-fn obstacles(item: &Item, live: Option<&Job>) -> Vec<String> {
-    let mut all = Vec::new();
-    if !item
-        .instance_type
-        .eq_ignore_ascii_case("HyperVReplicaAzure")
-    {
-        let kind = if item.instance_type.is_empty() {
-            "of a kind that the service does not name"
-        } else {
-            &item.instance_type
-        };
-        all.push(format!(
-            "the VM is replicated as {kind}, and Homeward moves Hyper-V VMs to Azure only (HyperVReplicaAzure)"
-        ));
-    }
-    if !item.test_failover_state.is_empty() {
-        all.push(format!(
-            "a test failover stands ({}): clean it up in the portal",
-            item.test_failover_state
-        ));
-    }
-    if let Some(job) = live.filter(|job| job.does == JobKind::Other) {
-        all.push(format!(
-            "job {} of the service works on the VM: {}",
-            job.id,
-            job.doing
-                .as_deref()
-                .unwrap_or("it does not say what it does")
-        ));
-    }
-    all
-}
-
-/// What must be mended before the VM is moved.
-fn protection_obstacles(
-    item: &Item,
-    stage: &Stage,
-    live: Option<&Job>,
-    providers: &[&Provider],
-    now: Timestamp,
-) -> Vec<String> {
-    let mut all = Vec::new();
-    let own = item
-        .provider_id
-        .as_deref()
-        .and_then(|id| providers.iter().find(|provider| same_id(&provider.id, id)));
-    if let Some(Connection::Disconnected(why)) = own.map(|provider| connection(provider, now)) {
-        all.push(why);
-    }
-    if live.is_some() {
-        return all;
-    }
-    match stage {
-        Stage::Settled {
-            site: Site::OnPremises,
-        } => {
-            let nothing = !item.allows("PlannedFailover") && !item.allows("ReverseReplicate");
-            let copies = item
-                .protection_state
-                .to_ascii_lowercase()
-                .contains("initialreplication");
-            if nothing && !copies {
-                all.push(format!(
-                    "the service lets no planned failover be done now: it calls the VM {} ({}){}",
-                    item.protection_state,
-                    item.protection_state_description,
-                    if item.health_errors.is_empty() {
-                        String::new()
-                    } else {
-                        format!("; {}", health(item))
-                    }
-                ));
-            }
-        }
-        Stage::Settled { site: Site::Azure }
-            if !item.allows("Failback") && !item.allows("PlannedFailover") =>
-        {
-            all.push(format!(
-                "the service lets no failback be done now: it calls the VM {} ({})",
-                item.protection_state, item.protection_state_description
-            ));
-        }
-        _ => {}
-    }
-    all
 }
 
 #[cfg(test)]

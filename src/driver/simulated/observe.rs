@@ -124,6 +124,8 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
             .map(|side| side.disk.records.len() as u64 * RECORD_BYTES),
         obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
+        host_silent: None,
+        busy: None,
         full_download_obstacles: vm.full_download_obstacles.clone(),
         protection_stale: stale(simulation, &sides, active),
         down_because: active
@@ -136,6 +138,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
         stage,
     }
 }

@@ -109,6 +109,12 @@ impl World {
             }
             Step::Silent(silent) => self.silent(*silent),
             Step::Press(press) => self.press(*press),
+            Step::Purge => {
+                let mut service = self.wire.service();
+                for job in service.jobs().iter().filter(|job| !job.state.over()) {
+                    service.purge_job(&job.name);
+                }
+            }
         }
         self.check()
     }

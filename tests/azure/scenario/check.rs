@@ -141,6 +141,10 @@ impl World {
             self.store().answer(Answer::ReverseReplicate);
         } else if words.contains("clean it up in the portal") {
             self.press(Press::TestFailoverCleanup);
+        } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
+            self.press(Press::Resume);
+        } else if words.contains("a cancel of recovery plan") {
+            self.press(Press::Cancel);
         } else if words.contains("lets no planned failover be done now") {
             self.press(Press::Repair);
         }

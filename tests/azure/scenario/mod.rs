@@ -113,6 +113,8 @@ pub enum Step {
     /// The provider on the premises.
     Silent(bool),
     Press(Press),
+    /// The service does not know any more of the jobs that go on; what they do goes on.
+    Purge,
 }
 
 #[derive(Clone, Copy, Debug)]

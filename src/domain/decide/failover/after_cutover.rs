@@ -9,7 +9,7 @@ use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
 
-use super::{Move, Next, broke_off, doing, registers_gone, running};
+use super::{Move, Next, broke_off, busy, doing, registers_gone, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_commit(
@@ -165,7 +165,11 @@ impl Move<'_> {
                 if !asked && self.holding_off().is_some() {
                     return Next::Enter(FailoverPhase::AwaitingCommit);
                 }
-                Next::Submit(Action::Commit { at: self.to() })
+                // A failback is finalized by the host too. One that may be on its way is seen to its end.
+                match self.silent_home(vm).or_else(|| busy(vm)) {
+                    Some(wait) if !asked => Next::Wait(wait),
+                    _ => Next::Submit(Action::Commit { at: self.to() }),
+                }
             }
             Stage::Committed { .. } => Next::Submit(Action::RetireSource { at: self.from() }),
             Stage::Settled { site } if *site == self.to() => {
@@ -184,7 +188,11 @@ impl Move<'_> {
         }
     }
 
-    pub(super) fn awaiting_reverse_replication(&mut self, can: &DirectionCapabilities) -> Next {
+    pub(super) fn awaiting_reverse_replication(
+        &mut self,
+        vm: &VmObservation,
+        can: &DirectionCapabilities,
+    ) -> Next {
         if self.world.intent.deleting {
             return Next::Finish(FailoverOutcome::Succeeded);
         }
@@ -197,6 +205,13 @@ impl Move<'_> {
                 self.world.now,
             );
             return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        // Somebody has asked the service for it: there is nothing left to approve.
+        let stands = vm.protection.known().is_some_and(|protection| {
+            protection.from == self.to() && protection.failover.as_deref() == Some(self.fo.uid)
+        });
+        if stands {
+            return Next::Enter(FailoverPhase::ReverseReplicating);
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("reverse replication begins"));
@@ -224,7 +239,12 @@ impl Move<'_> {
         let protection = match &vm.protection {
             Fact::Known(protection) => protection,
             Fact::Unknown(why) => return Next::Wait(Wait::outside(why.clone())),
-            Fact::Absent => return Next::Submit(Action::ReverseReplicate { from }),
+            Fact::Absent => {
+                return match self.silent_home(vm).or_else(|| busy(vm)) {
+                    Some(wait) => Next::Wait(wait),
+                    None => Next::Submit(Action::ReverseReplicate { from }),
+                };
+            }
         };
         let mine = protection.from == from && protection.failover.as_deref() == Some(self.fo.uid);
         // S4: a former source that was made anew is enrolled again by the same order.

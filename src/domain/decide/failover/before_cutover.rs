@@ -14,7 +14,7 @@ use crate::domain::observation::{
 };
 use crate::domain::world::VaultView;
 
-use super::{Move, Next, disconnected, doing, down, obstacles, running};
+use super::{Move, Next, doing, down, obstacles, running};
 
 impl Move<'_> {
     pub(super) fn awaiting_start(&mut self) -> Next {
@@ -84,8 +84,9 @@ impl Move<'_> {
             }
         };
         // What did not work is tried again after a while; meanwhile it is said what the person is asked for.
-        let can_begin =
-            disconnected(view).is_none() && obstacles(vm).is_none() && self.holding_off().is_none();
+        let can_begin = self.silent(view, vm).is_none()
+            && obstacles(vm).is_none()
+            && self.holding_off().is_none();
         (protects && rests && !stands && can_begin).then(|| {
             // S1: at rest the registers name no Failover, this one neither: it has not begun.
             if vm.failover().is_some() {
@@ -158,7 +159,7 @@ impl Move<'_> {
         if let Some(why) = self.going_back() {
             return self.cancelled_before_it_began(why);
         }
-        if let Some(wait) = disconnected(view) {
+        if let Some(wait) = self.silent(view, vm) {
             return Next::Wait(wait);
         }
         if let Some(wait) = obstacles(vm) {
@@ -353,6 +354,9 @@ impl Move<'_> {
         if let Some(why) = &vm.sync_ended {
             return self.turn_back(why.clone(), FailoverOutcome::Failed);
         }
+        if let Some(led) = &vm.led_elsewhere {
+            return Next::Wait(self.led_on_elsewhere(vm, led));
+        }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("the move goes on to cutover"));
         }
@@ -370,7 +374,7 @@ impl Move<'_> {
                 "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); nothing happens to the VM at its source until then",
             ));
         }
-        if let Some(wait) = disconnected(view) {
+        if let Some(wait) = self.silent(view, vm) {
             return Next::Wait(wait);
         }
         if self.replica_is_stale(view, vm) {
@@ -395,5 +399,20 @@ impl Move<'_> {
         self.predict(vm);
         self.gates_passed = true;
         Next::Enter(FailoverPhase::CuttingOver)
+    }
+
+    /// S20: a job that moves other VMs too is not told to go on for one of them, whose gates say nothing of the others.
+    fn led_on_elsewhere(&self, vm: &VmObservation, led: &str) -> Wait {
+        let waits = vm
+            .protection
+            .known()
+            .is_some_and(|it| self.synchronized(it));
+        if waits {
+            Wait::person(format!(
+                "\"Complete failover\", or a cancel, of {led}: it has synchronised, and Homeward does neither for one of its VMs"
+            ))
+        } else {
+            Wait::operation(format!("what is done by {led}"))
+        }
     }
 }

@@ -269,7 +269,7 @@ impl Move<'_> {
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
             FailoverPhase::Committing => self.committing(vm, stage),
-            FailoverPhase::AwaitingReverseReplication => self.awaiting_reverse_replication(can),
+            FailoverPhase::AwaitingReverseReplication => self.awaiting_reverse_replication(vm, can),
             FailoverPhase::ReverseReplicating => self.reverse_replicating(vm),
             FailoverPhase::Cancelling => self.cancelling(vm, stage, can),
             FailoverPhase::RollingBack => self.rolling_back(vm, stage),
@@ -337,6 +337,17 @@ impl Move<'_> {
             .protects_after_commit
             .is_ok();
         protects && vm.protection_stale.is_some()
+    }
+
+    /// The host that has to do what is asked for next does not answer. A move to another host is there for when the VM's own is gone.
+    fn silent(&self, view: &VaultView<'_>, vm: &VmObservation) -> Option<Wait> {
+        let own = self.fo.spec.host.is_none();
+        disconnected(view).or_else(|| silent_host(vm).filter(|_| own))
+    }
+
+    /// The host on the premises, where the VM has been brought back to, does not answer.
+    fn silent_home(&self, vm: &VmObservation) -> Option<Wait> {
+        silent_host(vm).filter(|_| self.to() == Site::OnPremises && self.fo.spec.host.is_none())
     }
 
     fn full(&self) -> bool {
@@ -437,6 +448,18 @@ fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
         })
 }
 
+fn silent_host(vm: &VmObservation) -> Option<Wait> {
+    let why = vm.host_silent.as_ref()?;
+    let wait = Wait::outside(format!("the host of the VM to be heard: {why}"));
+    Some(wait.because(Reason::SiteDisconnected))
+}
+
+fn busy(vm: &VmObservation) -> Option<Wait> {
+    let what = vm.busy.as_ref()?;
+    Some(Wait::operation(format!("the end of {what}")).because(Reason::OperationUnderWay))
+}
+
+/// What holds whatever would be begun with the VM.
 fn obstacles(vm: &VmObservation) -> Option<Wait> {
     let all: Vec<&str> = vm
         .obstacles
@@ -444,5 +467,6 @@ fn obstacles(vm: &VmObservation) -> Option<Wait> {
         .chain(&vm.protection_obstacles)
         .map(String::as_str)
         .collect();
-    (!all.is_empty()).then(|| Wait::mend(all.join("; ")).because(Reason::VirtualMachineNotReady))
+    let mend = Wait::mend(all.join("; ")).because(Reason::VirtualMachineNotReady);
+    (!all.is_empty()).then_some(mend).or_else(|| busy(vm))
 }

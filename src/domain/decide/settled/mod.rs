@@ -338,12 +338,8 @@ fn release(why: &str) -> Outcome {
 
 fn adopt(world: &World<'_>, view: &VaultView<'_>, vm: &VmObservation, site: Site) -> Outcome {
     // A move that a holder left half way is taken over whatever there is to mend.
-    let obstacles = if world.intent.deleting {
-        &[][..]
-    } else {
-        &vm.obstacles[..]
-    };
-    if let Some(outcome) = mend(obstacles).or_else(|| disconnected(view)) {
+    let held = (!world.intent.deleting).then(|| mend(&vm.obstacles).or_else(|| busy(vm)));
+    if let Some(outcome) = held.flatten().or_else(|| disconnected(view)) {
         return outcome;
     }
     let takeover = vm.claimed_by_other(&world.claim).cloned();
@@ -565,6 +561,24 @@ fn disconnected(view: &VaultView<'_>) -> Option<Outcome> {
                 format!("waits for {site} to be connected: {why}"),
             )),
         })
+}
+
+fn silent_host(vm: &VmObservation) -> Option<Outcome> {
+    let why = vm.host_silent.as_ref()?;
+    Some(Outcome::outside(
+        Reason::SiteDisconnected,
+        format!("waits for the host of the VM to be heard: {why}"),
+    ))
+}
+
+fn busy(vm: &VmObservation) -> Option<Outcome> {
+    let what = vm.busy.as_ref()?;
+    Some(Outcome::new(
+        VirtualMachinePhase::Pending,
+        Reason::OperationUnderWay,
+        Some(Waiting::Operation),
+        format!("waits for the end of {what}"),
+    ))
 }
 
 /// Newer than all that either side has taken, and than all that was written down of it (safety rule S2).

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Outcome, disconnected, mend, next_mark};
+use super::{Outcome, busy, disconnected, mend, next_mark, silent_host};
 use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::conditions::{ConditionType, Reason};
@@ -17,6 +17,8 @@ fn not_ready(view: &VaultView<'_>, vm: &VmObservation) -> Option<Outcome> {
     mend(&vm.obstacles)
         .or_else(|| mend(&vm.protection_obstacles))
         .or_else(|| disconnected(view))
+        .or_else(|| silent_host(vm))
+        .or_else(|| busy(vm))
 }
 
 pub(super) fn protect(
@@ -94,7 +96,12 @@ pub(super) fn protect(
         return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
     }
     // What would hold the next move is told of before somebody needs that move; replication goes on meanwhile.
-    if let Some(outcome) = mend(&vm.obstacles).or_else(|| mend(&vm.protection_obstacles)) {
+    let held = mend(&vm.obstacles)
+        .or_else(|| mend(&vm.protection_obstacles))
+        .or_else(|| silent_host(vm))
+        // The first replica is made by operations of its own.
+        .or_else(|| busy(vm).filter(|_| whole));
+    if let Some(outcome) = held {
         return outcome;
     }
     let late = vm.protection.known().and_then(|protection| {

@@ -1,5 +1,7 @@
 //! The states of an item, as they were recorded, published or have to be expected, and what is read from each.
 
+mod lost;
+
 use serde_json::{Value, json};
 
 use super::super::wire::job::Job as ToldJob;
@@ -550,10 +552,13 @@ fn a_test_failover_holds_everything() {
 fn a_job_of_another_kind_holds_everything_while_it_runs() {
     let repairs = |state| vec![job("r", "RepairVMReplication", state, &[])];
     let vm = see(item("Protected", "Primary", &[]), &repairs("InProgress"));
-    assert!(vm.obstacles[0].contains("job r of the service works on the VM"));
+    assert!(vm.busy.unwrap().starts_with("job r of the service"));
+    // It ends by itself: nobody is asked to mend anything.
+    assert_eq!(vm.obstacles, Vec::<String>::new());
+    assert_eq!(vm.protection_obstacles, Vec::<String>::new());
     assert_eq!(
-        see(item("Protected", "Primary", &STEADY), &repairs("Succeeded")).obstacles,
-        Vec::<String>::new()
+        see(item("Protected", "Primary", &STEADY), &repairs("Succeeded")).busy,
+        None
     );
 }
 
@@ -576,7 +581,10 @@ fn a_silent_provider_holds_the_vm_and_the_site() {
     ];
     for (provider, words) in rows {
         let all = see_all(&[item("Protected", "Primary", &STEADY)], &[], &provider);
-        assert!(all.vms["web"].protection_obstacles[0].contains(words));
+        let vm = &all.vms["web"];
+        assert!(vm.host_silent.as_ref().unwrap().contains(words));
+        // It comes back by itself: nobody is asked to mend the VM.
+        assert_eq!(vm.protection_obstacles, Vec::<String>::new());
         assert!(!all.sites.on_premises.is_connected());
         assert!(all.sites.azure.is_connected());
     }

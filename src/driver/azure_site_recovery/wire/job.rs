@@ -44,6 +44,8 @@ pub struct Job {
     pub fabrics: Option<(String, String)>,
     /// It was read by itself, not from a list: its tasks are all there.
     pub detailed: bool,
+    /// It went on when it was last told of, and the service does not know it any more.
+    pub lost: bool,
 }
 
 /// One task of a job.
@@ -103,13 +105,14 @@ impl Job {
     /// Whether nothing follows.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.is(&[
-            "Succeeded",
-            "Failed",
-            "Cancelled",
-            "PartiallySucceeded",
-            "CompletedWithInformation",
-        ])
+        self.lost
+            || self.is(&[
+                "Succeeded",
+                "Failed",
+                "Cancelled",
+                "PartiallySucceeded",
+                "CompletedWithInformation",
+            ])
     }
 
     /// Whether this may be done with it.
@@ -125,6 +128,18 @@ impl Job {
     #[must_use]
     pub fn waits(&self) -> bool {
         self.is(&["Suspended"]) && self.allows("Resume")
+    }
+
+    /// Whether it is that of a recovery plan.
+    #[must_use]
+    pub fn is_of_plan(&self) -> bool {
+        let kind = self.target_type.as_deref().unwrap_or_default();
+        kind.eq_ignore_ascii_case("RecoveryPlan")
+    }
+
+    /// The jobs of the VMs of a plan.
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
+        self.tasks.iter().filter_map(|task| task.child.as_ref())
     }
 
     /// The tasks of this name.
@@ -190,6 +205,7 @@ impl Element for Job {
             target_type: properties.text("targetInstanceType"),
             fabrics: fabrics(affected),
             detailed: false,
+            lost: false,
             name,
         })
     }
