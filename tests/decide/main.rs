@@ -7,6 +7,7 @@ mod seeded;
 
 mod conditions;
 mod failback;
+mod lost_target;
 mod operator;
 mod properties;
 mod regressions;

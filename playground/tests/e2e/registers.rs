@@ -1,13 +1,15 @@
-//! A register that is lost, and a definition of stale disks that is put back when the VM has long come home to others.
+//! A register that is lost, at rest and in a move, and a definition of stale disks that is put back when the VM has long come home to others.
 
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use homeward::agent::api::{Command, Order, PowerSwitch, VmState};
-use homeward::api::{ProtectedVirtualMachine, Site};
+use homeward::api::{FailoverPhase, ProtectedVirtualMachine, Site, VirtualMachinePhase};
 use homeward_playground::world::{LIMIT, VmOptions, eventually};
+use kube::api::DeleteParams;
+use serde_json::json;
 
-use crate::lane::{Lane, processes, run};
+use crate::lane::{Lane, Victim, pending, phase, processes, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_definition_put_back_after_a_lost_register_costs_no_record() {
@@ -63,8 +65,88 @@ async fn a_stale_definition_put_back_after_a_lost_register_costs_no_record() {
     .await;
 }
 
-/// What the runbook says: on the host where the VM lives the register goes, on the other one all that makes it know the VM.
+/// The operator died before it saw the start that it had asked for, and the register of the target went with that host's agent. The guest there has
+/// written what is nowhere else: nobody fences it off, and the source stays down until the runbook was followed to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_lost_its_register_before_commit_is_not_fenced_off() {
+    run(async {
+        let commit = json!({"approval": "Manual"});
+        let change = |spec: &mut serde_json::Value| spec["commit"] = commit;
+        let mut lane = Lane::start_with(processes(), &VmOptions::small("gone"), change).await?;
+        let name = lane.begin(Site::Azure).await?;
+        lane.until(&name, "the start is asked for", |it| {
+            pending(it) == Some("StartTarget") || phase(it) == Some(FailoverPhase::AwaitingCommit)
+        })
+        .await?;
+        lane.kill(Victim::Operator, Site::OnPremises);
+        lane.until_writing(Site::Azure).await?;
+        let uuid = lane.vm.uuid;
+        let target = lane.world.host_mut(Site::Azure);
+        target.kill();
+        fs::remove_file(target.folder().join(format!("state/registers/{uuid}.json")))?;
+        target.start().await?;
+        lane.restart(Victim::Operator, Site::OnPremises).await?;
+        lane.until(&name, "it says that the register is gone", |it| {
+            it.status
+                .as_ref()
+                .and_then(|status| status.waiting_for.as_deref())
+                .is_some_and(|words| {
+                    words.contains("the register of the VM in Azure, which is gone")
+                })
+        })
+        .await?;
+        lane.until_writing(Site::Azure).await?;
+        lane.check(0)?;
+
+        // The runbook, case 4.
+        let suspend = json!({"suspend": true});
+        lane.world.cluster.patch_vm("gone", suspend).await?;
+        forget(&mut lane, Site::Azure).await?;
+        let vms = lane.world.cluster.vms();
+        vms.delete("gone", &DeleteParams::default()).await?;
+        eventually(LIMIT, "it is deleted", async || {
+            Ok(vms.get_opt("gone").await?.is_none().then_some(()))
+        })
+        .await?;
+        let anew = |spec: &mut serde_json::Value| spec["suspend"] = json!(true);
+        let cluster = &lane.world.cluster;
+        cluster.protect(&lane.vm, Site::Azure, anew).await?;
+        cluster
+            .until_vm("gone", "Suspended in Azure", |vm| {
+                let status = vm.status.as_ref();
+                status.is_some_and(|status| {
+                    status.phase == Some(VirtualMachinePhase::Suspended)
+                        && status.active_site == Some(Site::Azure)
+                })
+            })
+            .await?;
+        cluster.patch_vm("gone", json!({"suspend": false})).await?;
+        lane.until_settled(Site::Azure).await?;
+        lane.travel(Site::OnPremises).await?;
+        lane.finish(0).await
+    })
+    .await;
+}
+
 async fn lose_the_register(lane: &mut Lane, lives_at: Site) -> Result<()> {
+    forget(lane, lives_at).await?;
+    let uuid = lane.vm.uuid;
+    // The status of before would look settled.
+    eventually(LIMIT, "it is taken on again", async || {
+        let found = lane.world.host(lives_at).vm(uuid).await?;
+        Ok(found.and_then(|found| found.register))
+    })
+    .await?;
+    eventually(LIMIT, "the other host is enrolled again", async || {
+        let found = lane.world.host(lives_at.other()).vm(uuid).await?;
+        Ok(found.and_then(|found| found.register))
+    })
+    .await?;
+    Ok(())
+}
+
+/// What the runbook says: on the host where the VM lives the register goes, on the other one all that makes it know the VM.
+async fn forget(lane: &mut Lane, lives_at: Site) -> Result<()> {
     let (uuid, name) = (lane.vm.uuid, lane.vm.name.clone());
     for site in Site::BOTH {
         let host = lane.world.host_mut(site);
@@ -85,17 +167,6 @@ async fn lose_the_register(lane: &mut Lane, lives_at: Site) -> Result<()> {
     for site in Site::BOTH {
         lane.world.host_mut(site).start().await?;
     }
-    // The status of before would look settled.
-    eventually(LIMIT, "it is taken on again", async || {
-        let found = lane.world.host(lives_at).vm(uuid).await?;
-        Ok(found.and_then(|found| found.register))
-    })
-    .await?;
-    eventually(LIMIT, "the other host is enrolled again", async || {
-        let found = lane.world.host(lives_at.other()).vm(uuid).await?;
-        Ok(found.and_then(|found| found.register))
-    })
-    .await?;
     Ok(())
 }
 

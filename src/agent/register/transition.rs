@@ -515,6 +515,15 @@ fn fence(
     facts: &Facts<'_>,
 ) -> Result<Register, Refusal> {
     let Some(register) = register else {
+        // S4: whatever gave it the right is lost, and what it writes is nowhere else: not power, but a person says which copy is given up.
+        match facts.power {
+            Power::Running | Power::Paused => {
+                let message = "this host has no register of the VM, and its guest runs here: what it has written would be dropped; see the runbook on contradicting registers";
+                return Err(refuse(RefusalKind::NoRegister, message, None));
+            }
+            Power::Unknown => return Err(power_unknown(None)),
+            Power::Off | Power::ShutDown => {}
+        }
         // A target that never heard of the VM can still promise not to run it.
         let name = facts.definition.map_or_else(
             || order.vm.to_string(),

@@ -74,7 +74,8 @@ fn without_old_look<'a>(world: &World<'a>) -> Option<World<'a>> {
     let moving = matches!(world.failover, CurrentFailover::Known(_));
     let lasting = match vm.stage.known() {
         Some(Stage::Unreadable { .. }) => true,
-        Some(Stage::Contradiction { .. }) => !moving,
+        // A register that is gone is not brought back by a newer look.
+        Some(Stage::Contradiction { .. }) => !moving || without_register(vm).is_some(),
         // In a move nothing follows from such a look either, and there it is said whose register is gone.
         _ => moving && without_register(vm).is_some(),
     };

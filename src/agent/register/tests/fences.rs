@@ -83,3 +83,19 @@ fn s04_a_definition_that_starts_itself_is_not_adopted() {
         RefusalKind::Autostart
     );
 }
+
+#[test]
+fn s04_a_guest_that_runs_without_a_register_is_not_fenced_off() {
+    let (_, mut az, _) = moved();
+    assert!(az.running, "it was started here");
+    az.register = None;
+    assert_eq!(
+        kind(az.order(&order(3, 1, Command::Fence {}))),
+        RefusalKind::NoRegister
+    );
+    assert!(az.running && az.register.is_none());
+    // One that does not run is promised not to be run.
+    az.running = false;
+    az.order(&order(3, 1, Command::Fence {})).unwrap();
+    assert_eq!(az.register.as_ref().unwrap().role, Role::Replica);
+}

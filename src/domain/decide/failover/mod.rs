@@ -34,7 +34,7 @@ use crate::domain::decide::{
 use crate::domain::decision::{Decision, Effect, Event};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{
-    Operation, OperationState, Progress, Protection, Stage, VmObservation,
+    Operation, OperationState, Power, Progress, Protection, Stage, VmObservation,
 };
 use crate::domain::world::{FailoverView, VaultView, World};
 
@@ -225,6 +225,9 @@ impl Move<'_> {
             )
             .because(unknown_because(view)));
         }
+        if let Some(wait) = self.target_lost(view, vm) {
+            return Next::Wait(wait);
+        }
         if let Some(next) = self.settle_pending(vm) {
             return next;
         }
@@ -278,6 +281,28 @@ impl Move<'_> {
             | FailoverPhase::RolledBack
             | FailoverPhase::Failed => Next::Wait(Wait::operation("nothing: the move has ended")),
         }
+    }
+
+    /// S4, S8: the target has no register any more, and its guest runs or may have run: what it has written there is nowhere else. No start is
+    /// asked for there again, and the source is not brought back over it on a guess.
+    fn target_lost(&self, view: &VaultView<'_>, vm: &VmObservation) -> Option<Wait> {
+        let to = self.to();
+        let midway = vm.stage.known().is_some_and(Stage::is_midway);
+        if !view.capabilities.registers || !midway || vm.marks[to] != Fact::Absent {
+            return None;
+        }
+        let downtime = self.status.downtime.as_ref();
+        let what = if vm.power[to] == Fact::Known(Power::On) {
+            "while its guest runs there"
+        } else if downtime.is_some_and(|downtime| downtime.start_ordered_time.is_some()) {
+            "after its guest was to be started there"
+        } else {
+            return None;
+        };
+        let words = format!(
+            "the register of the VM in {to}, which is gone {what}: what the guest has written there is nowhere else, and nobody but you gives it up"
+        );
+        Some(Wait::mend(no_guess(&words)).because(Reason::RegistersContradict))
     }
 
     /// The move was committed, and somebody has begun another one at the service since: there is nothing left to protect here.
