@@ -192,6 +192,8 @@ pub struct VmObservation {
     pub sync_ended: Option<String>,
     /// The site that the VM leaves by a job of a service that goes on, whoever began that.
     pub leaving: Option<Site>,
+    /// What leads the move of this VM and of others too, when that is so: people lead it on, or cancel it, where they began it.
+    pub led_elsewhere: Option<String>,
 }
 
 impl VmObservation {
@@ -292,6 +294,8 @@ pub struct Job {
     pub does: JobKind,
     /// It is an unplanned failover, which only a person asks for: never the result of a request of Homeward's.
     pub unplanned: bool,
+    /// Name of the recovery plan whose other VMs move by it too: then it is neither told to go on nor cancelled for this one alone.
+    pub plan: Option<String>,
     /// How it stands.
     pub state: JobState,
     /// When it began.

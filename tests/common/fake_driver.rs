@@ -318,6 +318,7 @@ fn look(vm: &FakeVm) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
     }
 }
 

@@ -153,6 +153,9 @@ fn situations(store: &Store) -> Vec<Situation> {
     add("somebody else's operation is under way", &|_, vm| {
         vm.busy = Some("job r of the service, which works on the VM: Resynchronize".into());
     });
+    add("a plan of the service moves it with others", &|_, vm| {
+        vm.led_elsewhere = Some("recovery plan p of the service".into());
+    });
     add("the VM is not known", &|it, _| it.vm = Fact::Absent);
     add("the VM has not been looked at", &|it, _| {
         it.vm = Fact::Unknown("the first look".into());

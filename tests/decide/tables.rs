@@ -150,6 +150,7 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
         stage: stage.clone(),
     }
 }

@@ -398,6 +398,31 @@ fn s20_a_cancel_is_sent_in_phase_one_and_while_it_waits_and_not_twice() {
     );
 }
 
+/// One VM's gates, and its cancel, say nothing of the others that move by the same job.
+#[test]
+fn s20_what_other_vms_move_by_is_neither_told_to_go_on_nor_cancelled() {
+    let with = |state| {
+        let mut job = job("new", JobKind::Failback, state);
+        job.plan = Some("plan-1".into());
+        look(IN_AZURE, vec![job])
+    };
+    for (kind, state) in [
+        (ActionKind::CompleteFailover, JobState::Waiting),
+        (ActionKind::CancelSync, JobState::Waiting),
+        (ActionKind::CancelSync, RUNS),
+    ] {
+        let refusal = refused(&register(), &with(state), &back(kind, mark(3, 1)));
+        assert_eq!(refusal.class, ErrorClass::Conflict, "{kind}");
+        assert!(refusal.message.contains("plan-1"), "{}", refusal.message);
+    }
+    // It does what a sync would do, and is followed.
+    let sync = back(ActionKind::Synchronize, mark(2, 4));
+    let followed = admit(&register(), &with(RUNS), &sync).unwrap();
+    assert_eq!(followed.send, None);
+    let request = followed.register.unwrap().request.unwrap();
+    assert_eq!(request.job.as_deref(), Some("new"));
+}
+
 #[test]
 fn s20_what_the_service_cannot_do_is_not_asked_of_it() {
     let seen = look(IN_AZURE, vec![]);

@@ -70,6 +70,7 @@ pub fn job(id: &str, does: JobKind, state: JobState) -> Job {
         id: id.into(),
         does,
         unplanned: false,
+        plan: None,
         state,
         started: Some(later(1)),
         doing: None,
@@ -124,6 +125,7 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
     }
 }
 

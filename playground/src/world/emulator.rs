@@ -303,7 +303,8 @@ impl Emulator {
     ///
     /// As [`Emulator::connect_provider`].
     pub async fn silence_unnoticed(&self, host: &str) -> Result<()> {
-        let order = json!({"provider": host, "connected": false, "silentSeconds": 3600, "unnoticed": true});
+        let order =
+            json!({"provider": host, "connected": false, "silentSeconds": 3600, "unnoticed": true});
         self.control(Method::POST, "providers", Some(order)).await?;
         Ok(())
     }

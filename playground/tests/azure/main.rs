@@ -10,6 +10,7 @@ mod failed;
 mod faults;
 mod lane;
 mod others;
+mod plans;
 mod portal;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]

@@ -89,6 +89,7 @@ fn vm(sent: u64) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
     }
 }
 

@@ -273,6 +273,20 @@ fn request(
     };
     let live = live(look, kind, site);
     let waiting = live.filter(|job| job.state == JobState::Waiting);
+    // S20: what other VMs move by as well is neither told to go on nor cancelled for this one.
+    let steered = match kind {
+        ActionKind::CancelSync => live,
+        ActionKind::CompleteFailover => waiting,
+        _ => None,
+    };
+    if let Some(plan) = steered.and_then(|job| job.plan.as_ref()) {
+        return refuse(
+            ErrorClass::Conflict,
+            format!(
+                "recovery plan {plan} of the service moves other VMs by the same job: complete or cancel it where it was begun"
+            ),
+        );
+    }
     // Whose job it is does not matter: what it does is what is asked for.
     let (job, send, outcome) = match (kind, live) {
         (ActionKind::CancelSync, None) => (None, false, Some(KeptResult::Succeeded)),

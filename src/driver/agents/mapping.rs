@@ -231,6 +231,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
         stage,
     }
 }

@@ -106,20 +106,12 @@ impl Book {
 
 /// Whether a job works on the VM: by itself, or as a member of a plan.
 fn is_of(job: &Job, vm_id: Option<&str>, name: &str) -> bool {
-    let of_plan = job
-        .target_type
-        .as_deref()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("RecoveryPlan"));
-    if of_plan {
+    if job.is_of_plan() {
         let member = |child: &Child| match (&child.target, vm_id) {
             (Some(target), Some(id)) => same_id(target, id),
             _ => false,
         };
-        return job
-            .tasks
-            .iter()
-            .filter_map(|task| task.child.as_ref())
-            .any(member);
+        return job.children().any(member);
     }
     match (&job.target, vm_id) {
         (Some(target), Some(id)) => same_id(target, id),

@@ -1,7 +1,8 @@
 //! A job of the service, as decisions see it. Pure.
 
 use super::wire::item::Item;
-use super::wire::job::{Job as Told, JobError, Task};
+use super::wire::job::{Child, Job as Told, JobError, Task};
+use super::wire::value::same_id;
 use crate::api::Site;
 use crate::domain::{ErrorClass, Job, JobKind, JobState, JobTask};
 
@@ -23,6 +24,52 @@ const WRITES: [&str; 3] = [
 /// The task that waits for somebody.
 const WAITS: &str = "WaitForUserInputForFailback";
 
+/// What decisions see of the jobs on one VM. That of a recovery plan has a job of its own for each VM, which tells what becomes of that VM and can be
+/// neither told to go on nor cancelled; where the plan moves this VM alone its job stands for both.
+#[must_use]
+pub fn of_vm(all: &[&Told], item: &Item) -> Vec<Job> {
+    let plans = || all.iter().filter(|told| told.is_of_plan());
+    let plan_of = |told: &Told| {
+        plans().find(|plan| {
+            let is_it = |child: &Child| child.job.eq_ignore_ascii_case(&told.name);
+            plan.children().any(is_it)
+        })
+    };
+    let seen = |told: &&Told| {
+        let plan = plan_of(told);
+        let leads = plan.copied().or(told.is_of_plan().then_some(*told));
+        let others = leads.filter(|plan| moves_others(plan, item));
+        if plan.is_some() && others.is_none() {
+            return None;
+        }
+        let mut job = job(told, item);
+        job.plan = others.map(|plan| plan.target_name.clone().unwrap_or_default());
+        if let Some(plan) = plan {
+            // Only the plan's job says that it waits, and what broke off before it came to this VM.
+            let waits = told.is(&["Suspended"]) && plan.waits();
+            let broke_off = told.is(&["Cancelled"]) && plan.is(&["Failed"]);
+            if waits || broke_off {
+                job.state = state(plan, job.does);
+            }
+        }
+        Some(job)
+    };
+    all.iter().filter_map(seen).collect()
+}
+
+/// Whether a plan's job moves other VMs than this one.
+fn moves_others(plan: &Told, item: &Item) -> bool {
+    let is_other = |child: &Child| {
+        let same = |(target, id): (&String, &String)| same_id(target, id);
+        !child
+            .target
+            .as_ref()
+            .zip(item.vm_id.as_ref())
+            .is_some_and(same)
+    };
+    plan.children().any(is_other)
+}
+
 /// What decisions see of a job.
 #[must_use]
 pub fn job(told: &Told, item: &Item) -> Job {
@@ -34,6 +81,7 @@ pub fn job(told: &Told, item: &Item) -> Job {
             .scenario
             .as_deref()
             .is_some_and(|scenario| scenario.eq_ignore_ascii_case("UnplannedFailover")),
+        plan: None,
         state: state(told, does),
         started: told.started,
         doing: Some(doing(told)),

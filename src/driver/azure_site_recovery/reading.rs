@@ -3,24 +3,25 @@
 //! What may be done is read from `allowedOperations`, and where the VM is from what may be done, from the job under way and from
 //! `activeLocation`; names of states are only words for people. Where these contradict each other, that is said, and nothing is guessed.
 
+mod held;
+mod providers;
+
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::book::Book;
 use super::jobs;
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
-use super::wire::problem::one_line;
-use super::wire::value::same_id;
 use crate::api::Site;
 use crate::domain::{
     BySite, Connection, Fact, HostObservation, Job, JobKind, JobState, Jobs, Power, Protection,
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
-
-/// A provider beats every few minutes; the service itself says NotConnected only after a while.
-const HEARTBEAT_LATE: SignedDuration = SignedDuration::from_mins(30);
+use held::{busy, health, led_elsewhere, obstacles, protection_obstacles};
+pub use providers::is_one_silent;
+use providers::{connection, host_silent, on_premises};
 
 /// All that one look told.
 pub struct Told<'a> {
@@ -107,73 +108,14 @@ pub fn vault(told: &Told<'_>) -> VaultObservation {
     }
 }
 
-/// The site answers while one of its providers does; a VM whose own provider does not is held by itself.
-fn on_premises(providers: &[&Provider], fabric: Option<&str>, now: Timestamp) -> Connection {
-    if providers.is_empty() {
-        return Connection::Disconnected(match fabric {
-            Some(fabric) => format!(
-                "the vault has no recovery services provider in fabric {fabric}; correct spec.azureSiteRecovery.fabricName, or register the Hyper-V host"
-            ),
-            None => "the vault has no recovery services provider; register the Hyper-V host or the VMM server in it".to_owned(),
-        });
-    }
-    let all: Vec<Connection> = providers
-        .iter()
-        .map(|provider| connection(provider, now))
-        .collect();
-    if all.iter().any(Connection::is_connected) {
-        return Connection::Connected;
-    }
-    all.into_iter().next().unwrap_or(Connection::Connected)
-}
-
-/// Whether one of them is not heard.
-#[must_use]
-pub fn is_one_silent(providers: &[Provider], now: Timestamp) -> bool {
-    let silent = |provider: &Provider| !connection(provider, now).is_connected();
-    providers.iter().any(silent)
-}
-
-fn connection(provider: &Provider, now: Timestamp) -> Connection {
-    let beat = provider.last_heartbeat.map_or_else(
-        || "never heard".to_owned(),
-        |beat| format!("last heard at {}", beat.strftime("%Y-%m-%d %H:%M UTC")),
-    );
-    let remedy = "check that the host runs, its services Azure Site Recovery Provider (dra) and obengine run, and that it reaches Azure";
-    if !provider.connected {
-        let status = if provider.connection_status.is_empty() {
-            "of an unknown connection"
-        } else {
-            &provider.connection_status
-        };
-        return Connection::Disconnected(format!(
-            "provider {} is {status}, {beat}; {remedy}",
-            provider.host
-        ));
-    }
-    let late = provider
-        .last_heartbeat
-        .is_some_and(|at| now.duration_since(at) > HEARTBEAT_LATE);
-    if late {
-        return Connection::Disconnected(format!(
-            "provider {} is called Connected, but was {beat}; {remedy}",
-            provider.host
-        ));
-    }
-    Connection::Connected
-}
-
 /// The observation of one VM.
 fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
-    let jobs: Vec<Job> = told
-        .book
-        .of_vm(item.vm_id.as_deref(), &item.friendly_name)
-        .into_iter()
-        .map(|job| jobs::job(job, item))
-        .collect();
+    let known = told.book.of_vm(item.vm_id.as_deref(), &item.friendly_name);
+    let jobs: Vec<Job> = jobs::of_vm(&known, item);
     let stage = stage(item, &jobs);
     let active = stage.active();
     let live = live(item, &jobs);
+    let (busy, led) = (busy(live), led_elsewhere(live));
     let broken = broken_sync(&jobs, active);
     VmObservation {
         id: item.identity(),
@@ -201,7 +143,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         obstacles: obstacles(item),
         protection_obstacles: protection_obstacles(item, &stage, live),
         host_silent: host_silent(item, providers, told.now),
-        busy: busy(live),
+        busy,
         full_download_obstacles: Vec::new(),
         protection_stale: None,
         down_because: None,
@@ -215,6 +157,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         inconsistent_because: broken,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: led,
         stage: Fact::Known(stage),
     }
 }
@@ -441,116 +384,6 @@ fn protection(item: &Item, jobs: &[Job], stage: &Stage) -> Fact<Protection> {
         progress: None,
         overdue: false,
     })
-}
-
-fn health(item: &Item) -> String {
-    let worst = item
-        .health_errors
-        .iter()
-        .find(|error| error.critical)
-        .or(item.health_errors.first());
-    match worst {
-        Some(error) => one_line(&format!(
-            "{}: {}{}",
-            error.code,
-            error.message,
-            error
-                .recommended
-                .as_ref()
-                .map_or_else(String::new, |it| format!(" Recommended: {it}"))
-        )),
-        None => format!("the service calls its health {}", item.replication_health),
-    }
-}
-
-/// What must be mended before anything is begun.
-fn obstacles(item: &Item) -> Vec<String> {
-    let mut all = Vec::new();
-    if !item
-        .instance_type
-        .eq_ignore_ascii_case("HyperVReplicaAzure")
-    {
-        let kind = if item.instance_type.is_empty() {
-            "of a kind that the service does not name"
-        } else {
-            &item.instance_type
-        };
-        all.push(format!(
-            "the VM is replicated as {kind}, and Homeward moves Hyper-V VMs to Azure only (HyperVReplicaAzure)"
-        ));
-    }
-    if !item.test_failover_state.is_empty() {
-        all.push(format!(
-            "a test failover stands ({}): clean it up in the portal",
-            item.test_failover_state
-        ));
-    }
-    all
-}
-
-/// The job of another kind that works on the VM: a resynchronisation, the end of an initial replication, or what else somebody began.
-fn busy(live: Option<&Job>) -> Option<String> {
-    let job = live.filter(|job| job.does == JobKind::Other)?;
-    Some(format!(
-        "job {} of the service, which works on the VM: {}",
-        job.id,
-        job.doing
-            .as_deref()
-            .unwrap_or("it does not say what it does")
-    ))
-}
-
-/// Why the provider that serves the VM is not heard, when it is not.
-fn host_silent(item: &Item, providers: &[&Provider], now: Timestamp) -> Option<String> {
-    let id = item.provider_id.as_deref()?;
-    let own = providers
-        .iter()
-        .find(|provider| same_id(&provider.id, id))?;
-    match connection(own, now) {
-        Connection::Connected => None,
-        Connection::Disconnected(why) => Some(why),
-    }
-}
-
-/// What must be mended before the VM is moved.
-fn protection_obstacles(item: &Item, stage: &Stage, live: Option<&Job>) -> Vec<String> {
-    let mut all = Vec::new();
-    if live.is_some() {
-        return all;
-    }
-    match stage {
-        Stage::Settled {
-            site: Site::OnPremises,
-        } => {
-            let nothing = !item.allows("PlannedFailover") && !item.allows("ReverseReplicate");
-            let copies = item
-                .protection_state
-                .to_ascii_lowercase()
-                .contains("initialreplication");
-            if nothing && !copies {
-                all.push(format!(
-                    "the service lets no planned failover be done now: it calls the VM {} ({}){}",
-                    item.protection_state,
-                    item.protection_state_description,
-                    if item.health_errors.is_empty() {
-                        String::new()
-                    } else {
-                        format!("; {}", health(item))
-                    }
-                ));
-            }
-        }
-        Stage::Settled { site: Site::Azure }
-            if !item.allows("Failback") && !item.allows("PlannedFailover") =>
-        {
-            all.push(format!(
-                "the service lets no failback be done now: it calls the VM {} ({})",
-                item.protection_state, item.protection_state_description
-            ));
-        }
-        _ => {}
-    }
-    all
 }
 
 #[cfg(test)]

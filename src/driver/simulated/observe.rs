@@ -138,6 +138,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         inconsistent_because: None,
         sync_ended: None,
         leaving: None,
+        led_elsewhere: None,
         stage,
     }
 }

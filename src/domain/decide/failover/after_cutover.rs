@@ -8,6 +8,7 @@ use crate::domain::decide::wait::Wait;
 use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
+use crate::domain::world::VaultView;
 
 use super::{Move, Next, broke_off, busy, doing, registers_gone, running};
 
@@ -188,7 +189,12 @@ impl Move<'_> {
         }
     }
 
-    pub(super) fn awaiting_reverse_replication(&mut self, can: &DirectionCapabilities) -> Next {
+    pub(super) fn awaiting_reverse_replication(
+        &mut self,
+        view: &VaultView<'_>,
+        vm: &VmObservation,
+        can: &DirectionCapabilities,
+    ) -> Next {
         if self.world.intent.deleting {
             return Next::Finish(FailoverOutcome::Succeeded);
         }
@@ -201,6 +207,14 @@ impl Move<'_> {
                 self.world.now,
             );
             return Next::Finish(FailoverOutcome::Succeeded);
+        }
+        // Somebody else has asked the service for it: there is nothing left to approve.
+        let stands = !view.capabilities.registers
+            && vm.protection.known().is_some_and(|protection| {
+                protection.from == self.to() && protection.failover.as_deref() == Some(self.fo.uid)
+            });
+        if stands {
+            return Next::Enter(FailoverPhase::ReverseReplicating);
         }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("reverse replication begins"));

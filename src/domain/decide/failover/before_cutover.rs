@@ -353,6 +353,9 @@ impl Move<'_> {
         if let Some(why) = &vm.sync_ended {
             return self.turn_back(why.clone(), FailoverOutcome::Failed);
         }
+        if let Some(led) = &vm.led_elsewhere {
+            return Next::Wait(self.led_on_elsewhere(vm, led));
+        }
         if self.world.intent.suspend {
             return Next::Wait(Wait::suspended("the move goes on to cutover"));
         }
@@ -395,5 +398,17 @@ impl Move<'_> {
         self.predict(vm);
         self.gates_passed = true;
         Next::Enter(FailoverPhase::CuttingOver)
+    }
+
+    /// S20: a job that moves other VMs too is not told to go on for one of them, whose gates say nothing of the others.
+    fn led_on_elsewhere(&self, vm: &VmObservation, led: &str) -> Wait {
+        let waits = vm.protection.known().is_some_and(|it| self.synchronized(it));
+        if waits {
+            Wait::person(format!(
+                "\"Complete failover\", or a cancel, of {led}: it has synchronised, and Homeward does neither for one of its VMs"
+            ))
+        } else {
+            Wait::operation(format!("what is done by {led}"))
+        }
     }
 }

@@ -65,6 +65,15 @@ impl Move<'_> {
         if let Some(next) = self.resumed_half(vm, stage) {
             return next;
         }
+        match (stage, &vm.led_elsewhere) {
+            // S20: nor is it cancelled for one of them.
+            (Stage::Settled { site }, Some(led)) if *site == from => {
+                return Next::Wait(Wait::person(format!(
+                    "a cancel of {led}, where it was begun: Homeward does not cancel it for one of its VMs; if it goes on, so does this move"
+                )));
+            }
+            _ => {}
+        }
         match stage {
             // S2: an order that may still be on its way must not take effect once nobody waits for it: a newer one bars it.
             Stage::Settled { site } if *site == from && self.status.pending_action.is_some() => {

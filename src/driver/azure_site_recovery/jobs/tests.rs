@@ -256,6 +256,65 @@ fn the_job_of_a_plan_is_of_each_vm_that_is_in_it() {
     );
 }
 
+/// The job of a plan, and that of this VM in it; `others` is what else the plan moves.
+fn of_plan(state: &str, own: &str, others: &[&str]) -> (Told, Told) {
+    let group = |(number, target): (usize, &&str)| {
+        let job = json!({"jobId": format!("/replicationJobs/c{number}"), "targetObjectId": target});
+        json!({"name": "MonitorDataSync", "state": "InProgress", "customDetails": {"jobTask": job}})
+    };
+    let members: Vec<&str> = [VM_ID].into_iter().chain(others.iter().copied()).collect();
+    let tasks: Vec<_> = members.iter().enumerate().map(group).collect();
+    let mut plan = told(
+        "Failback",
+        state,
+        json!({
+            "targetInstanceType": "RecoveryPlan",
+            "targetObjectId": "plan",
+            "targetObjectName": "plan-1",
+            "allowedActions": ["Cancel", "Resume"],
+            "tasks": tasks,
+        }),
+    );
+    plan.name = "p".into();
+    let target = json!({"targetInstanceType": "ProtectionEntity", "targetObjectId": VM_ID});
+    let mut child = told("Failback", own, target);
+    child.name = "C0".into();
+    (plan, child)
+}
+
+fn seen_of_plan(
+    state: &str,
+    own: &str,
+    others: &[&str],
+) -> Vec<(String, JobState, Option<String>)> {
+    let (plan, child) = of_plan(state, own, others);
+    of_vm(&[&plan, &child], &item("Recovery"))
+        .into_iter()
+        .map(|job| (job.id, job.state, job.plan))
+        .collect()
+}
+
+#[test]
+fn s20_the_jobs_of_a_plan_say_that_other_vms_move_by_them() {
+    let plan = || Some("plan-1".to_owned());
+    let waits = [
+        ("p".to_owned(), JobState::Waiting, plan()),
+        ("C0".to_owned(), JobState::Waiting, plan()),
+    ];
+    assert_eq!(seen_of_plan("Suspended", "Suspended", &["other"]), waits);
+    // What broke off before it came to this VM is told of in the plan's job.
+    let broken = seen_of_plan("Failed", "Cancelled", &["other"]);
+    assert!(matches!(broken[1].1, JobState::Failed { .. }), "{broken:?}");
+    let cancelled = seen_of_plan("Cancelled", "Cancelled", &["other"]);
+    assert_eq!(cancelled[1].1, JobState::Cancelled);
+}
+
+#[test]
+fn a_plan_that_moves_one_vm_is_a_job_of_that_vm() {
+    let alone = [("p".to_owned(), JobState::Waiting, None)];
+    assert_eq!(seen_of_plan("Suspended", "Suspended", &[]), alone);
+}
+
 #[test]
 fn what_a_list_tells_does_not_take_away_what_was_read() {
     let mut book = Book::default();

@@ -127,6 +127,18 @@ impl Job {
         self.is(&["Suspended"]) && self.allows("Resume")
     }
 
+    /// Whether it is that of a recovery plan.
+    #[must_use]
+    pub fn is_of_plan(&self) -> bool {
+        let kind = self.target_type.as_deref().unwrap_or_default();
+        kind.eq_ignore_ascii_case("RecoveryPlan")
+    }
+
+    /// The jobs of the VMs of a plan.
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
+        self.tasks.iter().filter_map(|task| task.child.as_ref())
+    }
+
     /// The tasks of this name.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Task> {
         self.tasks

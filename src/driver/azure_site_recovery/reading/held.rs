@@ -1,0 +1,114 @@
+//! What holds a VM: for a person to mend, or for a while.
+
+use crate::api::Site;
+use crate::domain::{Job, JobKind, Stage};
+use crate::driver::azure_site_recovery::wire::item::Item;
+use crate::driver::azure_site_recovery::wire::problem::one_line;
+
+pub fn health(item: &Item) -> String {
+    let worst = item
+        .health_errors
+        .iter()
+        .find(|error| error.critical)
+        .or(item.health_errors.first());
+    match worst {
+        Some(error) => one_line(&format!(
+            "{}: {}{}",
+            error.code,
+            error.message,
+            error
+                .recommended
+                .as_ref()
+                .map_or_else(String::new, |it| format!(" Recommended: {it}"))
+        )),
+        None => format!("the service calls its health {}", item.replication_health),
+    }
+}
+
+/// What must be mended before anything is begun.
+pub fn obstacles(item: &Item) -> Vec<String> {
+    let mut all = Vec::new();
+    if !item
+        .instance_type
+        .eq_ignore_ascii_case("HyperVReplicaAzure")
+    {
+        let kind = if item.instance_type.is_empty() {
+            "of a kind that the service does not name"
+        } else {
+            &item.instance_type
+        };
+        all.push(format!(
+            "the VM is replicated as {kind}, and Homeward moves Hyper-V VMs to Azure only (HyperVReplicaAzure)"
+        ));
+    }
+    if !item.test_failover_state.is_empty() {
+        all.push(format!(
+            "a test failover stands ({}): clean it up in the portal",
+            item.test_failover_state
+        ));
+    }
+    all
+}
+
+/// The job of another kind that works on the VM: a resynchronisation, the end of an initial replication, or what else somebody began.
+pub fn busy(live: Option<&Job>) -> Option<String> {
+    let job = live.filter(|job| job.does == JobKind::Other)?;
+    Some(format!(
+        "job {} of the service, which works on the VM: {}",
+        job.id,
+        job.doing
+            .as_deref()
+            .unwrap_or("it does not say what it does")
+    ))
+}
+
+/// What must be mended before the VM is moved.
+pub fn protection_obstacles(item: &Item, stage: &Stage, live: Option<&Job>) -> Vec<String> {
+    let mut all = Vec::new();
+    if live.is_some() {
+        return all;
+    }
+    match stage {
+        Stage::Settled {
+            site: Site::OnPremises,
+        } => {
+            let nothing = !item.allows("PlannedFailover") && !item.allows("ReverseReplicate");
+            let copies = item
+                .protection_state
+                .to_ascii_lowercase()
+                .contains("initialreplication");
+            if nothing && !copies {
+                all.push(format!(
+                    "the service lets no planned failover be done now: it calls the VM {} ({}){}",
+                    item.protection_state,
+                    item.protection_state_description,
+                    if item.health_errors.is_empty() {
+                        String::new()
+                    } else {
+                        format!("; {}", health(item))
+                    }
+                ));
+            }
+        }
+        Stage::Settled { site: Site::Azure }
+            if !item.allows("Failback") && !item.allows("PlannedFailover") =>
+        {
+            all.push(format!(
+                "the service lets no failback be done now: it calls the VM {} ({})",
+                item.protection_state, item.protection_state_description
+            ));
+        }
+        _ => {}
+    }
+    all
+}
+
+/// What leads the move of this VM and of others too.
+pub fn led_elsewhere(live: Option<&Job>) -> Option<String> {
+    let job = live.filter(|job| matches!(job.does, JobKind::Failover | JobKind::Failback))?;
+    let plan = job.plan.as_ref()?;
+    Some(format!(
+        "recovery plan {plan} of the service, which moves this VM together with others (job {})",
+        job.id
+    ))
+}
