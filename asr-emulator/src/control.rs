@@ -135,6 +135,10 @@ impl Service {
                 };
                 Ok(found.then(|| json!({ "done": true })))
             }
+            ("POST", ["jobs", job, "purge"]) => {
+                let found = self.purge_job(job);
+                Ok(found.then(|| json!({ "done": true })))
+            }
             ("POST", ["permissions"]) => {
                 let order: Denial = read(request)?;
                 self.deny(&order.action, order.denied);

@@ -334,6 +334,15 @@ impl Service {
         self.state.warnings.push(warning);
     }
 
+    /// Nobody is told of a job any more, by its name or its operation's; what it does goes on.
+    pub fn purge_job(&mut self, job: &str) -> bool {
+        let place = self.state.job_place(job);
+        if let Some(place) = place {
+            self.state.jobs[place].purged = true;
+        }
+        place.is_some()
+    }
+
     /// A provider, by its name or its host's, goes silent with its last heartbeat at that time, or comes back with none.
     pub fn silence(&mut self, provider: &str, since: Option<Timestamp>) -> bool {
         self.set_silence(provider, since, false)

@@ -346,6 +346,8 @@ pub enum JobState {
         /// The words of the service: what failed, possible causes, what it recommends.
         message: String,
     },
+    /// The service does not know it any more, and has nothing under way on the VM: it has ended, and only where the VM stands tells how.
+    Lost,
 }
 
 impl JobState {
@@ -354,7 +356,7 @@ impl JobState {
     pub const fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Cancelled | Self::Succeeded | Self::Failed { .. }
+            Self::Cancelled | Self::Succeeded | Self::Failed { .. } | Self::Lost
         )
     }
 }

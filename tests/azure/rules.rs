@@ -420,3 +420,36 @@ fn s19_what_people_do_in_the_portal_is_followed() {
         expect("commits", sent(world, "failoverCommit"), 0)
     });
 }
+
+/// Jobs are purged, or moved to another name. That one has ended is believed only once the VM has been free of it for a while; then the VM
+/// itself says what came of it, and nothing waits for ever.
+#[test]
+fn s19_a_job_that_the_service_does_not_know_any_more_has_ended_once_the_vm_is_free() {
+    let look_once = Step::Run {
+        operator: 0,
+        passes: 1,
+        seconds: 0,
+    };
+    for (prelude, to, commits) in [
+        (Prelude::Protected, Azure, 0),
+        (Prelude::InAzure, OnPremises, 1),
+    ] {
+        let steps = [
+            Step::DataSync(DataSyncRequest::FullDuringFailover),
+            Step::Place(to),
+            passes(2),
+            look_once.clone(),
+            Step::Purge,
+            passes(15),
+        ];
+        // It is waited for at first, whatever the VM says.
+        play(prelude, &steps, |world| {
+            expect("commits", sent(world, "failoverCommit"), commits)
+        });
+    }
+    // It paused, and nobody can tell it to go on any more: it is cancelled in the portal, and another one brings the VM home.
+    let steps = [Step::Press(Press::Cancel), Step::Purge, passes(100)];
+    play(Prelude::BackAtGate, &steps, |world| {
+        expect("requests to go on", sent(world, "resume"), 0)
+    });
+}

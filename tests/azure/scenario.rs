@@ -109,6 +109,8 @@ pub enum Step {
     /// The provider on the premises.
     Silent(bool),
     Press(Press),
+    /// The service does not know any more of the jobs that go on; what they do goes on.
+    Purge,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -317,6 +319,12 @@ impl World {
             }
             Step::Silent(silent) => self.silent(*silent),
             Step::Press(press) => self.press(*press),
+            Step::Purge => {
+                let mut service = self.wire.service();
+                for job in service.jobs().iter().filter(|job| !job.state.over()) {
+                    service.purge_job(&job.name);
+                }
+            }
         }
         self.check()
     }
@@ -625,6 +633,10 @@ impl World {
             self.store().answer(Answer::ReverseReplicate);
         } else if words.contains("clean it up in the portal") {
             self.press(Press::TestFailoverCleanup);
+        } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
+            self.press(Press::Resume);
+        } else if words.contains("a cancel of recovery plan") {
+            self.press(Press::Cancel);
         } else if words.contains("lets no planned failover be done now") {
             self.press(Press::Repair);
         }

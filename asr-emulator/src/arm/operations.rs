@@ -25,6 +25,7 @@ impl Service {
                         || (assumed.job_listed_before_start
                             && !job.automatic
                             && job.parent.is_none()))
+                    && !job.purged
                     && filter.keeps(job)
             })
             .map(|(place, _)| place);
@@ -64,7 +65,8 @@ impl Service {
             .state
             .job_place(name)
             .ok_or_else(|| no_resource(name))?;
-        if self.state.jobs[place].automatic && self.state.jobs[place].start.is_none() {
+        let job = &self.state.jobs[place];
+        if job.purged || (job.automatic && job.start.is_none()) {
             return Err(no_resource(name));
         }
         let mut view = self.job_view(place);

@@ -255,6 +255,8 @@ pub(crate) struct Job {
     /// The jobs of its VMs.
     pub(crate) children: Vec<usize>,
     pub(crate) comments: Option<String>,
+    /// Nobody is told of it any more; what it does goes on.
+    pub(crate) purged: bool,
 }
 
 /// An asynchronous operation: what an accepted request can be asked about.

@@ -227,6 +227,7 @@ impl Service {
             parent: None,
             children: Vec::new(),
             comments: order.comments.clone(),
+            purged: false,
         });
         place
     }

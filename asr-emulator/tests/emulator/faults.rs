@@ -261,6 +261,23 @@ fn a_silent_host_fails_a_failback_and_not_an_unplanned_failover() {
 }
 
 #[test]
+fn a_job_that_was_purged_is_told_of_nowhere_and_goes_on() {
+    let mut client = Client::new();
+    client.press(&Button::PlannedFailover {
+        item: "vm-1".into(),
+    });
+    client.settle();
+    let jobs = client.service.jobs();
+    let job = &jobs.last().unwrap().name;
+    assert!(client.service.purge_job(job));
+    assert!(!client.service.purge_job("nothing"));
+    let listed = client.get("/replicationJobs");
+    assert_eq!(listed["value"], serde_json::json!([]));
+    let phase = client.service.phase("vm-1");
+    assert_eq!(phase, Some(Phase::FailedOver { planned: true }));
+}
+
+#[test]
 fn a_silence_that_nobody_has_noticed_shows_in_the_heartbeat_alone() {
     let mut client = Client::new();
     let now = client.now;
@@ -269,7 +286,7 @@ fn a_silence_that_nobody_has_noticed_shows_in_the_heartbeat_alone() {
             .service
             .silence_unnoticed("hv-1.example.test", Some(now))
     );
-    client.pass(3_600_000);
+    client.pass(1_800_000);
     let providers = client.get("/replicationRecoveryServicesProviders");
     let quiet = &providers["value"][0]["properties"];
     assert_eq!(quiet["connectionStatus"], "Connected");

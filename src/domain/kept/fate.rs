@@ -59,8 +59,13 @@ pub(super) fn of<'a>(
     if is_old(request, look, limits) {
         return unresolved(request, kind, limits, OLD_LOOK);
     }
-    if let Some(fate) = result(request, kind, jobs).and_then(|job| by_job(request, kind, job)) {
-        return fate;
+    if let Some(job) = result(request, kind, jobs) {
+        if job.state == JobState::Lost {
+            return lost(request, kind, job, look);
+        }
+        if let Some(fate) = by_job(request, kind, job) {
+            return fate;
+        }
     }
     // S18: nothing else is started while it may still have an effect, or may have had one since the jobs were listed. Where the VM stands by
     // then may be somebody else's doing, unless the service has said that it took the request.
@@ -110,6 +115,24 @@ fn failed<'a>(job: &Job, class: ErrorClass, message: &str) -> Fate<'a> {
     })
 }
 
+/// S19: that it has ended is proved; where the VM stands says how.
+fn lost<'a>(
+    request: &KeptRequest,
+    kind: ActionKind,
+    job: &'a Job,
+    look: &VmObservation,
+) -> Fate<'a> {
+    // However it came to its end, nothing is synchronised any more.
+    if kind == ActionKind::CancelSync || shows_in_the_vm(request, kind, look) {
+        return ended(KeptResult::Succeeded, Some(job));
+    }
+    let message = format!(
+        "the service does not know job {} any more and has nothing under way on the VM, which stands where it stood",
+        job.id
+    );
+    failed(job, ErrorClass::Transient, &message)
+}
+
 /// S19: the job that it acts on, or the newest one that does the same and was not known before.
 fn result<'a>(request: &KeptRequest, kind: ActionKind, jobs: &'a Jobs) -> Option<&'a Job> {
     if let Some(id) = &request.job {
@@ -151,7 +174,7 @@ fn by_job<'a>(request: &KeptRequest, kind: ActionKind, job: &'a Job) -> Option<F
             JobState::Running { .. } | JobState::Waiting => return None,
             JobState::Cancelling => Fate::Running(job),
             // However it came to its end, nothing is synchronised any more.
-            JobState::Cancelled | JobState::Failed { .. } => {
+            JobState::Cancelled | JobState::Failed { .. } | JobState::Lost => {
                 ended(KeptResult::Succeeded, Some(job))
             }
             JobState::Succeeded => failed(
@@ -165,6 +188,8 @@ fn by_job<'a>(request: &KeptRequest, kind: ActionKind, job: &'a Job) -> Option<F
         (_, JobState::Waiting | JobState::Succeeded) => ended(KeptResult::Succeeded, Some(job)),
         (_, JobState::Running { .. } | JobState::Cancelling) => Fate::Running(job),
         (_, JobState::Failed { class, message }) => failed(job, *class, message),
+        // Where the VM stands is asked first.
+        (_, JobState::Lost) => return None,
         (_, JobState::Cancelled) => failed(
             job,
             ErrorClass::Denied,

@@ -126,6 +126,9 @@ fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
             Some("somebody else cancelled the data sync at the service".to_owned())
         }
         JobState::Failed { message, .. } => Some(format!("the data sync broke off: {message}")),
+        JobState::Lost => Some(
+            "the service does not know the job of the data sync any more, and has nothing under way on the VM".to_owned(),
+        ),
         JobState::Running { .. } | JobState::Waiting | JobState::Succeeded => None,
     }
 }

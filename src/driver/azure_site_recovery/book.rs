@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::wire::item::Item;
 use super::wire::job::{Child, Job};
 use super::wire::value::same_id;
 
@@ -12,11 +13,15 @@ use super::wire::value::same_id;
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// How many ended jobs are remembered of all VMs together.
 const MOST: usize = 50_000;
+/// For how long a job that goes on must be unknown to the service before it is believed to have ended: parts of the service may lag behind others.
+const LOST_AFTER: SignedDuration = SignedDuration::from_mins(3);
 
 /// The jobs of a vault.
 #[derive(Debug, Default)]
 pub struct Book {
     jobs: BTreeMap<String, Job>,
+    /// Other names under which jobs were asked for.
+    names: BTreeMap<String, String>,
 }
 
 impl Book {
@@ -25,7 +30,7 @@ impl Book {
         for job in listed {
             let key = job.name.to_ascii_lowercase();
             match self.jobs.get_mut(&key) {
-                Some(known) if known.detailed && known.is_final() => {}
+                Some(known) if known.detailed && known.is_final() && !known.lost => {}
                 Some(known) => {
                     let detail = std::mem::replace(known, job);
                     known.tasks = detail.tasks;
@@ -47,18 +52,54 @@ impl Book {
         self.jobs.insert(job.name.to_ascii_lowercase(), job);
     }
 
+    /// As [`Book::read`], when it was asked for by a name that may be another than its own: that of an operation, for example.
+    pub fn read_as(&mut self, asked: &str, job: Job) {
+        let asked = asked.to_ascii_lowercase();
+        let own = job.name.to_ascii_lowercase();
+        if asked != own {
+            // Under that name nothing would ever be told of it again.
+            self.jobs.remove(&asked);
+            self.names.insert(asked, own);
+        }
+        self.read(job);
+    }
+
+    /// The service was asked for a job that goes on, and does not know it.
+    pub fn missed(&mut self, name: &str, now: Timestamp) {
+        let known = self.jobs.get_mut(&name.to_ascii_lowercase());
+        if let Some(job) = known.filter(|job| !job.is_final()) {
+            job.missed = job.missed.or(Some(now));
+        }
+    }
+
+    /// S19: a job that the service has not known for a while has ended, once each VM that it works on is free of it: the items were read after it
+    /// was first missed, and before it was missed again now. One that comes back is taken in as it is.
+    pub fn give_up(&mut self, items: &[Item], now: Timestamp) {
+        let long = |since: Timestamp| now.duration_since(since) >= LOST_AFTER;
+        let live = self.jobs.values_mut().filter(|job| !job.is_final());
+        for job in live.filter(|job| job.missed.is_some_and(long)) {
+            let concerned = |item: &&Item| is_of(job, item.vm_id.as_deref(), &item.friendly_name);
+            if items.iter().filter(concerned).all(Item::is_free) {
+                tracing::warn!(job = %job.name, "the service does not know a job any more that went on, and holds no VM by it");
+                job.lost = true;
+                job.detailed = true;
+                job.ended = Some(now);
+            }
+        }
+    }
+
     /// Whether more is to be read of a job: it goes on, or was never read by itself.
     #[must_use]
     pub fn wants(&self, name: &str) -> bool {
-        self.jobs
-            .get(&name.to_ascii_lowercase())
+        self.get(name)
             .is_none_or(|job| !(job.detailed && job.is_final()))
     }
 
     /// The job of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Job> {
-        self.jobs.get(&name.to_ascii_lowercase())
+        let key = name.to_ascii_lowercase();
+        self.jobs.get(self.names.get(&key).unwrap_or(&key))
     }
 
     /// The jobs of a VM, oldest first, those of plans that it takes part in included.
@@ -89,6 +130,7 @@ impl Book {
         self.jobs.retain(|_, job| {
             !job.is_final() || job.ended.or(job.started).is_none_or(|at| at > over)
         });
+        self.names.retain(|_, key| self.jobs.contains_key(key));
         if self.jobs.len() > MOST {
             let mut ended: Vec<(Option<Timestamp>, String)> = self
                 .jobs
@@ -121,3 +163,6 @@ fn is_of(job: &Job, vm_id: Option<&str>, name: &str) -> bool {
             .is_some_and(|target| target == name),
     }
 }
+
+#[cfg(test)]
+mod tests;

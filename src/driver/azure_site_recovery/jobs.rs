@@ -141,6 +141,9 @@ fn towards(told: &Told, item: &Item) -> Site {
 }
 
 fn state(told: &Told, does: JobKind) -> JobState {
+    if told.lost {
+        return JobState::Lost;
+    }
     if told.waits() {
         return JobState::Waiting;
     }

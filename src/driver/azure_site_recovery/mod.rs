@@ -326,17 +326,22 @@ impl AzureSiteRecoveryDriver {
             memory.book.forget(now);
             wanted(&memory.book, items)
         };
-        let read: Vec<Result<Option<Job>, DriverError>> = futures::stream::iter(wanted)
-            .map(|name| async move { self.job(&name).await })
+        let read: Vec<(String, Result<Option<Job>, DriverError>)> = futures::stream::iter(wanted)
+            .map(|name| async move {
+                let job = self.job(&name).await;
+                (name, job)
+            })
             .buffer_unordered(READS_AT_ONCE)
             .collect()
             .await;
-        for job in read {
-            if let Some(job) = job? {
-                self.memory().book.read(job);
+        for (name, job) in read {
+            match job? {
+                Some(job) => self.memory().book.read_as(&name, job),
+                None => self.memory().book.missed(&name, now),
             }
         }
-        let memory = self.memory();
+        let mut memory = self.memory();
+        memory.book.give_up(items, now);
         let ended = |name: &String| memory.book.get(name).is_some_and(Job::is_final);
         Ok(under_way.into_iter().filter(ended).collect())
     }

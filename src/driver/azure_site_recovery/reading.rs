@@ -14,6 +14,7 @@ use super::book::Book;
 use super::jobs;
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
+use super::wire::job::Job as ToldJob;
 use crate::api::Site;
 use crate::domain::{
     BySite, Connection, Fact, HostObservation, Job, JobKind, JobState, Jobs, Power, Protection,
@@ -116,7 +117,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
     let active = stage.active();
     let live = live(item, &jobs);
     let (busy, led) = (busy(live), led_elsewhere(live));
-    let broken = broken_sync(&jobs, active);
+    let broken = broken_sync(&jobs, active).or_else(|| missed_sync(&known, &jobs, active));
     VmObservation {
         id: item.identity(),
         claims: BySite::from_fn(|_| Fact::Absent),
@@ -262,12 +263,19 @@ fn direction(item: &Item, jobs: &[Job]) -> Option<Site> {
     // The newest move that has come to its end says it, whatever the item's location is called meanwhile.
     let newest = jobs.iter().rev().find(|job| {
         matches!(job.does, JobKind::Failover | JobKind::Failback)
-            && job.state == JobState::Succeeded
+            && matches!(job.state, JobState::Succeeded | JobState::Lost)
     });
-    match newest.map(|job| job.does) {
-        Some(JobKind::Failover) => return Some(Site::Azure),
-        Some(JobKind::Failback) => return Some(Site::OnPremises),
-        _ => {}
+    let to = match newest.map(|job| job.does) {
+        Some(JobKind::Failover) => Some(Site::Azure),
+        Some(JobKind::Failback) => Some(Site::OnPremises),
+        _ => None,
+    };
+    if newest.is_some_and(|job| job.state == JobState::Lost) {
+        // Nobody knows how it ended: it is believed only where the item says the same, and the moves before it say nothing any more.
+        return to.filter(|to| item.active == Some(*to));
+    }
+    if to.is_some() {
+        return to;
     }
     // A failover leaves the item at the recovery side; a failback is only known to be one where the item is back.
     let to_azure = ["PlannedFailover", "UnplannedFailover"]
@@ -293,8 +301,11 @@ fn power(stage: &Stage) -> BySite<Fact<Power>> {
 /// A data sync towards the premises that was begun and did not come to its end (invariant 4).
 fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
     // What failed before it had touched anything says nothing of what the job before it had left.
+    // Of one that was lost before its tasks were read, the worst is believed.
+    let unread = |job: &Job| job.state == JobState::Lost && job.tasks.is_empty();
     let touched = |job: &&Job| {
         job.state == JobState::Succeeded
+            || unread(job)
             || jobs::has_stopped_the_source(job)
             || jobs::has_written_the_target(job)
     };
@@ -303,15 +314,37 @@ fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
         .rev()
         .filter(|job| matches!(job.does, JobKind::Failback | JobKind::Failover))
         .find(touched)?;
-    let broken = matches!(newest.state, JobState::Cancelled | JobState::Failed { .. });
+    let broken = matches!(
+        newest.state,
+        JobState::Cancelled | JobState::Failed { .. } | JobState::Lost
+    );
     (newest.does == JobKind::Failback
         && broken
         && active == Some(Site::Azure)
-        && jobs::has_written_the_target(newest))
+        && (jobs::has_written_the_target(newest) || unread(newest)))
     .then(|| {
         format!(
             "a data sync from Azure was broken off (job {}): the disks of the VM on-premises are half written, and it must not be started there; bring the VM back to completion first",
             newest.id
+        )
+    })
+}
+
+/// A data sync towards the premises that goes on, as far as is known, and that the service does not know: it may have ended at any moment.
+fn missed_sync(known: &[&ToldJob], jobs: &[Job], active: Option<Site>) -> Option<String> {
+    let missed = |job: &&Job| {
+        known
+            .iter()
+            .any(|told| told.name == job.id && told.missed.is_some())
+    };
+    let sync = jobs
+        .iter()
+        .filter(|job| job.does == JobKind::Failback && !job.state.is_final())
+        .find(missed)?;
+    (active == Some(Site::Azure)).then(|| {
+        format!(
+            "the service does not know job {} any more, by which data was synchronised from Azure: the disks of the VM on-premises may be half written, and it must not be started there; bring the VM back to completion first",
+            sync.id
         )
     })
 }

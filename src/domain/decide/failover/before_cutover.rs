@@ -84,8 +84,9 @@ impl Move<'_> {
             }
         };
         // What did not work is tried again after a while; meanwhile it is said what the person is asked for.
-        let can_begin =
-            self.silent(view, vm).is_none() && obstacles(vm).is_none() && self.holding_off().is_none();
+        let can_begin = self.silent(view, vm).is_none()
+            && obstacles(vm).is_none()
+            && self.holding_off().is_none();
         (protects && rests && !stands && can_begin).then(|| {
             // S1: at rest the registers name no Failover, this one neither: it has not begun.
             if vm.failover().is_some() {
@@ -402,7 +403,10 @@ impl Move<'_> {
 
     /// S20: a job that moves other VMs too is not told to go on for one of them, whose gates say nothing of the others.
     fn led_on_elsewhere(&self, vm: &VmObservation, led: &str) -> Wait {
-        let waits = vm.protection.known().is_some_and(|it| self.synchronized(it));
+        let waits = vm
+            .protection
+            .known()
+            .is_some_and(|it| self.synchronized(it));
         if waits {
             Wait::person(format!(
                 "\"Complete failover\", or a cancel, of {led}: it has synchronised, and Homeward does neither for one of its VMs"

@@ -91,6 +91,12 @@ impl Item {
             .any(|allowed| allowed.eq_ignore_ascii_case(operation))
     }
 
+    /// Whether the service has nothing under way on it: it names no job, and lets something be done.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.scenario.name.is_empty() && self.scenario.job.is_none() && !self.allowed.is_empty()
+    }
+
     /// Identity of the VM: that of its host where it is told, else that of the item.
     #[must_use]
     pub fn identity(&self) -> String {

@@ -44,6 +44,10 @@ pub struct Job {
     pub fabrics: Option<(String, String)>,
     /// It was read by itself, not from a list: its tasks are all there.
     pub detailed: bool,
+    /// It went on when it was last told of, and since then, by its own clock, the service does not know it.
+    pub missed: Option<Timestamp>,
+    /// It was missed for so long that it must have ended.
+    pub lost: bool,
 }
 
 /// One task of a job.
@@ -103,13 +107,14 @@ impl Job {
     /// Whether nothing follows.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.is(&[
-            "Succeeded",
-            "Failed",
-            "Cancelled",
-            "PartiallySucceeded",
-            "CompletedWithInformation",
-        ])
+        self.lost
+            || self.is(&[
+                "Succeeded",
+                "Failed",
+                "Cancelled",
+                "PartiallySucceeded",
+                "CompletedWithInformation",
+            ])
     }
 
     /// Whether this may be done with it.
@@ -202,6 +207,8 @@ impl Element for Job {
             target_type: properties.text("targetInstanceType"),
             fabrics: fabrics(affected),
             detailed: false,
+            missed: None,
+            lost: false,
             name,
         })
     }
