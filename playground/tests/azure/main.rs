@@ -6,6 +6,7 @@
 
 mod away;
 mod cancel;
+mod credentials;
 mod failed;
 mod faults;
 mod lane;

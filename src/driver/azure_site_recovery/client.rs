@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Clock;
 use super::budget::Bucket;
-use super::credential::SignIn;
+use super::credential::{Given, SignIn};
 use super::request::API_VERSION;
 use super::wire::page::{Element, Page};
 use super::wire::problem::{Problem, one_line};
@@ -204,9 +204,9 @@ impl Client {
                 pause = pause.saturating_mul(2);
             }
             self.wait_for(&self.reads).await;
-            let authorization = self.authorization().await?;
+            let given = self.given().await?;
             let mut request = Request::new(url.clone(), Method::Get);
-            request.insert_header(AUTHORIZATION, authorization);
+            request.insert_header(AUTHORIZATION, bearer(&given));
             let answer = match self.exchange(&mut request).await {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -232,7 +232,7 @@ impl Client {
                         _ => Missing::Gone,
                     });
                 }
-                401 if self.sign_in.renew() => last = Some(problem(&answer, url)),
+                401 if self.sign_in.renew(&given) => last = Some(problem(&answer, url)),
                 408 | 429 | 500..=599 => {
                     if let Some(asked) = answer.retry_after {
                         if answer.status == 429 {
@@ -265,10 +265,10 @@ impl Client {
     ) -> Result<(), DriverError> {
         self.wait_for(&self.writes).await;
         // A token that cannot be had is no request that was sent.
-        let authorization = self.authorization().await?;
+        let given = self.given().await?;
         let url = self.url(path, API_VERSION, &[]);
         let mut request = Request::new(url.clone(), Method::Post);
-        request.insert_header(AUTHORIZATION, authorization);
+        request.insert_header(AUTHORIZATION, bearer(&given));
         request.insert_header(CONTENT_TYPE, "application/json");
         if let Some(body) = body {
             request.set_body(body.to_string());
@@ -295,7 +295,7 @@ impl Client {
                 Err(problem(&answer, &url))
             }
             // It was not acted upon, and the next token may be taken.
-            401 if self.sign_in.renew() => Err(DriverError {
+            401 if self.sign_in.renew(&given) => Err(DriverError {
                 class: ErrorClass::Transient,
                 ..problem(&answer, &url)
             }),
@@ -307,13 +307,9 @@ impl Client {
         }
     }
 
-    async fn authorization(&self) -> Result<String, DriverError> {
-        let token = self
-            .sign_in
-            .token(&self.scope)
-            .await
-            .map_err(|error| refused_token(&error))?;
-        Ok(format!("Bearer {}", token.token.secret()))
+    async fn given(&self) -> Result<Given, DriverError> {
+        let given = self.sign_in.token(&self.scope).await;
+        given.map_err(|error| refused_token(&error))
     }
 
     async fn exchange(&self, request: &mut Request) -> azure_core::Result<Answer> {
@@ -357,6 +353,10 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
             .pause(self.began.elapsed(), asked);
     }
+}
+
+fn bearer(given: &Given) -> String {
+    format!("Bearer {}", given.token.token.secret())
 }
 
 /// All of a body, given up once it is larger than this.
@@ -481,7 +481,7 @@ fn causes(error: &azure_core::Error) -> impl Iterator<Item = &azure_core::Error>
 }
 
 /// What the sign-in service answered.
-fn answered(error: &azure_core::Error) -> Option<u16> {
+pub fn answered(error: &azure_core::Error) -> Option<u16> {
     causes(error).find_map(|error| match error.kind() {
         ErrorKind::HttpResponse { status, .. } => Some(u16::from(*status)),
         _ => None,
