@@ -314,7 +314,11 @@ impl Cluster {
     }
 
     /// Makes a Secret, or gives it other contents.
-    pub(super) async fn apply_secret<const N: usize>(
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn apply_secret<const N: usize>(
         &self,
         name: &str,
         kind: Option<&str>,

@@ -7,6 +7,7 @@
 mod away;
 mod cancel;
 mod credentials;
+mod encrypted;
 mod failed;
 mod faults;
 mod lane;
