@@ -7,6 +7,7 @@
 mod away;
 mod cancel;
 mod credentials;
+mod elsewhere;
 mod encrypted;
 mod failed;
 mod faults;

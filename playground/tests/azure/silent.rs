@@ -203,7 +203,8 @@ async fn until_connected(world: &ServiceWorld) -> Result<()> {
     Ok(())
 }
 
-async fn until_vault(
+/// Waits until the vault tells of it.
+pub async fn until_vault(
     world: &ServiceWorld,
     what: &str,
     met: impl Fn(&RecoveryVault) -> bool,
@@ -211,7 +212,8 @@ async fn until_vault(
     until(&world.cluster.vaults(), VAULT, LIMIT, what, met).await
 }
 
-fn reason<'a>(vault: &'a RecoveryVault, kind: &str) -> Option<(&'a str, &'a str)> {
+/// Status and reason of a condition of the vault.
+pub fn reason<'a>(vault: &'a RecoveryVault, kind: &str) -> Option<(&'a str, &'a str)> {
     let status = vault.status.as_ref()?;
     condition(&status.conditions, kind).map(|(is, reason, _)| (is, reason))
 }

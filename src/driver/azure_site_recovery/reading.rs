@@ -21,8 +21,8 @@ use crate::domain::{
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
 use held::{busy, health, led_elsewhere, obstacles, protection_obstacles};
-pub use providers::is_one_silent;
-use providers::{connection, host_silent, on_premises};
+pub use providers::{connection, is_one_silent};
+use providers::{host_silent, on_premises};
 
 /// All that one look told.
 pub struct Told<'a> {

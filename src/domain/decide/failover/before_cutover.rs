@@ -172,7 +172,7 @@ impl Move<'_> {
             && let Err(why) = &can.alternate_location
         {
             return Next::Wait(Wait::mend(format!(
-                "another place than spec.failback asks for: {why}; cancel this Failover, take spec.failback.host and createIfMissing out of the ProtectedVirtualMachine, and start the next one"
+                "another place than spec.failback asks for: {why}; take spec.failback.host and createIfMissing out of the ProtectedVirtualMachine, cancel this Failover, and start the next one"
             )));
         }
         let protection = match &vm.protection {
