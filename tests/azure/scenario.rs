@@ -1,6 +1,8 @@
 //! A sequence of steps over one VM, a service, two operator processes, one person at the resources and one in the portal; what must always hold is
 //! checked after each.
 
+mod people;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,13 +10,14 @@ use homeward::api::{Approval, DataSyncRequest, FailoverPhase, Site, VirtualMachi
 use homeward::domain::{Decision, Fact, Stage, VmObservation};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{
-    Assumptions, Button, FabricKind, Fault, JobError, JobFailure, Rule, Scenario, Seed, SeedVm,
+    Assumptions, FabricKind, Fault, JobError, JobFailure, Rule, Scenario, Seed, SeedVm,
 };
 use tokio::sync::Mutex as Turn;
 
 use super::operator::{Disturbance, Operator, VM};
 use super::store::{Answer, Spec, Store};
 use super::wire::{Trouble, Wire};
+pub use people::Press;
 
 /// The other VM of the recovery plan.
 const OTHER: &str = "other";
@@ -39,33 +42,6 @@ pub enum Way {
     Held(u8),
     /// It acts so many seconds later, and is answered then.
     Slow(u8),
-}
-
-/// A button in the portal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Press {
-    PlannedFailover,
-    Failback {
-        full: bool,
-    },
-    /// The VM on the premises is switched off before.
-    UnplannedFailover,
-    Commit,
-    Reprotect,
-    /// Of the newest job that goes on.
-    Cancel,
-    /// Of the newest job that waits.
-    Resume,
-    Repair,
-    TestFailover,
-    TestFailoverCleanup,
-    PlanFailover,
-    PlanFailback {
-        full: bool,
-    },
-    PlanCommit,
-    PlanReprotect,
-    Disable,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -378,73 +354,6 @@ impl World {
         }
     }
 
-    fn press(&mut self, press: Press) {
-        let item = || VM.to_owned();
-        let plan = || PLAN.to_owned();
-        let sync = |full| {
-            if full {
-                emulator::DataSync::ForSynchronization
-            } else {
-                emulator::DataSync::ForDownTime
-            }
-        };
-        let newest = |state: &[emulator::JobState]| {
-            let service = self.wire.service();
-            let jobs = service.jobs();
-            jobs.iter()
-                .rev()
-                .find(|job| state.contains(&job.state))
-                .map(|job| job.name.clone())
-                .unwrap_or_default()
-        };
-        let button = match press {
-            Press::PlannedFailover => Button::PlannedFailover { item: item() },
-            Press::Failback { full } => Button::Failback {
-                item: item(),
-                data_sync: sync(full),
-                create: false,
-            },
-            Press::UnplannedFailover => {
-                // A dead host: whoever fails over from one that lives makes the VM run twice.
-                self.wire.press(&Button::Power {
-                    vm: VM.into(),
-                    site: emulator::Site::OnPremises,
-                    on: false,
-                });
-                Button::UnplannedFailover {
-                    item: item(),
-                    stop: true,
-                }
-            }
-            Press::Commit => Button::Commit { item: item() },
-            Press::Reprotect => Button::Reprotect { item: item() },
-            Press::Cancel => Button::Cancel {
-                job: newest(&[
-                    emulator::JobState::InProgress,
-                    emulator::JobState::Suspended,
-                ]),
-            },
-            Press::Resume => Button::Resume {
-                job: newest(&[emulator::JobState::Suspended]),
-            },
-            Press::Repair => Button::Repair { item: item() },
-            Press::TestFailover => Button::TestFailover { item: item() },
-            Press::TestFailoverCleanup => Button::TestFailoverCleanup { item: item() },
-            Press::PlanFailover => Button::PlanFailover { plan: plan() },
-            Press::PlanFailback { full } => Button::PlanFailback {
-                plan: plan(),
-                data_sync: sync(full),
-            },
-            Press::PlanCommit => Button::PlanCommit { plan: plan() },
-            Press::PlanReprotect => Button::PlanReprotect { plan: plan() },
-            Press::Disable => {
-                self.disabled = true;
-                Button::Disable { item: item() }
-            }
-        };
-        self.wire.press(&button);
-    }
-
     /// One pass; returns what it decided, if there was anything to decide on.
     async fn pass(
         &mut self,
@@ -614,32 +523,6 @@ impl World {
             service.phase(VM),
             service.jobs().last()
         ))
-    }
-
-    /// Does what the words ask a person to do.
-    fn give(&mut self, words: &str) {
-        if self.trace {
-            println!("== a person reads: {words}");
-        }
-        if words.contains("spec.suspend ") {
-            self.store().change(|spec| spec.suspend = false);
-        } else if words.contains("spec.start: Approved") {
-            self.store().answer(Answer::Start);
-        } else if words.contains("spec.cutover: Approved") {
-            self.store().answer(Answer::Cutover);
-        } else if words.contains("spec.commit: Approved") {
-            self.store().answer(Answer::Commit);
-        } else if words.contains("spec.reverseReplicate: Approved") {
-            self.store().answer(Answer::ReverseReplicate);
-        } else if words.contains("clean it up in the portal") {
-            self.press(Press::TestFailoverCleanup);
-        } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
-            self.press(Press::Resume);
-        } else if words.contains("a cancel of recovery plan") {
-            self.press(Press::Cancel);
-        } else if words.contains("lets no planned failover be done now") {
-            self.press(Press::Repair);
-        }
     }
 
     fn is_placed(&self) -> bool {
