@@ -31,7 +31,7 @@ pub use faults::{Fault, Held, JobFailure, OperationWarning, Rule};
 pub use item::Phase;
 pub use jobs::{JobError, JobState, Scenario};
 pub use portal::{Button, DataSync};
-pub use records::Record;
+pub use records::{Record, fingerprint};
 pub use seed::{FabricKind, Principal, Seed, SeedFabric, SeedPlan, SeedVm, Vault};
 pub use server::{Emulator, Options};
 pub use service::{JobSummary, Outcome, Service};

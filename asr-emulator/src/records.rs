@@ -39,6 +39,12 @@ pub struct Record {
 
 const BLOT: &str = "***";
 
+/// What a record has of a key certificate, by which a test knows which one was sent.
+#[must_use]
+pub fn fingerprint(pfx: &str) -> String {
+    format!("{BLOT} {}", blake3::hash(pfx.as_bytes()).to_hex())
+}
+
 fn secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["secret", "password", "pfx", "assertion", "token"]
@@ -50,10 +56,10 @@ fn blot(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                if secret(name) && !member.is_null() {
-                    *member = BLOT.into();
-                } else {
-                    blot(member);
+                match member.as_str().filter(|_| name.ends_with("Pfx")) {
+                    Some(pfx) => *member = fingerprint(pfx).into(),
+                    None if secret(name) && !member.is_null() => *member = BLOT.into(),
+                    None => blot(member),
                 }
             }
         }

@@ -34,6 +34,7 @@ use uuid::Uuid;
 
 mod agents_vault;
 mod cluster;
+mod credentials;
 mod emulator;
 mod host;
 mod keeper;
@@ -44,6 +45,7 @@ mod service;
 mod wait;
 
 pub use cluster::{Cluster, NAMESPACE, VAULT, is_settled, is_true};
+pub use credentials::{ClientCertificate, Credentials};
 pub use emulator::Emulator;
 pub use host::Host;
 pub use keeper::keep;

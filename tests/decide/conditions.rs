@@ -220,8 +220,12 @@ fn shown(decision: &Decision) -> String {
 }
 
 fn table(moving: Option<FailoverPhase>) -> String {
+    table_with(moving, Approval::Manual)
+}
+
+fn table_with(moving: Option<FailoverPhase>, cutover: Approval) -> String {
     let mut wanted = spec(FROM);
-    wanted.cutover = Approval::Manual;
+    wanted.cutover = cutover;
     let store = Store::new(wanted);
     let told = situations(&store).into_iter().map(|situation| {
         let decision = decided(&situation, &store, moving);
@@ -238,6 +242,13 @@ fn of_a_vm_at_rest() {
 #[test]
 fn of_a_vm_that_waits_for_its_cutover() {
     insta::assert_snapshot!(table(Some(FailoverPhase::AwaitingCutover)));
+}
+
+/// What holds the stop of the VM when nobody has to approve it.
+#[test]
+fn s20_of_a_vm_whose_cutover_needs_no_answer() {
+    let waits = Some(FailoverPhase::AwaitingCutover);
+    insta::assert_snapshot!(table_with(waits, Approval::Automatic));
 }
 
 /// The index of the runbooks names reasons: each of them is shown in some situation, at rest or in a move.

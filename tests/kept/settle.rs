@@ -412,3 +412,28 @@ fn s19_a_job_that_was_lost_has_ended_and_the_vm_says_how() {
     let cancelled = settle(&cancel, lost(JobKind::Failback));
     assert_eq!(result(&cancelled), Some(KeptResult::Succeeded));
 }
+
+/// Another process has taken over meanwhile: nobody has seen the job's last words.
+#[test]
+fn s19_a_sync_whose_job_is_told_of_no_more_may_have_written_half_of_the_copy() {
+    let mut begun = asked(ActionKind::Synchronize, Azure);
+    if let Some(request) = &mut begun.request {
+        request.job = Some("gone".into());
+        request.accepted = true;
+    }
+    let at = |register: &KeptRegister| {
+        let look = look_at(over() + 1, IN_AZURE, vec![]);
+        kept::settle(register, &look, LIMITS, later(over() + 1))
+    };
+    let settled = at(&begun);
+    assert_eq!(result(&settled), Some(KeptResult::NoEffect));
+    let why = settled.inconsistent_because.unwrap();
+    assert!(
+        why.contains("job gone") && why.contains("must not be started"),
+        "{why}"
+    );
+    // What was never seen to begin has written nothing.
+    let never = at(&asked(ActionKind::Synchronize, Azure));
+    assert_eq!(result(&never), Some(KeptResult::NoEffect));
+    assert_eq!(never.inconsistent_because, None);
+}

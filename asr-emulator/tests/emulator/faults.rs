@@ -263,15 +263,9 @@ fn a_silent_host_fails_a_failback_and_not_an_unplanned_failover() {
 #[test]
 fn a_job_that_was_purged_is_told_of_nowhere_and_goes_on() {
     let mut client = Client::new();
-    let id = client.service.item_id("vm-1").unwrap();
-    client.post(
-        &format!(
-            "{}/plannedFailover",
-            id.split_once("/replicationFabrics")
-                .map_or("", |(_, path)| path)
-        ),
-        &to_azure(),
-    );
+    client.press(&Button::PlannedFailover {
+        item: "vm-1".into(),
+    });
     client.settle();
     let jobs = client.service.jobs();
     let job = &jobs.last().unwrap().name;
@@ -279,6 +273,8 @@ fn a_job_that_was_purged_is_told_of_nowhere_and_goes_on() {
     assert!(!client.service.purge_job("nothing"));
     let listed = client.get("/replicationJobs");
     assert_eq!(listed["value"], serde_json::json!([]));
+    let phase = client.service.phase("vm-1");
+    assert_eq!(phase, Some(Phase::FailedOver { planned: true }));
 }
 
 #[test]
@@ -290,7 +286,7 @@ fn a_silence_that_nobody_has_noticed_shows_in_the_heartbeat_alone() {
             .service
             .silence_unnoticed("hv-1.example.test", Some(now))
     );
-    client.pass(3_600_000);
+    client.pass(1_800_000);
     let providers = client.get("/replicationRecoveryServicesProviders");
     let quiet = &providers["value"][0]["properties"];
     assert_eq!(quiet["connectionStatus"], "Connected");

@@ -36,6 +36,8 @@ pub const VAULT: &str = "playground";
 /// The operators have the rights of this service account, as `deploy/rbac.yaml` gives them, and no others.
 const OPERATOR: &str = "system:serviceaccount:homeward-system:homeward";
 const OPERATOR_NAMESPACE: &str = "homeward-system";
+/// Port of an operator's probes and metrics; its usual one may be taken, on every address, by an operator that somebody runs beside this.
+const LISTENS: u16 = 7480;
 
 /// A control plane and the operators that work in it.
 pub struct Cluster {
@@ -153,7 +155,7 @@ impl Cluster {
             .env("KUBECONFIG", self.plane.kubeconfig_for(OPERATOR)?)
             .env("HOMEWARD_LEASE_NAMESPACE", OPERATOR_NAMESPACE)
             .env("HOMEWARD_LOG", &self.log_filter)
-            .env("HOMEWARD_LISTEN", format!("{}:8080", self.address(index)))
+            .env("HOMEWARD_LISTEN", self.operator_listens(index).to_string())
             .env("HOMEWARD_LEASE_IDENTITY", format!("operator-{index}"))
             .envs(self.settings.iter().map(|(name, value)| (name, value)));
         self.operators[index] = Some(spawn_logged(command, &self.world, &log)?);
@@ -222,7 +224,7 @@ impl Cluster {
     /// Where an operator serves its probes and metrics.
     #[must_use]
     pub fn operator_listens(&self, index: usize) -> SocketAddr {
-        SocketAddr::new(self.address(index).into(), 8080)
+        SocketAddr::new(self.address(index).into(), LISTENS)
     }
 
     /// Stops an operator in its tracks.
@@ -314,7 +316,11 @@ impl Cluster {
     }
 
     /// Makes a Secret, or gives it other contents.
-    pub(super) async fn apply_secret<const N: usize>(
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses it.
+    pub async fn apply_secret<const N: usize>(
         &self,
         name: &str,
         kind: Option<&str>,

@@ -16,9 +16,13 @@ use homeward::api::{ProtectedVirtualMachine, Site};
 use homeward_asr_emulator::{FabricKind, Seed, Settings};
 use serde_json::{Value, json};
 
-use super::{Cluster, Emulator, Ground, free_network, is_true, options::ClusterOptions};
+use super::{
+    Cluster, Credentials, Emulator, Ground, credentials::SECRET, free_network, is_true,
+    options::ClusterOptions,
+};
 
-const SECRET: &str = "homeward-service-principal";
+/// The file with the token of the operators' service account, as a webhook would put it into their pods.
+const FEDERATED: &str = "federated-token";
 
 /// How a world of the service is made.
 #[derive(Clone, Debug)]
@@ -57,14 +61,23 @@ impl ServiceOptions {
         }
     }
 
-    fn cluster(&self) -> ClusterOptions {
+    fn cluster(&self, folder: &Path) -> Result<ClusterOptions> {
         let mut options = ClusterOptions::new(self.operators, &self.log, self.looks);
         options.set("HOMEWARD_POLL_SERVICE", self.shortest_pause);
         if let Some([send_within, request_life]) = self.limits {
             options.set("HOMEWARD_SERVICE_SEND_WITHIN", send_within);
             options.set("HOMEWARD_SERVICE_REQUEST_LIFE", request_life);
         }
-        options
+        let principal = self.seed.principals.first().context("nobody may ask")?;
+        let file = folder.join(FEDERATED).display().to_string();
+        let of_pod = [
+            ("AZURE_TENANT_ID", self.seed.tenant.clone()),
+            ("AZURE_CLIENT_ID", principal.client_id.clone()),
+            ("AZURE_FEDERATED_TOKEN_FILE", file),
+        ];
+        let of_pod = of_pod.map(|(name, value)| (name.to_owned(), value));
+        options.settings.extend(of_pod);
+        Ok(options)
     }
 }
 
@@ -94,20 +107,20 @@ impl ServiceWorld {
     ///
     /// As [`ServiceWorld::start`].
     pub async fn start_with(options: ServiceOptions, progress: impl Fn(&str)) -> Result<Self> {
-        let secret = options.secret()?.to_owned();
+        let secret = Credentials::ClientSecret(options.secret()?.to_owned());
         let mut world = Self::start_unconnected(options, &secret, progress).await?;
         world.cluster.until_connected().await?;
         Ok(world)
     }
 
-    /// Starts everything with any secret of the application, and does not wait until the vault is connected.
+    /// Starts everything with any credentials, and does not wait until the vault is connected.
     ///
     /// # Errors
     ///
     /// As [`ServiceWorld::start`].
     pub async fn start_unconnected(
         options: ServiceOptions,
-        secret: &str,
+        credentials: &Credentials,
         progress: impl Fn(&str),
     ) -> Result<Self> {
         let ground = Ground::new()?;
@@ -115,7 +128,12 @@ impl ServiceWorld {
         let address = |last| Ipv4Addr::new(127, second, third, last);
         progress("etcd, kube-apiserver and the emulator of Azure Site Recovery");
         let (cluster, emulator) = tokio::join!(
-            Cluster::start(&ground.folder, "cluster", address(10), options.cluster()),
+            Cluster::start(
+                &ground.folder,
+                "cluster",
+                address(10),
+                options.cluster(&ground.folder)?
+            ),
             Emulator::start(&ground.folder, address(1), &options),
         );
         let mut world = Self {
@@ -126,12 +144,12 @@ impl ServiceWorld {
         };
         progress("the operator");
         world.cluster.start_operators()?;
-        world.use_secret(secret).await?;
-        world.cluster.apply_vault(world.vault()?).await?;
+        world.use_credentials(credentials).await?;
+        world.cluster.apply_vault(world.vault(credentials)?).await?;
         Ok(world)
     }
 
-    fn vault(&self) -> Result<Value> {
+    fn vault(&self, credentials: &Credentials) -> Result<Value> {
         let url = self.emulator.url();
         let seed = &self.options.seed;
         let vault = &seed.vault;
@@ -147,11 +165,7 @@ impl ServiceWorld {
             "subscriptionId": vault.subscription,
             "resourceGroup": vault.resource_group,
             "vaultName": vault.name,
-            "credentials": {
-                "tenantId": seed.tenant,
-                "clientId": principal.client_id,
-                "clientSecretRef": {"name": SECRET},
-            },
+            "credentials": credentials.spec(&seed.tenant, &principal.client_id),
         }}))
     }
 
@@ -161,8 +175,34 @@ impl ServiceWorld {
     ///
     /// When the API server refuses it.
     pub async fn use_secret(&self, secret: &str) -> Result<()> {
-        let data = [("clientSecret", secret.as_bytes().to_vec())];
-        self.cluster.apply_secret(SECRET, None, data).await
+        let secret = Credentials::ClientSecret(secret.to_owned());
+        self.use_credentials(&secret).await
+    }
+
+    /// Gives the operators other credentials of the kind that the vault names.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses them, or the file cannot be written.
+    pub async fn use_credentials(&self, credentials: &Credentials) -> Result<()> {
+        match credentials {
+            Credentials::ClientSecret(secret) => {
+                let data = [("clientSecret", secret.as_bytes().to_vec())];
+                self.cluster.apply_secret(SECRET, None, data).await
+            }
+            Credentials::ClientCertificate(it) => {
+                let data = [("tls.crt", &it.certificate), ("tls.key", &it.key)]
+                    .map(|(name, pem)| (name, pem.as_bytes().to_vec()));
+                let kind = Some("kubernetes.io/tls");
+                self.cluster.apply_secret(SECRET, kind, data).await
+            }
+            Credentials::WorkloadIdentity(token) => {
+                let (file, whole) = (self.folder().join(FEDERATED), self.folder().join("token"));
+                // As a kubelet does: another file takes its place.
+                std::fs::write(&whole, token)?;
+                std::fs::rename(&whole, &file).context("the token cannot be put in its place")
+            }
+        }
     }
 
     /// How it was made.

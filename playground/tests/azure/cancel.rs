@@ -124,7 +124,8 @@ async fn target_is_inconsistent(world: &ServiceWorld, vm: &str) -> Result<()> {
     Ok(())
 }
 
-fn next_of(failover: &str) -> Result<String> {
+/// The name of the move that is made after this one.
+pub fn next_of(failover: &str) -> Result<String> {
     let (vm, number) = failover.rsplit_once('-').context("a name has a number")?;
     Ok(format!("{vm}-{}", number.parse::<u64>()? + 1))
 }

@@ -6,6 +6,9 @@
 
 mod away;
 mod cancel;
+mod credentials;
+mod elsewhere;
+mod encrypted;
 mod failed;
 mod faults;
 mod lane;

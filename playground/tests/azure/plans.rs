@@ -59,7 +59,9 @@ async fn there_and_back(options: ServiceOptions) -> Result<()> {
     for lane in &lanes {
         let failover = format!("{}-1", lane.vm);
         until_told_of(lane, &failover, PLAN).await?;
-        lane.until_phase(&failover, FailoverPhase::AwaitingCommit)
+    }
+    for lane in &lanes {
+        lane.until_phase(&format!("{}-1", lane.vm), FailoverPhase::AwaitingCommit)
             .await?;
         lane.runs_only_at(Site::Azure).await?;
         // Git follows.

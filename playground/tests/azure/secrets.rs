@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use homeward::api::{FailoverPhase, RecoveryVault, Site};
 use homeward_asr_emulator::FabricKind;
-use homeward_playground::world::{LIMIT, ServiceWorld, VAULT, is_true, until};
+use homeward_playground::world::{Credentials, LIMIT, ServiceWorld, VAULT, is_true, until};
 use k8s_openapi::api::{core::v1 as core, events::v1 as events};
 use kube::{Api, api::ListParams};
 use serde::Serialize;
@@ -23,7 +23,8 @@ async fn a_wrong_one_is_told_of_and_the_next_one_taken_up() {
         options.log = "info,homeward=trace,azure_core=debug,azure_identity=debug".into();
         let first = options.secret()?.to_owned();
         options.seed.principals[0].secrets.push(SECOND.into());
-        let mut world = ServiceWorld::start_unconnected(options, WRONG, |_| {}).await?;
+        let wrong = Credentials::ClientSecret(WRONG.into());
+        let mut world = ServiceWorld::start_unconnected(options, &wrong, |_| {}).await?;
         world.keep_logs(true);
         denied(&world).await?;
 
@@ -53,7 +54,8 @@ async fn a_secret_that_is_missing_or_empty_is_asked_for() {
     run(async {
         let options = quick(FabricKind::HyperVSite, 1);
         let right = options.secret()?.to_owned();
-        let mut world = ServiceWorld::start_unconnected(options, "", |_| {}).await?;
+        let none = Credentials::ClientSecret(String::new());
+        let mut world = ServiceWorld::start_unconnected(options, &none, |_| {}).await?;
         world.keep_logs(true);
         until_not_ready(&world).await?;
         world.use_secret(&right).await?;
@@ -82,7 +84,7 @@ async fn a_token_that_is_not_taken_any_more_is_followed_by_another() {
     .await;
 }
 
-async fn ready(world: &ServiceWorld) -> Result<()> {
+pub async fn ready(world: &ServiceWorld) -> Result<()> {
     let ready = |vault: &RecoveryVault| {
         let conditions = vault.status.iter().flat_map(|status| &status.conditions);
         is_true(conditions, "Ready")
@@ -100,13 +102,18 @@ async fn until_not_ready(world: &ServiceWorld) -> Result<RecoveryVault> {
 }
 
 async fn denied(world: &ServiceWorld) -> Result<()> {
+    denied_for(world, "secret").await
+}
+
+/// What was shown to get a token is not taken, and `words` say what is wrong with it.
+pub async fn denied_for(world: &ServiceWorld, expected: &str) -> Result<()> {
     let vault = until_not_ready(world).await?;
     let status = vault.status.context("it has a status")?;
     let (_, reason, words) = condition(&status.conditions, "Stalled").context("it is Stalled")?;
     println!("{reason}: {words}");
     ensure!(reason == "CredentialsInvalid", "{reason}: {words}");
     ensure!(
-        words.to_lowercase().contains("secret"),
+        words.to_lowercase().contains(expected),
         "it does not say what is wrong: {words}"
     );
     // It would be written anew at each look.
@@ -115,7 +122,7 @@ async fn denied(world: &ServiceWorld) -> Result<()> {
 }
 
 /// It stands in no log, no status, no event, no metric and no message.
-async fn told_nowhere(world: &ServiceWorld, secret: &str) -> Result<()> {
+pub async fn told_nowhere(world: &ServiceWorld, secret: &str) -> Result<()> {
     let nowhere = |place: &str, text: &str| {
         ensure!(!text.is_empty(), "{place} says nothing");
         // Bodies of requests for tokens have it in its percent-encoded form, which is the same for these.

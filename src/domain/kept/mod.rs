@@ -21,7 +21,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::action::{ActionKind, Mark};
-use super::observation::{Claim, VmObservation};
+use super::observation::{Claim, JobKind, VmObservation};
 use crate::api::{KeptOutcome, KeptRegister, KeptRequest, KeptResult};
 use fate::Fate;
 
@@ -72,6 +72,9 @@ pub fn settle(
             if outcome.result != KeptResult::NoEffect {
                 take(&mut next, request);
             }
+            if let Some(why) = vanished_sync(request, &outcome) {
+                next.inconsistent_because = Some(why);
+            }
             let cancelled = request.outcome.is_none()
                 && outcome.result == KeptResult::Succeeded
                 && ActionKind::parse(&request.action) == Some(ActionKind::CancelSync);
@@ -92,6 +95,22 @@ pub fn settle(
         Fate::Unresolved(_) => {}
     }
     next
+}
+
+/// Invariant 4: a data sync from Azure was seen under way, and whoever looks now is told neither of its job nor of its end.
+fn vanished_sync(request: &KeptRequest, outcome: &KeptOutcome) -> Option<String> {
+    // Told of once: another sync may have made the copy whole since.
+    if request.outcome.is_some() {
+        return None;
+    }
+    let kind = ActionKind::parse(&request.action)?;
+    let syncs = fate::job_kind(kind, request.site) == Some(JobKind::Failback);
+    let job = request.job.as_ref()?;
+    (syncs && outcome.result == KeptResult::NoEffect).then(|| {
+        format!(
+            "a data sync from Azure was under way (job {job}), which the service does not know any more: the disks of the VM on-premises may be half written, and it must not be started there; bring the VM back to completion first"
+        )
+    })
 }
 
 /// The request was answered, and what it was answered says that it had no effect.

@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::reading::connection;
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
 use super::wire::value::{last_segment, same_id};
 use super::{AzureSiteRecoveryDriver, jobs, request};
 use crate::api::{DataSync, Site};
-use crate::domain::{Action, Alternate, ErrorClass, Submission};
+use crate::domain::{Action, Alternate, Connection, ErrorClass, Submission};
 use crate::driver::DriverError;
 
 impl AzureSiteRecoveryDriver {
@@ -89,7 +90,7 @@ impl AzureSiteRecoveryDriver {
         alternate: &Alternate,
     ) -> Result<request::Place, DriverError> {
         let providers = self.providers().await?;
-        place(item, alternate, &providers)
+        place(item, alternate, &providers, self.clock.now())
     }
 
     async fn ask_of(
@@ -158,6 +159,7 @@ fn place(
     item: &Item,
     alternate: &Alternate,
     providers: &[Provider],
+    now: Timestamp,
 ) -> Result<request::Place, DriverError> {
     if !alternate.create_if_missing {
         return Ok(request::Place::Own);
@@ -182,7 +184,7 @@ fn place(
     };
     if of_vmm {
         return invalid(
-            "spec.failback.host cannot be used under VMM, which places the VM by itself; take it out".into(),
+            "spec.failback.host cannot be used under VMM, which places the VM by itself; take it out of the ProtectedVirtualMachine, cancel this Failover, and start the next one".into(),
         );
     }
     let named = |provider: &&Provider| {
@@ -195,16 +197,23 @@ fn place(
         .filter(|provider| provider.fabric_type.eq_ignore_ascii_case("HyperVSite"))
         .collect();
     match sites.iter().find(|provider| named(provider)) {
-        Some(provider) => Ok(request::Place::Created {
-            provider_id: Some(provider.id.clone()),
-        }),
+        Some(provider) => match connection(provider, now) {
+            Connection::Connected => Ok(request::Place::Created {
+                provider_id: Some(provider.id.clone()),
+            }),
+            // It comes back by itself, and nothing was asked of it yet.
+            Connection::Disconnected(why) => Err(DriverError::refused(
+                ErrorClass::Transient,
+                format!("spec.failback.host: {why}"),
+            )),
+        },
         None => {
             let known: Vec<&str> = sites
                 .iter()
                 .map(|provider| provider.host.as_str())
                 .collect();
             invalid(format!(
-                "spec.failback.host: no recovery services provider of a Hyper-V site is {host}; the vault has {}",
+                "spec.failback.host: no recovery services provider of a Hyper-V site is {host}; the vault has {}; correct it in the ProtectedVirtualMachine, cancel this Failover, and start the next one",
                 known.join(", ")
             ))
         }

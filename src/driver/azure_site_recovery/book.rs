@@ -20,8 +20,6 @@ const LOST_AFTER: SignedDuration = SignedDuration::from_mins(3);
 #[derive(Debug, Default)]
 pub struct Book {
     jobs: BTreeMap<String, Job>,
-    /// Since when the service has not known a job that went on, by the service's clock.
-    missed: BTreeMap<String, Timestamp>,
     /// Other names under which jobs were asked for.
     names: BTreeMap<String, String>,
 }
@@ -31,7 +29,6 @@ impl Book {
     pub fn listed(&mut self, listed: Vec<Job>) {
         for job in listed {
             let key = job.name.to_ascii_lowercase();
-            self.missed.remove(&key);
             match self.jobs.get_mut(&key) {
                 Some(known) if known.detailed && known.is_final() && !known.lost => {}
                 Some(known) => {
@@ -51,10 +48,8 @@ impl Book {
 
     /// Takes in what was read of one job.
     pub fn read(&mut self, mut job: Job) {
-        let key = job.name.to_ascii_lowercase();
         job.detailed = true;
-        self.missed.remove(&key);
-        self.jobs.insert(key, job);
+        self.jobs.insert(job.name.to_ascii_lowercase(), job);
     }
 
     /// As [`Book::read`], when it was asked for by a name that may be another than its own: that of an operation, for example.
@@ -64,7 +59,6 @@ impl Book {
         if asked != own {
             // Under that name nothing would ever be told of it again.
             self.jobs.remove(&asked);
-            self.missed.remove(&asked);
             self.names.insert(asked, own);
         }
         self.read(job);
@@ -72,31 +66,20 @@ impl Book {
 
     /// The service was asked for a job that goes on, and does not know it.
     pub fn missed(&mut self, name: &str, now: Timestamp) {
-        let key = name.to_ascii_lowercase();
-        if self.jobs.get(&key).is_some_and(|job| !job.is_final()) {
-            self.missed.entry(key).or_insert(now);
+        let known = self.jobs.get_mut(&name.to_ascii_lowercase());
+        if let Some(job) = known.filter(|job| !job.is_final()) {
+            job.missed = job.missed.or(Some(now));
         }
     }
 
     /// S19: a job that the service has not known for a while has ended, once each VM that it works on is free of it: the items were read after it
     /// was first missed, and before it was missed again now. One that comes back is taken in as it is.
     pub fn give_up(&mut self, items: &[Item], now: Timestamp) {
-        let long = |since: &Timestamp| now.duration_since(*since) >= LOST_AFTER;
-        let lost: Vec<String> = self
-            .missed
-            .iter()
-            .filter(|(_, since)| long(since))
-            .filter_map(|(key, _)| self.jobs.get(key))
-            .filter(|job| {
-                let concerned =
-                    |item: &&Item| is_of(job, item.vm_id.as_deref(), &item.friendly_name);
-                items.iter().filter(concerned).all(Item::is_free)
-            })
-            .map(|job| job.name.to_ascii_lowercase())
-            .collect();
-        for key in lost {
-            self.missed.remove(&key);
-            if let Some(job) = self.jobs.get_mut(&key) {
+        let long = |since: Timestamp| now.duration_since(since) >= LOST_AFTER;
+        let live = self.jobs.values_mut().filter(|job| !job.is_final());
+        for job in live.filter(|job| job.missed.is_some_and(long)) {
+            let concerned = |item: &&Item| is_of(job, item.vm_id.as_deref(), &item.friendly_name);
+            if items.iter().filter(concerned).all(Item::is_free) {
                 tracing::warn!(job = %job.name, "the service does not know a job any more that went on, and holds no VM by it");
                 job.lost = true;
                 job.detailed = true;
@@ -147,7 +130,6 @@ impl Book {
         self.jobs.retain(|_, job| {
             !job.is_final() || job.ended.or(job.started).is_none_or(|at| at > over)
         });
-        self.missed.retain(|key, _| self.jobs.contains_key(key));
         self.names.retain(|_, key| self.jobs.contains_key(key));
         if self.jobs.len() > MOST {
             let mut ended: Vec<(Option<Timestamp>, String)> = self

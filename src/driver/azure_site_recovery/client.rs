@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Clock;
 use super::budget::Bucket;
-use super::credential::SignIn;
+use super::credential::{Given, SignIn};
 use super::request::API_VERSION;
 use super::wire::page::{Element, Page};
 use super::wire::problem::{Problem, one_line};
@@ -204,9 +204,9 @@ impl Client {
                 pause = pause.saturating_mul(2);
             }
             self.wait_for(&self.reads).await;
-            let authorization = self.authorization().await?;
+            let given = self.given().await?;
             let mut request = Request::new(url.clone(), Method::Get);
-            request.insert_header(AUTHORIZATION, authorization);
+            request.insert_header(AUTHORIZATION, bearer(&given));
             let answer = match self.exchange(&mut request).await {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -232,7 +232,7 @@ impl Client {
                         _ => Missing::Gone,
                     });
                 }
-                401 if self.sign_in.renew() => last = Some(problem(&answer, url)),
+                401 if self.sign_in.renew(&given) => last = Some(problem(&answer, url)),
                 408 | 429 | 500..=599 => {
                     if let Some(asked) = answer.retry_after {
                         if answer.status == 429 {
@@ -265,10 +265,10 @@ impl Client {
     ) -> Result<(), DriverError> {
         self.wait_for(&self.writes).await;
         // A token that cannot be had is no request that was sent.
-        let authorization = self.authorization().await?;
+        let given = self.given().await?;
         let url = self.url(path, API_VERSION, &[]);
         let mut request = Request::new(url.clone(), Method::Post);
-        request.insert_header(AUTHORIZATION, authorization);
+        request.insert_header(AUTHORIZATION, bearer(&given));
         request.insert_header(CONTENT_TYPE, "application/json");
         if let Some(body) = body {
             request.set_body(body.to_string());
@@ -295,7 +295,7 @@ impl Client {
                 Err(problem(&answer, &url))
             }
             // It was not acted upon, and the next token may be taken.
-            401 if self.sign_in.renew() => Err(DriverError {
+            401 if self.sign_in.renew(&given) => Err(DriverError {
                 class: ErrorClass::Transient,
                 ..problem(&answer, &url)
             }),
@@ -307,13 +307,9 @@ impl Client {
         }
     }
 
-    async fn authorization(&self) -> Result<String, DriverError> {
-        let token = self
-            .sign_in
-            .token(&self.scope)
-            .await
-            .map_err(|error| refused_token(&error))?;
-        Ok(format!("Bearer {}", token.token.secret()))
+    async fn given(&self) -> Result<Given, DriverError> {
+        let given = self.sign_in.token(&self.scope).await;
+        given.map_err(|error| refused_token(&error))
     }
 
     async fn exchange(&self, request: &mut Request) -> azure_core::Result<Answer> {
@@ -357,6 +353,10 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
             .pause(self.began.elapsed(), asked);
     }
+}
+
+fn bearer(given: &Given) -> String {
+    format!("Bearer {}", given.token.token.secret())
 }
 
 /// All of a body, given up once it is larger than this.
@@ -481,7 +481,7 @@ fn causes(error: &azure_core::Error) -> impl Iterator<Item = &azure_core::Error>
 }
 
 /// What the sign-in service answered.
-fn answered(error: &azure_core::Error) -> Option<u16> {
+pub fn answered(error: &azure_core::Error) -> Option<u16> {
     causes(error).find_map(|error| match error.kind() {
         ErrorKind::HttpResponse { status, .. } => Some(u16::from(*status)),
         _ => None,
@@ -510,65 +510,4 @@ fn without_ids(words: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use azure_core::Error;
-    use azure_core::http::StatusCode;
-
-    /// As the credentials do: the cause is wrapped, and its words are repeated.
-    fn of_credential(cause: Error) -> Error {
-        let words = format!(
-            "ClientSecretCredential authentication failed. {cause} To troubleshoot, visit https://aka.ms/x"
-        );
-        Error::with_error(ErrorKind::Credential, cause, words)
-    }
-
-    fn response(status: StatusCode, words: &str) -> Error {
-        let kind = ErrorKind::HttpResponse {
-            status,
-            error_code: None,
-            raw_response: None,
-        };
-        of_credential(Error::with_message(kind, words.to_owned()))
-    }
-
-    #[tokio::test]
-    async fn an_answer_without_end_is_given_up() {
-        let chunk = || Ok(Bytes::from_static(b"four"));
-        let endless = futures::stream::repeat_with(chunk);
-        let error = bounded(endless, 10).await.unwrap_err();
-        assert!(error.to_string().contains("more than 10 bytes"), "{error}");
-        let whole = futures::stream::iter([chunk(), chunk()]);
-        assert_eq!(bounded(whole, 8).await.unwrap(), b"fourfour");
-    }
-
-    #[test]
-    fn a_sign_in_service_that_is_away_is_no_wrong_secret() {
-        let class = |error: Error| refused_token(&error).class;
-        let of = |kind| of_credential(Error::with_message(kind, "x"));
-        assert_eq!(class(of(ErrorKind::Connection)), ErrorClass::Transient);
-        assert_eq!(class(of(ErrorKind::Io)), ErrorClass::Transient);
-        assert_eq!(class(of(ErrorKind::DataConversion)), ErrorClass::Transient);
-        let answer = |status| class(response(status, "x"));
-        assert_eq!(
-            answer(StatusCode::ServiceUnavailable),
-            ErrorClass::Transient
-        );
-        assert_eq!(answer(StatusCode::TooManyRequests), ErrorClass::Throttled);
-        assert_eq!(answer(StatusCode::Unauthorized), ErrorClass::Denied);
-        assert_eq!(class(of(ErrorKind::Credential)), ErrorClass::Denied);
-    }
-
-    #[test]
-    fn the_same_refusal_is_told_of_in_the_same_words() {
-        let words = |id: &str| {
-            let said = format!(
-                "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: {id}\r\nCorrelation ID: {id}\r\nTimestamp: 2026-01-01 00:00:0{id}Z"
-            );
-            refused_token(&response(StatusCode::Unauthorized, &said)).message
-        };
-        assert_eq!(words("1"), words("2"));
-        assert!(words("1").contains("AADSTS7000215"), "{}", words("1"));
-        assert!(words("1").contains("https://aka.ms/x"), "{}", words("1"));
-    }
-}
+mod tests;

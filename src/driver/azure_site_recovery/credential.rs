@@ -26,6 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::client::answered;
 use crate::domain::ErrorClass;
 use crate::driver::DriverError;
 
@@ -98,6 +99,15 @@ pub struct SignIn {
 struct Current {
     credential: Arc<dyn TokenCredential>,
     made: Instant,
+    /// How many there were before it.
+    number: u64,
+}
+
+/// A token, and the number of what gave it.
+pub struct Given {
+    /// The token.
+    pub token: AccessToken,
+    number: u64,
 }
 
 impl SignIn {
@@ -125,6 +135,7 @@ impl SignIn {
             current: Mutex::new(Current {
                 credential,
                 made: Instant::now(),
+                number: 0,
             }),
         }
     }
@@ -137,14 +148,37 @@ impl SignIn {
     ///
     /// # Errors
     /// What the sign-in service, or the way to it, says.
-    pub async fn token(&self, scope: &str) -> azure_core::Result<AccessToken> {
-        let credential = self.current().credential.clone();
-        credential.get_token(&[scope], None).await
+    pub async fn token(&self, scope: &str) -> azure_core::Result<Given> {
+        let (credential, number) = self.credential();
+        let given = credential.get_token(&[scope], None).await;
+        // The library keeps what stood in the pod's file for ten minutes, and another token may stand there by now.
+        let of_file = matches!(&self.made_of, Some((Identity::WorkloadIdentity { .. }, ..)));
+        let refused = given.as_ref().err().is_some_and(is_refusal);
+        if of_file && refused && self.make_anew(number) {
+            let (credential, number) = self.credential();
+            let token = credential.get_token(&[scope], None).await?;
+            return Ok(Given { token, number });
+        }
+        given.map(|token| Given { token, number })
+    }
+
+    fn credential(&self) -> (Arc<dyn TokenCredential>, u64) {
+        let current = self.current();
+        (current.credential.clone(), current.number)
     }
 
     /// A token was not taken: the next one is another. Whether that can help.
-    pub fn renew(&self) -> bool {
+    pub fn renew(&self, refused: &Given) -> bool {
+        self.make_anew(refused.number)
+    }
+
+    /// What has this number is of no use any more, unless it is so young that another would be none either.
+    fn make_anew(&self, number: u64) -> bool {
         let mut current = self.current();
+        // Somebody else has made it anew meanwhile.
+        if current.number != number {
+            return true;
+        }
         if current.made.elapsed() < YOUNG {
             return false;
         }
@@ -156,9 +190,15 @@ impl SignIn {
         *current = Current {
             credential,
             made: Instant::now(),
+            number: number + 1,
         };
         true
     }
+}
+
+/// What was shown was looked at, and is not taken.
+fn is_refusal(error: &azure_core::Error) -> bool {
+    matches!(answered(error), Some(400..=403))
 }
 
 /// The credential of an identity.
@@ -334,3 +374,6 @@ impl ClientAssertion for CertificateAssertion {
         self.sign(Timestamp::now(), &uuid::Uuid::new_v4().to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

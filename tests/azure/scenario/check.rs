@@ -124,32 +124,6 @@ impl World {
         ))
     }
 
-    /// Does what the words ask a person to do.
-    pub(super) fn give(&mut self, words: &str) {
-        if self.trace {
-            println!("== a person reads: {words}");
-        }
-        if words.contains("spec.suspend ") {
-            self.store().change(|spec| spec.suspend = false);
-        } else if words.contains("spec.start: Approved") {
-            self.store().answer(Answer::Start);
-        } else if words.contains("spec.cutover: Approved") {
-            self.store().answer(Answer::Cutover);
-        } else if words.contains("spec.commit: Approved") {
-            self.store().answer(Answer::Commit);
-        } else if words.contains("spec.reverseReplicate: Approved") {
-            self.store().answer(Answer::ReverseReplicate);
-        } else if words.contains("clean it up in the portal") {
-            self.press(Press::TestFailoverCleanup);
-        } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
-            self.press(Press::Resume);
-        } else if words.contains("a cancel of recovery plan") {
-            self.press(Press::Cancel);
-        } else if words.contains("lets no planned failover be done now") {
-            self.press(Press::Repair);
-        }
-    }
-
     pub(super) fn is_placed(&self) -> bool {
         let store = self.store();
         let Some(pvm) = &store.pvm else { return false };

@@ -8,7 +8,7 @@ use homeward::api::{Approval, DataSyncRequest, FailoverPhase, Site, VirtualMachi
 use homeward::domain::{Decision, Fact, Stage, VmObservation};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{
-    Assumptions, Button, FabricKind, Fault, JobError, JobFailure, Rule, Scenario, Seed, SeedVm,
+    Assumptions, FabricKind, Fault, JobError, JobFailure, Rule, Scenario, Seed, SeedVm,
 };
 use tokio::sync::Mutex as Turn;
 
@@ -19,6 +19,9 @@ use super::wire::{Trouble, Wire};
 
 mod act;
 mod check;
+mod people;
+
+pub use people::Press;
 
 /// The other VM of the recovery plan.
 const OTHER: &str = "other";
@@ -43,33 +46,6 @@ pub enum Way {
     Held(u8),
     /// It acts so many seconds later, and is answered then.
     Slow(u8),
-}
-
-/// A button in the portal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Press {
-    PlannedFailover,
-    Failback {
-        full: bool,
-    },
-    /// The VM on the premises is switched off before.
-    UnplannedFailover,
-    Commit,
-    Reprotect,
-    /// Of the newest job that goes on.
-    Cancel,
-    /// Of the newest job that waits.
-    Resume,
-    Repair,
-    TestFailover,
-    TestFailoverCleanup,
-    PlanFailover,
-    PlanFailback {
-        full: bool,
-    },
-    PlanCommit,
-    PlanReprotect,
-    Disable,
 }
 
 #[derive(Clone, Debug, PartialEq)]

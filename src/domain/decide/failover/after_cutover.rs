@@ -8,6 +8,7 @@ use crate::domain::decide::wait::Wait;
 use crate::domain::decide::{tasks, to_i64};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{ProtectionState, Stage, VmObservation};
+use crate::domain::world::VaultView;
 
 use super::{Move, Next, broke_off, busy, doing, registers_gone, running};
 
@@ -190,6 +191,7 @@ impl Move<'_> {
 
     pub(super) fn awaiting_reverse_replication(
         &mut self,
+        view: &VaultView<'_>,
         vm: &VmObservation,
         can: &DirectionCapabilities,
     ) -> Next {
@@ -206,10 +208,11 @@ impl Move<'_> {
             );
             return Next::Finish(FailoverOutcome::Succeeded);
         }
-        // Somebody has asked the service for it: there is nothing left to approve.
-        let stands = vm.protection.known().is_some_and(|protection| {
-            protection.from == self.to() && protection.failover.as_deref() == Some(self.fo.uid)
-        });
+        // Somebody else has asked the service for it: there is nothing left to approve.
+        let stands = !view.capabilities.registers
+            && vm.protection.known().is_some_and(|protection| {
+                protection.from == self.to() && protection.failover.as_deref() == Some(self.fo.uid)
+            });
         if stands {
             return Next::Enter(FailoverPhase::ReverseReplicating);
         }

@@ -172,7 +172,7 @@ impl Move<'_> {
             && let Err(why) = &can.alternate_location
         {
             return Next::Wait(Wait::mend(format!(
-                "another place than spec.failback asks for: {why}; cancel this Failover, take spec.failback.host and createIfMissing out of the ProtectedVirtualMachine, and start the next one"
+                "another place than spec.failback asks for: {why}; take spec.failback.host and createIfMissing out of the ProtectedVirtualMachine, cancel this Failover, and start the next one"
             )));
         }
         let protection = match &vm.protection {
@@ -369,12 +369,19 @@ impl Move<'_> {
                 self.from()
             )));
         }
+        let silent = self.silent(view, vm);
         if self.world.intent.cutover == Approval::Manual && self.fo.spec.cutover.is_none() {
-            return Next::Wait(Wait::person(
-                "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); nothing happens to the VM at its source until then",
-            ));
+            // What would hold it then is told of to whoever is about to answer.
+            let then = silent.or_else(|| obstacles(vm));
+            return Next::Wait(Wait::person(format!(
+                "spec.cutover: Approved on this Failover (spec.cutover.approval of the VM is Manual); nothing happens to the VM at its source until then{}",
+                then.map_or_else(String::new, |wait| format!(
+                    ", nor before it has waited for {}",
+                    wait.text
+                ))
+            )));
         }
-        if let Some(wait) = self.silent(view, vm) {
+        if let Some(wait) = silent {
             return Next::Wait(wait);
         }
         if self.replica_is_stale(view, vm) {

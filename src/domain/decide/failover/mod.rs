@@ -272,7 +272,9 @@ impl Move<'_> {
             FailoverPhase::CuttingOver => self.cutting_over(vm, stage, can),
             FailoverPhase::AwaitingCommit => self.awaiting_commit(vm, stage, can),
             FailoverPhase::Committing => self.committing(vm, stage),
-            FailoverPhase::AwaitingReverseReplication => self.awaiting_reverse_replication(vm, can),
+            FailoverPhase::AwaitingReverseReplication => {
+                self.awaiting_reverse_replication(view, vm, can)
+            }
             FailoverPhase::ReverseReplicating => self.reverse_replicating(vm),
             FailoverPhase::Cancelling => self.cancelling(vm, stage, can),
             FailoverPhase::RollingBack => self.rolling_back(vm, stage),

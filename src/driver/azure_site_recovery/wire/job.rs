@@ -44,7 +44,9 @@ pub struct Job {
     pub fabrics: Option<(String, String)>,
     /// It was read by itself, not from a list: its tasks are all there.
     pub detailed: bool,
-    /// It went on when it was last told of, and the service does not know it any more.
+    /// It went on when it was last told of, and since then, by its own clock, the service does not know it.
+    pub missed: Option<Timestamp>,
+    /// It was missed for so long that it must have ended.
     pub lost: bool,
 }
 
@@ -205,6 +207,7 @@ impl Element for Job {
             target_type: properties.text("targetInstanceType"),
             fabrics: fabrics(affected),
             detailed: false,
+            missed: None,
             lost: false,
             name,
         })
