@@ -1,6 +1,6 @@
 //! A target that has lost its register in the middle of a move: what its guest may have written there is not given up on a guess (S4, S8).
 
-use homeward::api::{DowntimeStatus, FailoverPhase, FailoverStatus};
+use homeward::api::{DowntimeStatus, FailoverPhase, FailoverStatus, ProtectedVirtualMachineStatus};
 use homeward::domain::{
     ActionKind, BySite, Connection, CurrentFailover, Decision, Effect, Fact, Power, Stage,
     VaultView, World, decide,
@@ -22,6 +22,10 @@ struct Case {
 }
 
 fn decided(case: &Case) -> Decision {
+    decided_after(case, &ProtectedVirtualMachineStatus::default())
+}
+
+fn decided_after(case: &Case, before: &ProtectedVirtualMachineStatus) -> Decision {
     let store = Store::new(spec(TO));
     let pvm = store.pvm.as_ref().unwrap();
     let asked = Asked::new(pvm.uid.clone());
@@ -44,7 +48,7 @@ fn decided(case: &Case) -> Decision {
     decide(&World {
         intent: &intent(pvm),
         generation: None,
-        status: &pvm.status,
+        status: before,
         failover: CurrentFailover::Known(asked.view(&status)),
         history: &[],
         vault: Fact::Known(VaultView {
@@ -110,6 +114,30 @@ fn s04_what_may_have_run_at_a_target_without_a_register_is_not_given_up() {
             assert_eq!(asked_for(&decision), None, "{named}");
             assert_eq!(reason(&decision), "RegistersContradict", "{named}");
         }
+    }
+}
+
+#[test]
+fn s08_the_site_that_was_seen_last_stays_the_active_one() {
+    for (phase, stage) in cases() {
+        let case = Case {
+            phase,
+            stage,
+            start_ordered: true,
+            runs: false,
+        };
+        let before = ProtectedVirtualMachineStatus {
+            active_site: Some(TO),
+            epoch: Some(6),
+            step: Some(1),
+            ..ProtectedVirtualMachineStatus::default()
+        };
+        let after = decided_after(&case, &before).status;
+        assert_eq!(
+            (after.active_site, after.epoch, after.step),
+            (Some(TO), Some(6), Some(1)),
+            "{phase:?}"
+        );
     }
 }
 

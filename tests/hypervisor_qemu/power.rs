@@ -15,6 +15,41 @@ use crate::host::{Host, LIMIT, blocks_of, changed_blocks, difference, known, rea
 use crate::monitor::{self, Monitor};
 use crate::skipped::skipped;
 
+/// What is written down of a guest is gone with `stateDir`, or of an earlier time, and the guest runs on: it is not taken for one that is off, and
+/// no start ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_guest_that_nothing_is_known_of_any_more_is_not_off() {
+    let mut host = Host::new(|_| {}).await;
+    host.boot().await;
+    let identity = host.identity().unwrap();
+    let guests = host.config.state_dir.clone();
+    let kept = host.path().join("kept");
+    std::fs::rename(&guests, &kept).unwrap();
+    host.replace_agent();
+    let GuestPower::Unknown { why } = host.qemu.power(&host.guest).await else {
+        panic!("it runs");
+    };
+    assert!(
+        why.contains(&format!("process {}", identity.pid)) && why.contains("stateDir"),
+        "{why}"
+    );
+    let start = host.qemu.start(&host.guest, &Host::spec(None)).await;
+    assert_eq!(start.unwrap_err().category(), ErrorCategory::Conflict);
+    assert!(process::is_there(identity).unwrap(), "the start ended it");
+    // What was lost is put back: everything is as it was.
+    let _ = std::fs::remove_dir_all(&guests);
+    std::fs::rename(&kept, &guests).unwrap();
+    assert_eq!(host.qemu.power(&host.guest).await, GuestPower::Running);
+    // A person who says so ends that very process.
+    std::fs::rename(&guests, &kept).unwrap();
+    assert_eq!(
+        host.qemu.power_off(&host.guest).await.unwrap(),
+        Stopped::Gone
+    );
+    assert!(!process::is_there(identity).unwrap());
+    assert_eq!(host.qemu.power(&host.guest).await, GuestPower::Gone);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_outlives_its_agent_and_its_last_writes_are_known_exactly() {
     let mut host = Host::new(|_| {}).await;

@@ -292,7 +292,11 @@ pub fn observed(world: &World<'_>) -> ProtectedVirtualMachineStatus {
     let Some(vm) = seen(world) else { return status };
     status.virtual_machine_id = Some(vm.id.clone());
     let active = vm.stage.known().and_then(Stage::active);
-    if let Some(site) = active {
+    // S8: in a move, a side that has lost its register makes the other one look like the one that counts.
+    let written = super::written_mark(world.status.epoch, world.status.step);
+    let midway = vm.stage.known().is_some_and(Stage::is_midway);
+    let behind = midway && vm.newest_mark().is_some_and(|newest| newest < written);
+    if let Some(site) = active.filter(|_| !behind) {
         if status.active_site != Some(site) || status.active_since.is_none() {
             status.active_site = Some(site);
             status.active_since = Some(Time(vm.active_since.unwrap_or(world.now)));

@@ -1,5 +1,7 @@
 //! One guest: its files, its locks, its monitor, and the questions that every operation asks.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -32,6 +34,7 @@ pub(super) struct Locks {
 pub(super) struct Guest {
     pub(super) vm: Uuid,
     pub(super) config: Arc<QemuConfig>,
+    pub(super) found: Arc<HashMap<PathBuf, Identity>>,
     pub(super) files: GuestFiles,
     pub(super) locks: Arc<Locks>,
     pub(super) failpoint: Failpoint,
@@ -132,6 +135,15 @@ impl Guest {
         }
     }
 
+    /// A process that ran this guest when this agent began, and that nothing is written down of: `stateDir` was lost, or put back.
+    pub(super) fn stranger(&self) -> Result<Option<Identity>> {
+        let Some(found) = self.found.get(&self.files.pid()) else {
+            return Ok(None);
+        };
+        let there = process::is_there(*found).map_err(files::storage(&self.files.pid()))?;
+        Ok(there.then_some(*found))
+    }
+
     pub(super) fn tracking(&self) -> Result<TrackingRecord> {
         Ok(files::read(&self.files.tracking())?.unwrap_or_default())
     }
@@ -146,7 +158,17 @@ impl Guest {
         match self.identity() {
             Err(error) => return unknown(error.to_string()),
             Ok(None) => {
-                // A second witness: no process, no listener.
+                // S3: what is written down may be gone, or of an earlier time, and the guest is there all the same.
+                match self.stranger() {
+                    Ok(None) => {}
+                    Ok(Some(Identity { pid, .. })) => {
+                        return unknown(format!(
+                            "process {pid} runs it, and stateDir knows nothing of that process: it was lost, or put back. Shut the guest down from inside, or end that process, before anything else is done with the VM"
+                        ));
+                    }
+                    Err(error) => return unknown(error.to_string()),
+                }
+                // Another witness: no process, no listener.
                 let listener = timeout(
                     self.config.answer_timeout,
                     tokio::net::UnixStream::connect(self.files.qmp_socket()),

@@ -111,7 +111,12 @@ impl Guest {
 
     /// Kills the process and waits until it is gone.
     pub(super) async fn kill_process(&self) -> Result<()> {
-        if let Some(identity) = self.identity()? {
+        let known = self.identity()?;
+        let identity = match known {
+            Some(identity) => Some(identity),
+            None => self.stranger()?,
+        };
+        if let Some(identity) = identity {
             let failed = |error: std::io::Error| {
                 HypervisorError::Process(format!("process {}: {error}", identity.pid))
             };

@@ -1,8 +1,11 @@
 //! The guest's process as the host sees it: is it there, and how it is ended. Facts come from `/proc` (proc(5)) and pidfds.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -138,6 +141,30 @@ pub fn presence(record: &ProcessRecord, files: &GuestFiles) -> Presence {
 /// When `/proc` cannot be read.
 pub fn search(pid_file: &Path) -> io::Result<Option<Identity>> {
     let wanted = pid_file.as_os_str().as_encoded_bytes();
+    let mut found = running(|line| {
+        let named = line.split(|byte| *byte == 0).any(|word| word == wanted);
+        named.then_some(())
+    })?;
+    Ok(found.pop().map(|((), identity)| identity))
+}
+
+/// Finds all processes that were given a pid file in this folder or below it, by that file.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn search_all(folder: &Path) -> io::Result<HashMap<PathBuf, Identity>> {
+    let found = running(|line| {
+        let mut words = line.split(|byte| *byte == 0);
+        words.find(|word| *word == b"-pidfile")?;
+        let path = PathBuf::from(OsStr::from_bytes(words.next()?));
+        path.starts_with(folder).then_some(path)
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// The processes whose command line, words that end with a zero, is one that is looked for.
+fn running<T>(looked_for: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<(T, Identity)>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
             .file_name()
@@ -146,20 +173,16 @@ pub fn search(pid_file: &Path) -> io::Result<Option<Identity>> {
         else {
             continue;
         };
-        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
+        let line = fs::read(format!("/proc/{pid}/cmdline"));
+        let Some(what) = line.ok().and_then(|line| looked_for(&line)) else {
             continue;
         };
-        if !line.split(|byte| *byte == 0).any(|word| word == wanted) {
-            continue;
-        }
         if let Some(stat) = stat(pid)?.filter(|stat| !has_ended(pid, *stat)) {
-            return Ok(Some(Identity {
-                pid,
-                start_ticks: stat.start_ticks,
-            }));
+            let start_ticks = stat.start_ticks;
+            found.push((what, Identity { pid, start_ticks }));
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Whether exactly this process is still there: its memory, and with it its command line, goes before its files do.
