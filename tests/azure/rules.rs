@@ -155,17 +155,20 @@ fn s19_another_process_finds_out_that_a_request_was_lost() {
         dies_after: Some(3),
         ..Disturbance::default()
     };
-    let other = Step::Run {
+    let other = |passes| Step::Run {
         operator: 1,
-        passes: 30,
+        passes,
         seconds: 20,
     };
     let steps = [
+        other(2),
+        // For a while after it began it lists them in any case.
+        Step::Wait { seconds: 900 },
         Step::Place(Azure),
         passes(1),
         Step::Meets(Way::Lost),
         pass(dies),
-        other,
+        other(40),
     ];
     play(Prelude::Protected, &steps, |world| {
         expect("requests", sent(world, "plannedFailover"), 2)
