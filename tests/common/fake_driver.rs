@@ -32,6 +32,8 @@ pub struct FakeVm {
 #[derive(Default)]
 pub struct State {
     pub vms: BTreeMap<String, FakeVm>,
+    /// What was submitted, whatever became of it.
+    pub heard: Vec<Submission>,
     /// What was submitted and accepted, in order.
     pub taken: Vec<(String, Submission)>,
     /// What is refused next, by kind.
@@ -351,6 +353,7 @@ impl ReplicationDriver for FakeVault {
     }
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
+        self.state.lock().unwrap().heard.push(submission.clone());
         let permit = self.gate.acquire().await.unwrap();
         let mut state = self.state.lock().unwrap();
         if state.metered {

@@ -32,7 +32,7 @@ pub struct State {
 pub struct FakeService {
     vm: String,
     pub state: Arc<Mutex<State>>,
-    /// So many requests are heard before the next one waits.
+    /// So many requests are dealt with before the next one waits.
     gate: Arc<Semaphore>,
     capabilities: Arc<Capabilities>,
 }
@@ -80,12 +80,12 @@ impl FakeService {
         state.heard.iter().filter(of_kind).count()
     }
 
-    /// From now on each request waits for [`Self::hear_one`].
+    /// From now on each request that was heard waits for [`Self::answer_one`].
     pub fn hold(&self) {
         self.gate.forget_permits(usize::MAX);
     }
 
-    pub fn hear_one(&self) {
+    pub fn answer_one(&self) {
         self.gate.add_permits(1);
     }
 
@@ -209,12 +209,12 @@ impl ReplicationDriver for FakeService {
     }
 
     async fn submit(&self, vm: &str, submission: &Submission) -> Result<(), DriverError> {
-        self.gate.acquire().await.unwrap().forget();
-        let mut state = self.state.lock().unwrap();
         if vm != self.vm {
             return Err(DriverError::refused(ErrorClass::Invalid, "no such VM"));
         }
-        state.heard.push(submission.clone());
+        self.state.lock().unwrap().heard.push(submission.clone());
+        self.gate.acquire().await.unwrap().forget();
+        let mut state = self.state.lock().unwrap();
         if let Some(error) = state.answers.pop_front() {
             return Err(error);
         }
