@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::api::{RefusalKind, StepId};
+use super::api::{Power, RefusalKind, StepId};
 use super::definitions;
 use super::host::{Host, lock};
 use super::register::{self, SessionRequest};
@@ -20,6 +20,8 @@ use crate::dataplane::{self, Admission, Admitted, Hello, Peer, ServeOptions, Ser
 const MOST_CONNECTIONS: usize = 256;
 /// Of those, connections that have not been let in yet: in all, and from one address.
 const MOST_STRANGERS: (usize, usize) = (64, 16);
+/// How long the hypervisor is waited for before a session is turned away.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Listens until the agent ends.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -147,6 +149,25 @@ impl Door {
         *lock(&self.stranger) = None;
         Ok(names)
     }
+
+    /// S9: nothing is written to disks under a guest, whatever the register says of who may run. One that outlived a `stateDir` that was lost, or put
+    /// back, runs beside a register that knows nothing of it.
+    async fn nothing_runs(&self, vm: Uuid) -> Result<(), dataplane::Refusal> {
+        let silent = || (Power::Unknown, Some("it does not answer".to_owned()));
+        let asked = tokio::time::timeout(PATIENCE, self.host.power(vm)).await;
+        let message = match asked.unwrap_or_else(|_| silent()) {
+            (Power::Off | Power::ShutDown, _) => return Ok(()),
+            (Power::Running | Power::Paused, _) => {
+                "a guest runs on these disks, and nothing is written under it".to_owned()
+            }
+            (Power::Unknown, why) => format!(
+                "whether a guest runs on these disks is not known ({}), and nothing is written under one",
+                why.unwrap_or_default()
+            ),
+        };
+        let of_this_host = format!("{}: {message}", self.host.config.host);
+        Err(refused(dataplane::RefusalKind::Busy, of_this_host))
+    }
 }
 
 impl Admission for Door {
@@ -171,6 +192,7 @@ impl Admission for Door {
         let volume = tokio::runtime::Handle::current()
             .block_on(self.host.volume(&vm))
             .map_err(|failed| refused(dataplane::RefusalKind::Internal, failed.message))?;
+        tokio::runtime::Handle::current().block_on(self.nothing_runs(hello.vm))?;
         let id = StepId {
             epoch: hello.epoch,
             step: hello.step,
