@@ -99,7 +99,7 @@ pub struct FailbackSpec {
     /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')")
-        .message("spec.failback.fullDownloadAfter must be longer than zero, for example 720h"))]
+        .message("spec.failback.fullDownloadAfter must be a time in h, m and s, longer than zero, for example 720h for 30 days"))]
     pub full_download_after: Option<Duration>,
 }
 

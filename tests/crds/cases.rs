@@ -298,7 +298,12 @@ pub fn cases() -> Vec<Case> {
         made(
             Vm,
             &[("/spec/failback", json!({"fullDownloadAfter": "0s"}))],
-            Some("must be longer than zero"),
+            Some("must be a time in h, m and s, longer than zero"),
+        ),
+        made(
+            Vm,
+            &[("/spec/failback", json!({"fullDownloadAfter": "30d"}))],
+            Some("must be a time in h, m and s, longer than zero"),
         ),
         made(
             Vm,

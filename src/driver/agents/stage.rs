@@ -112,7 +112,10 @@ pub(super) fn contradiction(on_premises: Option<Said<'_>>, azure: Option<Said<'_
     let tell = |site: Site, said: Option<Said<'_>>| match said {
         None => format!("{site} does not know the VM"),
         Some(said) => match said.register {
-            None => format!("{site} ({}) has a definition and no register", said.host),
+            None => format!(
+                "{site} ({}) has a definition and no register, power {:?}",
+                said.host, said.power
+            ),
             Some(own) => format!(
                 "{site} ({}) is {} at epoch {} step {}{}, power {:?}",
                 said.host,
