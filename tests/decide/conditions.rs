@@ -114,6 +114,17 @@ fn situations(store: &Store) -> Vec<Situation> {
         },
     );
     add(
+        "one host has no register any more, the other is a replica",
+        &|it, vm| {
+            it.status.epoch = Some(9);
+            vm.marks.on_premises = Fact::Absent;
+            vm.claims.on_premises = Fact::Absent;
+            vm.stage = Fact::Known(Stage::Contradiction {
+                seen: "(one has none, the other is a replica)".into(),
+            });
+        },
+    );
+    add(
         "a register cannot be read, and was seen before",
         &|it, vm| {
             it.status.epoch = Some(9);
