@@ -1,6 +1,6 @@
 //! VMs of a service that keeps no registers: what is asked of it stands in the resource first, and so does what it answered (S18, S19).
 
-use homeward::api::{KeptRequest, KeptResult, ProtectedVirtualMachine, Site};
+use homeward::api::{KeptRequest, ProtectedVirtualMachine, Site};
 use homeward::domain::{ActionKind, ErrorClass};
 use homeward::driver::DriverError;
 use serde_json::json;
@@ -103,23 +103,24 @@ async fn s19_an_answer_that_nothing_was_done_is_on_record_and_another_attempt_fo
     let (service, running) = at_rest(&bench).await;
     let busy = DriverError::refused(ErrorClass::Throttled, "too many requests");
     service.state.lock().unwrap().answers.push_back(busy);
+    service.hold();
     bench.place("web", Site::Azure).await;
-    let vm = bench
-        .vm_is("web", "no effect, on record", |vm| {
-            request(vm, ActionKind::CompleteFailover).is_some_and(|request| {
-                request
-                    .outcome
-                    .is_some_and(|outcome| outcome.result == KeptResult::NoEffect)
-            })
+    // Nothing goes on while the service has not answered.
+    for attempt in [1, 2] {
+        let heard = usize::try_from(attempt).unwrap();
+        until(&format!("attempt {attempt} is heard"), || async {
+            (service.heard(ActionKind::CompleteFailover) == heard).then_some(())
         })
         .await;
-    let first = request(&vm, ActionKind::CompleteFailover).unwrap();
-    assert_eq!(first.attempt, 1);
-    bench
-        .vm_is("web", "the second attempt on record", |vm| {
-            request(vm, ActionKind::CompleteFailover).is_some_and(|request| request.attempt == 2)
-        })
-        .await;
+        let kept = on_record(&bench, ActionKind::CompleteFailover).await;
+        assert_eq!(
+            (kept.attempt, kept.accepted, kept.outcome),
+            (attempt, false, None)
+        );
+        service.answer_one();
+    }
+    // The commit.
+    service.answer_one();
     bench.failover_is("web-1", "succeeded", succeeded).await;
     assert_eq!(service.heard(ActionKind::CompleteFailover), 2);
     running.end().await;
