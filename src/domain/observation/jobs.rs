@@ -93,9 +93,7 @@ impl JobState {
             Self::Cancelled | Self::Succeeded | Self::Failed { .. } | Self::Lost
         )
     }
-}
 
-impl JobState {
     /// Whether it can be cancelled without harm to where the VM runs (safety rule S20).
     #[must_use]
     pub const fn can_be_cancelled(&self) -> bool {
