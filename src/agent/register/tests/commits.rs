@@ -44,10 +44,7 @@ fn s05_a_commit_needs_a_running_guest_and_ends_every_way_back() {
 fn s05_a_vm_that_was_off_is_committed_off() {
     let (mut hv, mut az, mut issued) = owner_and_replica();
     hv.running = false;
-    let stop = Command::Stop {
-        target: az.name.into(),
-        force: false,
-    };
+    let stop = stop_to(az.name);
     // One that should run and does not would be left off for good.
     assert_eq!(
         kind(hv.order(&order(2, 1, stop.clone()))),
@@ -57,14 +54,7 @@ fn s05_a_vm_that_was_off_is_committed_off() {
     hv.order(&order(2, 1, stop)).unwrap();
     hv.settle(&mut issued);
     deliver(&hv, &mut az, 2).unwrap();
-    az.order(&order(
-        2,
-        3,
-        Command::Start {
-            stop: issued.stops[0].clone(),
-        },
-    ))
-    .unwrap();
+    az.order(&order(2, 3, start_of(&issued.stops[0]))).unwrap();
     az.settle(&mut issued);
     assert!(!az.running && az.may_run());
     az.order(&order(2, 4, Command::Commit {})).unwrap();
@@ -73,10 +63,7 @@ fn s05_a_vm_that_was_off_is_committed_off() {
 #[test]
 fn an_uncommitted_owner_neither_moves_on_nor_replicates() {
     let (_, mut az, _) = moved();
-    let stop = Command::Stop {
-        target: HOSTS[0].into(),
-        force: false,
-    };
+    let stop = stop_to(HOSTS[0]);
     assert_eq!(kind(az.order(&order(3, 1, stop))), RefusalKind::WrongRole);
     let replicate = Command::Replicate {
         peer: peer(HOSTS[0]),

@@ -7,10 +7,7 @@ use super::*;
 fn s04_a_missing_register_is_a_fence() {
     let mut host = Host::new(HOSTS[1]);
     host.definition = Some(definition());
-    let stop = Command::Stop {
-        target: HOSTS[0].into(),
-        force: false,
-    };
+    let stop = stop_to(HOSTS[0]);
     for command in [
         Command::Power {
             state: PowerSwitch::On,

@@ -267,6 +267,17 @@ pub(super) fn order(epoch: u64, step: u64, command: Command) -> Order {
     }
 }
 
+pub(super) fn stop_to(host: &str) -> Command {
+    Command::Stop {
+        target: host.into(),
+        force: false,
+    }
+}
+
+pub(super) fn start_of(stop: &StopRecord) -> Command {
+    Command::Start { stop: stop.clone() }
+}
+
 pub(super) fn owner_and_replica() -> (Host, Host, Issued) {
     let (mut hv, mut az, mut issued) =
         (Host::new(HOSTS[0]), Host::new(HOSTS[1]), Issued::default());
@@ -311,28 +322,19 @@ pub(super) fn deliver(from: &Host, to: &mut Host, step: u64) -> Result<(), Refus
     Ok(())
 }
 
+/// Owner hv01 stopped for a move to az01.
+pub(super) fn stopped() -> (Host, Host, Issued) {
+    let (mut hv, az, mut issued) = owner_and_replica();
+    hv.order(&order(2, 1, stop_to(az.name))).unwrap();
+    hv.settle(&mut issued);
+    (hv, az, issued)
+}
+
 /// Owner hv01 stopped, az01 started, not committed.
 pub(super) fn moved() -> (Host, Host, Issued) {
-    let (mut hv, mut az, mut issued) = owner_and_replica();
-    hv.order(&order(
-        2,
-        1,
-        Command::Stop {
-            target: az.name.into(),
-            force: false,
-        },
-    ))
-    .unwrap();
-    hv.settle(&mut issued);
+    let (hv, mut az, mut issued) = stopped();
     deliver(&hv, &mut az, 2).unwrap();
-    az.order(&order(
-        2,
-        3,
-        Command::Start {
-            stop: issued.stops[0].clone(),
-        },
-    ))
-    .unwrap();
+    az.order(&order(2, 3, start_of(&issued.stops[0]))).unwrap();
     az.settle(&mut issued);
     (hv, az, issued)
 }

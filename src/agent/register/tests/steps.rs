@@ -24,25 +24,10 @@ fn a_move_there_and_back() {
         failover: Some("f1".into()),
         ..order(epoch, step, command)
     };
-    az.order(&back(
-        3,
-        1,
-        Command::Stop {
-            target: hv.name.into(),
-            force: false,
-        },
-    ))
-    .unwrap();
+    az.order(&back(3, 1, stop_to(hv.name))).unwrap();
     az.settle(&mut issued);
     deliver(&az, &mut hv, 1).unwrap();
-    hv.order(&back(
-        3,
-        2,
-        Command::Start {
-            stop: issued.stops[1].clone(),
-        },
-    ))
-    .unwrap();
+    hv.order(&back(3, 2, start_of(&issued.stops[1]))).unwrap();
     hv.settle(&mut issued);
     assert!(hv.running && !az.running);
 }
@@ -50,14 +35,7 @@ fn a_move_there_and_back() {
 #[test]
 fn s02_old_steps_are_refused_and_equal_ones_return_what_is_recorded() {
     let (mut hv, _, mut issued) = owner_and_replica();
-    let stop = order(
-        2,
-        1,
-        Command::Stop {
-            target: HOSTS[1].into(),
-            force: false,
-        },
-    );
+    let stop = order(2, 1, stop_to(HOSTS[1]));
     hv.order(&stop).unwrap();
     hv.settle(&mut issued);
     assert_eq!(
@@ -86,25 +64,9 @@ fn s02_old_steps_are_refused_and_equal_ones_return_what_is_recorded() {
 
 #[test]
 fn s02_a_start_delayed_past_the_fence_is_refused() {
-    let (mut hv, mut az, mut issued) = owner_and_replica();
-    hv.order(&order(
-        2,
-        1,
-        Command::Stop {
-            target: az.name.into(),
-            force: false,
-        },
-    ))
-    .unwrap();
-    hv.settle(&mut issued);
+    let (mut hv, mut az, mut issued) = stopped();
     deliver(&hv, &mut az, 2).unwrap();
-    let late = order(
-        2,
-        3,
-        Command::Start {
-            stop: issued.stops[0].clone(),
-        },
-    );
+    let late = order(2, 3, start_of(&issued.stops[0]));
     az.order(&order(3, 1, Command::Fence {})).unwrap();
     az.settle(&mut issued);
     assert_eq!(kind(az.order(&late)), RefusalKind::Stale);
@@ -118,13 +80,7 @@ fn s02_a_start_delayed_past_the_fence_is_refused() {
     .unwrap();
     hv.settle(&mut issued);
     assert_eq!(kind(az.order(&late)), RefusalKind::Stale);
-    let renumbered = order(
-        3,
-        9,
-        Command::Start {
-            stop: issued.stops[0].clone(),
-        },
-    );
+    let renumbered = order(3, 9, start_of(&issued.stops[0]));
     assert_eq!(kind(az.order(&renumbered)), RefusalKind::WrongEpoch);
     assert!(hv.running && !az.running);
 }

@@ -5,19 +5,9 @@ use super::*;
 
 #[test]
 fn s03_a_start_needs_the_record_and_the_content() {
-    let (mut hv, mut az, mut issued) = owner_and_replica();
-    hv.order(&order(
-        2,
-        1,
-        Command::Stop {
-            target: az.name.into(),
-            force: false,
-        },
-    ))
-    .unwrap();
-    hv.settle(&mut issued);
+    let (hv, mut az, issued) = stopped();
     let stop = issued.stops[0].clone();
-    let start = |stop: &StopRecord, epoch| order(epoch, 9, Command::Start { stop: stop.clone() });
+    let start = |stop: &StopRecord, epoch| order(epoch, 9, start_of(stop));
     assert_eq!(
         kind(az.order(&start(&stop, 2))),
         RefusalKind::ContentMismatch
