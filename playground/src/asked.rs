@@ -23,6 +23,16 @@ pub enum Intent {
     Reprotect,
 }
 
+/// What a move to Azure and one back with a delta take, each once.
+pub const THERE_AND_BACK: [Intent; 6] = [
+    Intent::Failover,
+    Intent::Commit,
+    Intent::Failback,
+    Intent::Resume,
+    Intent::Commit,
+    Intent::Reprotect,
+];
+
 /// A request for it.
 #[derive(Clone, Debug)]
 pub struct Asked {

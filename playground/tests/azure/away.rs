@@ -4,21 +4,12 @@ use anyhow::Result;
 use homeward::api::{FailoverPhase, RecoveryVault, Site};
 use homeward_asr_emulator::{FabricKind, Fault, Rule};
 use homeward_playground::{
-    asked::Intent,
+    asked::THERE_AND_BACK,
     world::{LIMIT, ServiceWorld, VAULT, eventually, is_true, until},
 };
 use serde_json::json;
 
 use crate::lane::{LIMITS, Lane, finish, quick, run, world};
-
-const ROUND_TRIP: [Intent; 6] = [
-    Intent::Failover,
-    Intent::Commit,
-    Intent::Failback,
-    Intent::Resume,
-    Intent::Commit,
-    Intent::Reprotect,
-];
 
 /// Leads a move to the moment when its commit is on record and not sent yet: the item is read anew right before. The answer comes after
 /// `millis` of the service's time.
@@ -142,5 +133,5 @@ async fn there_and_back(world: &ServiceWorld, failover: &str) -> Result<()> {
     lane.runs_only_at(Site::Azure).await?;
     lane.travel(Site::OnPremises).await?;
     lane.runs_only_at(Site::OnPremises).await?;
-    lane.each_once(&ROUND_TRIP).await
+    lane.each_once(&THERE_AND_BACK).await
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use homeward::api::{Failover, FailoverOutcome, Site};
 use homeward_asr_emulator::{Button, FabricKind, Seed, SeedVm};
 use homeward_playground::{
-    asked::Intent,
+    asked::{Intent, THERE_AND_BACK},
     world::{ServiceOptions, ServiceWorld, is_true, status_of},
 };
 use serde_json::{Value, json};
@@ -178,15 +178,7 @@ async fn refused_and_brought_home(lane: &Lane<'_>, words: &str) -> Result<()> {
     lane.answer(&next, json!({"start": "Approved"})).await?;
     lane.lead(&next, Site::OnPremises).await?;
     lane.runs_only_at(Site::OnPremises).await?;
-    lane.each_once(&[
-        Intent::Failover,
-        Intent::Commit,
-        Intent::Failback,
-        Intent::Resume,
-        Intent::Commit,
-        Intent::Reprotect,
-    ])
-    .await
+    lane.each_once(&THERE_AND_BACK).await
 }
 
 fn needs_switches(failover: &Failover) -> Result<()> {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use homeward::api::{ProtectedVirtualMachine, Site};
 use homeward_asr_emulator::{Button, FabricKind};
-use homeward_playground::{asked::Intent, world::is_true};
+use homeward_playground::{asked::THERE_AND_BACK, world::is_true};
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 
@@ -52,15 +52,7 @@ async fn a_resynchronisation_is_waited_for() {
         lane.lead(&failover, Site::Azure).await?;
         lane.travel(Site::OnPremises).await?;
         lane.runs_only_at(Site::OnPremises).await?;
-        lane.each_once(&[
-            Intent::Failover,
-            Intent::Commit,
-            Intent::Failback,
-            Intent::Resume,
-            Intent::Commit,
-            Intent::Reprotect,
-        ])
-        .await?;
+        lane.each_once(&THERE_AND_BACK).await?;
         // Neither that job nor those with which the service ends an initial replication and a data sync were anything to mend.
         nobody_was_asked_to_mend(&lane).await?;
         finish(world).await

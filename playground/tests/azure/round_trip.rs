@@ -6,7 +6,7 @@ use homeward_asr_emulator::FabricKind;
 use homeward_playground::world::{ServiceWorld, status_of};
 
 use crate::lane::{Lane, condition, finish, quick, run, world};
-use homeward_playground::asked::Intent;
+use homeward_playground::asked::{Intent, THERE_AND_BACK};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_hyper_v_site() {
@@ -92,14 +92,7 @@ async fn with(world: &ServiceWorld, vm: &str, data_sync: &str) -> Result<()> {
     ensure!(chosen == Some(data_sync), "{chosen:?}");
     lane.runs_only_at(Site::OnPremises).await?;
 
-    let mut intents = vec![
-        Intent::Failover,
-        Intent::Commit,
-        Intent::Failback,
-        Intent::Resume,
-        Intent::Commit,
-        Intent::Reprotect,
-    ];
+    let mut intents = THERE_AND_BACK.to_vec();
     if !delta {
         intents.retain(|it| *it != Intent::Resume);
     }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use homeward::api::{Failover, FailoverPhase, ProtectedVirtualMachine, RecoveryVault, Site};
 use homeward_asr_emulator::FabricKind;
 use homeward_playground::{
-    asked::Intent,
+    asked::{Intent, THERE_AND_BACK},
     world::{LIMIT, ServiceWorld, VAULT, until},
 };
 use serde_json::json;
@@ -143,16 +143,8 @@ async fn in_the_middle(silence: Silence) -> Result<()> {
     lane.lead(&failover, Site::OnPremises).await?;
     lane.runs_only_at(Site::OnPremises).await?;
     until_connected(&world).await?;
-    let all = [
-        Intent::Failover,
-        Intent::Commit,
-        Intent::Failback,
-        Intent::Resume,
-        Intent::Commit,
-        Intent::Reprotect,
-    ];
-    lane.each_once(&all).await?;
-    nothing_since(&lane, &all).await?;
+    lane.each_once(&THERE_AND_BACK).await?;
+    nothing_since(&lane, &THERE_AND_BACK).await?;
     finish(world).await
 }
 

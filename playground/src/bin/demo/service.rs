@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use homeward::api::{FailoverOutcome, FailoverPhase, Site};
 use homeward_asr_emulator::{FabricKind, Record, SeedVm, Site as There};
 use homeward_playground::{
-    asked::{self, Asked, Intent},
+    asked::{self, Asked, Intent, THERE_AND_BACK},
     narrator::{Narrator, milliseconds},
     world::{ServiceOptions, ServiceWorld, rests_in_azure, status_of},
 };
@@ -17,16 +17,6 @@ use crate::{
 };
 
 const VM: &str = "orders-db";
-
-/// What both moves together ask the service for.
-const INTENTS: [Intent; 6] = [
-    Intent::Failover,
-    Intent::Commit,
-    Intent::Failback,
-    Intent::Resume,
-    Intent::Commit,
-    Intent::Reprotect,
-];
 
 /// Moves a VM to Azure and home again.
 pub async fn tell(narrator: &Narrator) -> Result<()> {
@@ -120,18 +110,21 @@ const fn runs(it: bool) -> &'static str {
 async fn prove(world: &ServiceWorld, records: &[Record], narrator: &Narrator) -> Result<()> {
     narrator.print("\nProofs, from the records of the service and what is true of its VMs:");
     let asked = mutations(records);
-    asked::each_once(&asked, &INTENTS, SignedDuration::ZERO)?;
-    ensure!(asked.len() == INTENTS.len(), "asked for twice: {asked:#?}");
+    asked::each_once(&asked, &THERE_AND_BACK, SignedDuration::ZERO)?;
+    ensure!(
+        asked.len() == THERE_AND_BACK.len(),
+        "asked for twice: {asked:#?}"
+    );
     let posts = records
         .iter()
         .filter(|it| it.method != "GET" && !is_sign_in(it) && !is_control(it));
     let posts = posts.count();
     ensure!(
-        posts == INTENTS.len(),
+        posts == THERE_AND_BACK.len(),
         "{posts} requests would change something"
     );
     narrator.print(format!(
-        "  each intent was one request, and there was no other: {posts} of them, {INTENTS:?}"
+        "  each intent was one request, and there was no other: {posts} of them, {THERE_AND_BACK:?}"
     ));
 
     let violations = world.emulator.violations().await?;
