@@ -142,15 +142,7 @@ async fn disks_changed_under_a_running_guest_hold_passes_and_the_fence() {
         assert_eq!(refused.kind, RefusalKind::DisksDiffer);
         assert!(refused.message.contains(said), "{}", refused.message);
         assert!(hv.fake.running(VM), "{said}");
-        hv.ok(sites.order(
-            1,
-            Command::Replicate {
-                peer: sites.az.address(),
-                interval_seconds: 3600,
-                immediate: true,
-            },
-        ))
-        .await;
+        hv.ok(sites.pass(&sites.az, 1)).await;
         hv.until("the pass is refused", |vm| {
             let failed = vm.replication.as_ref()?.last_error.as_ref()?;
             failed.message.contains(said).then_some(())
@@ -182,25 +174,8 @@ async fn nothing_is_received_into_a_disk_that_another_vm_has_too() {
     assert!(told.is_some(), "{:?}", seen.problems);
     let before = sites.disk(az, "root");
     hv.fake.write(VM, "root", 0, b"must not arrive");
-    let order = sites.order(
-        1,
-        Command::Replicate {
-            peer: az.address(),
-            interval_seconds: 3600,
-            immediate: true,
-        },
-    );
-    hv.ok(order).await;
-    let failed = hv
-        .until("the pass fails", |vm| {
-            vm.replication.as_ref()?.last_error.clone()
-        })
-        .await;
-    assert!(
-        failed.message.contains("also a disk of VM other"),
-        "{}",
-        failed.message
-    );
+    let why = sites.fails_to_replicate(hv, az, 1).await;
+    assert!(why.contains("also a disk of VM other"), "{why}");
     assert!(sites.disk(az, "root") == before);
     let definition = sites.definition().await;
     let again = Command::Enroll {

@@ -77,12 +77,7 @@ async fn an_agent_that_is_not_allowed_sends_nothing() {
         ))
         .await;
     sites.enroll(1).await;
-    let replicate = Command::Replicate {
-        peer: sites.az.address(),
-        interval_seconds: 3600,
-        immediate: true,
-    };
-    sites.hv.ok(sites.order(1, replicate)).await;
+    sites.hv.ok(sites.pass(&sites.az, 1)).await;
     let failed = sites
         .hv
         .until("the pass fails", |vm| {
@@ -113,12 +108,7 @@ async fn an_agent_that_does_not_own_the_vm_sends_nothing() {
         .az
         .ok(sites.order(1, Command::Enroll { definition, owner }))
         .await;
-    let replicate = Command::Replicate {
-        peer: sites.az.address(),
-        interval_seconds: 3600,
-        immediate: true,
-    };
-    sites.hv.ok(sites.order(1, replicate)).await;
+    sites.hv.ok(sites.pass(&sites.az, 1)).await;
     let failed = sites
         .hv
         .until("the pass fails", |vm| {

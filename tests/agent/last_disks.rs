@@ -61,16 +61,6 @@ async fn switched_off() -> Sites {
     sites
 }
 
-fn pass(sites: &Sites, epoch: u64) -> Order {
-    let peer = sites.az.address();
-    let replicate = Command::Replicate {
-        peer,
-        interval_seconds: 3600,
-        immediate: true,
-    };
-    sites.order(epoch, replicate)
-}
-
 fn stop(sites: &Sites, epoch: u64) -> Order {
     let target = "az01".into();
     sites.order(
@@ -96,7 +86,7 @@ async fn refused(sites: &Sites) -> String {
 
 async fn pass_is_held(sites: &Sites, host: &Host, epoch: u64, said: &str) {
     let before = sites.disk(&sites.az, "root");
-    let order = pass(sites, epoch);
+    let order = sites.pass(&sites.az, epoch);
     host.ok(order).await;
     host.until("the pass is held", |vm| {
         let failed = vm.replication.as_ref()?.last_error.as_ref()?;

@@ -374,12 +374,7 @@ async fn s13_an_acknowledged_pass_that_the_agent_did_not_end_costs_no_change() {
     let mut sites = Sites::protected().await;
     sites.hv.fake.write(VM, "root", 0, b"acknowledged");
     sites.hv.failpoints.arm("pass:acknowledged");
-    let replicate = Command::Replicate {
-        peer: sites.az.address(),
-        interval_seconds: 3600,
-        immediate: true,
-    };
-    sites.hv.ok(sites.order(1, replicate)).await;
+    sites.hv.ok(sites.pass(&sites.az, 1)).await;
     sites.hv.failpoints.reached("pass:acknowledged").await;
     sites.hv.fake.write(VM, "data", 0, b"after the point");
     sites.hv.kill();

@@ -200,14 +200,7 @@ impl Sites {
         to: &Host,
         epoch: u64,
     ) -> homeward::agent::api::PassReport {
-        let order = self.order(
-            epoch,
-            Command::Replicate {
-                peer: to.address(),
-                interval_seconds: 3600,
-                immediate: true,
-            },
-        );
+        let order = self.pass(to, epoch);
         let id = order.id();
         from.ok(order).await;
         from.until("the pass is whole", |vm| {
@@ -215,6 +208,29 @@ impl Sites {
             (last.began_after >= id).then_some(last)
         })
         .await
+    }
+
+    /// A pass that comes to nothing, and why.
+    pub async fn fails_to_replicate(&self, from: &Host, to: &Host, epoch: u64) -> String {
+        from.ok(self.pass(to, epoch)).await;
+        let failed = from
+            .until("the pass fails", |vm| {
+                vm.replication.as_ref()?.last_error.clone()
+            })
+            .await;
+        failed.message
+    }
+
+    /// The order for a pass right now.
+    pub fn pass(&self, to: &Host, epoch: u64) -> Order {
+        self.order(
+            epoch,
+            Command::Replicate {
+                peer: to.address(),
+                interval_seconds: 3600,
+                immediate: true,
+            },
+        )
     }
 
     pub async fn stop(&self, from: &Host, to: &Host, epoch: u64) -> StopRecord {

@@ -606,25 +606,8 @@ async fn s09_nothing_is_written_under_a_guest_that_may_run() {
     let before = sites.disk(az, "root");
     hv.fake.write(VM, "root", 0, b"must not arrive yet");
     az.fake.silent.store(true, Ordering::SeqCst);
-    let order = sites.order(
-        1,
-        Command::Replicate {
-            peer: az.address(),
-            interval_seconds: 3600,
-            immediate: true,
-        },
-    );
-    hv.ok(order).await;
-    let failed = hv
-        .until("the pass is turned away", |vm| {
-            vm.replication.as_ref()?.last_error.clone()
-        })
-        .await;
-    assert!(
-        failed.message.contains("nothing is written under one"),
-        "{}",
-        failed.message
-    );
+    let why = sites.fails_to_replicate(hv, az, 1).await;
+    assert!(why.contains("nothing is written under one"), "{why}");
     assert!(sites.disk(az, "root") == before);
     az.fake.silent.store(false, Ordering::SeqCst);
     sites.replicate(hv, az, 1).await;
