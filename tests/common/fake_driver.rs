@@ -15,6 +15,8 @@ use homeward::driver::{DriverError, ReplicationDriver};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
+use super::observed::nothing_of;
+
 /// One VM and its registers.
 #[derive(Clone, Debug)]
 pub struct FakeVm {
@@ -285,7 +287,6 @@ fn look(vm: &FakeVm) -> VmObservation {
         | Stage::Unreadable { .. } => None,
     };
     VmObservation {
-        id: vm.id.clone(),
         claims: BySite::from_fn(|_| vm.claim.clone().map_or(Fact::Absent, Fact::Known)),
         stage: Fact::Known(vm.stage.clone()),
         marks: BySite::from_fn(|site| vm.marks[site].map_or(Fact::Absent, Fact::Known)),
@@ -299,7 +300,6 @@ fn look(vm: &FakeVm) -> VmObservation {
         }),
         protection: vm.protection.clone().map_or(Fact::Absent, Fact::Known),
         operations: vm.operations.clone(),
-        active_since: None,
         target_consistent: Fact::Known(vm.protection.is_some()),
         replica_present: vm.stage.active().map_or(Fact::Known(true), |site| {
             Fact::Known(vm.marks[site.other()].is_some())
@@ -307,20 +307,8 @@ fn look(vm: &FakeVm) -> VmObservation {
         written_since_start: Fact::Known(7),
         pending_delta: Some(0),
         disk_bytes: Some(1 << 30),
-        obstacles: Vec::new(),
         protection_obstacles: vm.obstacles.clone(),
-        host_silent: None,
-        busy: None,
-        full_download_obstacles: Vec::new(),
-        protection_stale: None,
-        down_because: None,
-        encrypted: false,
-        networks: Vec::new(),
-        jobs: None,
-        inconsistent_because: None,
-        sync_ended: None,
-        leaving: None,
-        led_elsewhere: None,
+        ..nothing_of(&vm.id)
     }
 }
 

@@ -15,6 +15,8 @@ use homeward::driver::{DriverError, ReplicationDriver};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
+use super::observed::nothing_of;
+
 /// What a test can change, and what it can look at.
 pub struct State {
     stage: Stage,
@@ -149,31 +151,10 @@ impl State {
             }),
             _ => Fact::Absent,
         };
-        let unknown = || Fact::Unknown("the service does not tell".to_owned());
         VmObservation {
-            id: "item".into(),
-            claims: BySite::from_fn(|_| Fact::Absent),
-            marks: BySite::from_fn(|_| Fact::Absent),
-            failovers: BySite::default(),
             stage: Fact::Known(self.stage.clone()),
-            power: BySite::from_fn(|_| unknown()),
             protection,
-            operations: Vec::new(),
-            active_since: None,
-            target_consistent: Fact::Known(true),
-            replica_present: Fact::Known(true),
-            written_since_start: Fact::Unknown("the service does not tell".into()),
-            pending_delta: None,
             disk_bytes: Some(1 << 30),
-            obstacles: Vec::new(),
-            protection_obstacles: Vec::new(),
-            host_silent: None,
-            busy: None,
-            full_download_obstacles: Vec::new(),
-            protection_stale: None,
-            down_because: None,
-            encrypted: false,
-            networks: Vec::new(),
             jobs: Some(Jobs {
                 all: self.jobs.clone(),
                 scenario: "None".into(),
@@ -181,10 +162,7 @@ impl State {
                 looked: began,
                 listed: began,
             }),
-            inconsistent_because: None,
-            sync_ended: None,
-            leaving: None,
-            led_elsewhere: None,
+            ..nothing_of("item")
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod fake_driver;
 pub mod fake_service;
+mod observed;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -10,9 +10,8 @@ use homeward::domain::{
 };
 use homeward::driver::simulated::agents_like;
 
-use super::scenario::spec;
-use super::store::Store;
-use super::tables::{Asked, FROM, TO, claim, observation};
+use super::store::{Store, spec};
+use super::tables::{Asked, FROM, TO, claim, observation, world};
 use super::view::intent;
 
 /// One situation: what is seen, and what a person has asked for.
@@ -193,25 +192,18 @@ fn decided(situation: &Situation, store: &Store, moving: Option<FailoverPhase>) 
         Fact::Absent => Fact::Absent,
         Fact::Unknown(why) => Fact::Unknown(why.clone()),
     };
+    let vault = VaultView {
+        renamed: None,
+        sites: &situation.sites,
+        capabilities: &agents_like(),
+        vm,
+    };
+    let failover = moving.map_or(CurrentFailover::None, |_| {
+        CurrentFailover::Known(asked.view(&status))
+    });
     decide(&World {
-        intent: &intent,
-        generation: None,
-        status: &situation.status,
-        failover: moving.map_or(CurrentFailover::None, |_| {
-            CurrentFailover::Known(asked.view(&status))
-        }),
-        history: &[],
-        vault: Fact::Known(VaultView {
-            renamed: None,
-            sites: &situation.sites,
-            capabilities: &agents_like(),
-            vm,
-        }),
         earlier_owner: situation.earlier_owner,
-        claim: claim(store),
-        encryption_key_problem: None,
-        claim_holder_gone: false,
-        now: "2026-01-01T00:00:00Z".parse().unwrap(),
+        ..world(&intent, &situation.status, failover, vault, claim(store))
     })
 }
 

@@ -12,9 +12,8 @@ use homeward::driver::simulated::agents_like;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::scenario::spec;
-use super::store::Store;
-use super::tables::{Asked, claim, observation};
+use super::store::{Store, spec};
+use super::tables::{Asked, claim, observation, world};
 
 fn resource(spec: &Value) -> ProtectedVirtualMachine {
     serde_json::from_value(json!({
@@ -144,23 +143,17 @@ fn home(after: &str, hours: i64, behind: Option<i64>) -> (DataSync, String) {
         phase: Some(FailoverPhase::Preparing),
         ..FailoverStatus::default()
     };
+    let before = ProtectedVirtualMachineStatus::default();
+    let vault = VaultView {
+        renamed: None,
+        sites: &BySite::from_fn(|_| Connection::Connected),
+        capabilities: &agents_like(),
+        vm: Fact::Known(&vm),
+    };
+    let moving = CurrentFailover::Known(asked.view(&status));
     let decision = decide(&World {
-        intent: &intent,
-        generation: None,
-        status: &ProtectedVirtualMachineStatus::default(),
-        failover: CurrentFailover::Known(asked.view(&status)),
-        history: &[],
-        vault: Fact::Known(VaultView {
-            renamed: None,
-            sites: &BySite::from_fn(|_| Connection::Connected),
-            capabilities: &agents_like(),
-            vm: Fact::Known(&vm),
-        }),
-        earlier_owner: None,
-        claim: claim(&store),
-        encryption_key_problem: None,
-        claim_holder_gone: false,
         now,
+        ..world(&intent, &before, moving, vault, claim(&store))
     });
     let choice = decision.failover.unwrap().data_sync.unwrap();
     (choice.chosen, choice.reason)

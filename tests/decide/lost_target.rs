@@ -3,14 +3,14 @@
 use homeward::api::{DowntimeStatus, FailoverPhase, FailoverStatus, ProtectedVirtualMachineStatus};
 use homeward::domain::{
     ActionKind, BySite, Connection, CurrentFailover, Decision, Effect, Fact, Power, Stage,
-    VaultView, World, decide,
+    VaultView, decide,
 };
 use homeward::driver::simulated::agents_like;
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::scenario::spec;
-use super::store::Store;
-use super::tables::{Asked, FROM, TO, claim, observation};
+use super::store::{Store, spec};
+use super::tables::{Asked, FROM, TO, claim, observation, world};
 use super::view::intent;
 
 /// How far the move is, and what is known of the guest at the target.
@@ -29,11 +29,10 @@ fn decided_after(case: &Case, before: &ProtectedVirtualMachineStatus) -> Decisio
     let store = Store::new(spec(TO));
     let pvm = store.pvm.as_ref().unwrap();
     let asked = Asked::new(pvm.uid.clone());
-    let now = "2026-01-01T00:00:00Z".parse().unwrap();
     let status = FailoverStatus {
         phase: Some(case.phase),
         downtime: case.start_ordered.then(|| DowntimeStatus {
-            start_ordered_time: Some(MicroTime(now)),
+            start_ordered_time: Some(MicroTime(Timestamp::UNIX_EPOCH)),
             ..DowntimeStatus::default()
         }),
         ..FailoverStatus::default()
@@ -45,25 +44,15 @@ fn decided_after(case: &Case, before: &ProtectedVirtualMachineStatus) -> Decisio
     if case.runs {
         vm.power[TO] = Fact::Known(Power::On);
     }
-    decide(&World {
-        intent: &intent(pvm),
-        generation: None,
-        status: before,
-        failover: CurrentFailover::Known(asked.view(&status)),
-        history: &[],
-        vault: Fact::Known(VaultView {
-            renamed: None,
-            sites: &BySite::from_fn(|_| Connection::Connected),
-
-            capabilities: &agents_like(),
-            vm: Fact::Known(&vm),
-        }),
-        earlier_owner: None,
-        claim: claim(&store),
-        encryption_key_problem: None,
-        claim_holder_gone: false,
-        now,
-    })
+    let intent = intent(pvm);
+    let vault = VaultView {
+        renamed: None,
+        sites: &BySite::from_fn(|_| Connection::Connected),
+        capabilities: &agents_like(),
+        vm: Fact::Known(&vm),
+    };
+    let moving = CurrentFailover::Known(asked.view(&status));
+    decide(&world(&intent, before, moving, vault, claim(&store)))
 }
 
 fn asked_for(decision: &Decision) -> Option<ActionKind> {

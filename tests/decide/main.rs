@@ -8,6 +8,8 @@ mod seeded;
 mod conditions;
 mod failback;
 mod lost_target;
+#[path = "../common/observed.rs"]
+mod observed;
 mod operator;
 mod properties;
 mod regressions;

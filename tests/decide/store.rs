@@ -18,6 +18,18 @@ pub struct Spec {
     pub data_sync: DataSyncRequest,
 }
 
+/// Nothing asks a person.
+pub fn spec(placement: Site) -> Spec {
+    Spec {
+        placement,
+        suspend: false,
+        cutover: Approval::Automatic,
+        commit: Approval::Automatic,
+        reverse_replication: Approval::Automatic,
+        data_sync: DataSyncRequest::Auto,
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Pvm {
     pub uid: String,

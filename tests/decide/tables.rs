@@ -13,8 +13,8 @@ use homeward::domain::{
 };
 use homeward::driver::simulated::{agents_like, service_like};
 
-use super::scenario::spec;
-use super::store::Store;
+use super::observed::nothing_of;
+use super::store::{Store, spec};
 use super::view::intent;
 
 pub const FROM: Site = Site::OnPremises;
@@ -111,7 +111,6 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
         _ => FROM,
     };
     VmObservation {
-        id: "id".into(),
         claims: BySite::from_fn(|_| Fact::Known(claim.clone())),
         marks: BySite::from_fn(|_| Fact::Known(Mark { epoch: 5, step: 3 })),
         failovers: BySite::from_fn(|_| Some("uid".into())),
@@ -130,28 +129,11 @@ pub fn observation(stage: &Fact<Stage>, claim: &Claim) -> VmObservation {
             progress: None,
             overdue: false,
         }),
-        operations: vec![],
-        active_since: None,
-        target_consistent: Fact::Known(true),
-        replica_present: Fact::Known(true),
         written_since_start: Fact::Known(0),
         pending_delta: Some(0),
         disk_bytes: Some(0),
-        obstacles: vec![],
-        protection_obstacles: vec![],
-        host_silent: None,
-        busy: None,
-        full_download_obstacles: Vec::new(),
-        protection_stale: None,
-        down_because: None,
-        encrypted: false,
-        networks: Vec::new(),
-        jobs: None,
-        inconsistent_because: None,
-        sync_ended: None,
-        leaving: None,
-        led_elsewhere: None,
         stage: stage.clone(),
+        ..nothing_of("id")
     }
 }
 
@@ -189,6 +171,29 @@ impl Asked {
             taken_up: false,
             deleting: false,
         }
+    }
+}
+
+/// One VM, with nothing beside what is given.
+pub fn world<'a>(
+    intent: &'a Intent,
+    status: &'a ProtectedVirtualMachineStatus,
+    failover: CurrentFailover<'a>,
+    vault: VaultView<'a>,
+    claim: Claim,
+) -> World<'a> {
+    World {
+        intent,
+        generation: None,
+        status,
+        failover,
+        history: &[],
+        vault: Fact::Known(vault),
+        earlier_owner: None,
+        claim,
+        encryption_key_problem: None,
+        claim_holder_gone: false,
+        now: "2026-01-01T00:00:00Z".parse().unwrap(),
     }
 }
 
@@ -230,28 +235,19 @@ fn told(
     };
     let sites = BySite::from_fn(|_| Connection::Connected);
     let held = matches!(mood, Mood::Manual).then_some("(why it waits)");
-    let world = World {
-        intent: &intent,
-        generation: None,
-        status: &ProtectedVirtualMachineStatus::default(),
-        failover: CurrentFailover::Known(FailoverView {
-            start_held_because: held,
-            ..asked.view(&status)
-        }),
-        history: &[],
-        vault: Fact::Known(VaultView {
-            renamed: None,
-            sites: &sites,
-            capabilities,
-            vm: Fact::Known(&vm),
-        }),
-        earlier_owner: None,
-        claim,
-        encryption_key_problem: None,
-        claim_holder_gone: false,
-        now: "2026-01-01T00:00:00Z".parse().unwrap(),
+    let before = ProtectedVirtualMachineStatus::default();
+    let view = FailoverView {
+        start_held_because: held,
+        ..asked.view(&status)
     };
-    let decision = decide(&world);
+    let vault = VaultView {
+        renamed: None,
+        sites: &sites,
+        capabilities,
+        vm: Fact::Known(&vm),
+    };
+    let moving = CurrentFailover::Known(view);
+    let decision = decide(&world(&intent, &before, moving, vault, claim));
     let after = decision.failover.unwrap();
     let now_in = after.phase.unwrap();
     let step = match &decision.effect {

@@ -3,11 +3,13 @@
 use homeward::api::{DataSync, KeptRegister, KeptRequest, Site};
 use homeward::domain::kept::Limits;
 use homeward::domain::{
-    Action, ActionKind, Alternate, BySite, Claim, ErrorClass, Fact, Job, JobKind, JobState, Jobs,
-    Mark, Stage, Submission, VmObservation,
+    Action, ActionKind, Alternate, Claim, ErrorClass, Fact, Job, JobKind, JobState, Jobs, Mark,
+    Stage, Submission, VmObservation,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+
+use super::observed::nothing_of;
 
 pub const FAILOVER: &str = "fo-1";
 
@@ -92,29 +94,7 @@ pub fn failed() -> JobState {
 /// A look that ends at this many seconds from now.
 pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
     VmObservation {
-        id: "vm-id".into(),
-        claims: BySite::from_fn(|_| Fact::Absent),
         stage: Fact::Known(stage),
-        marks: BySite::from_fn(|_| Fact::Absent),
-        failovers: BySite::default(),
-        power: BySite::from_fn(|_| Fact::Unknown("the service does not tell".into())),
-        protection: Fact::Absent,
-        operations: Vec::new(),
-        active_since: None,
-        target_consistent: Fact::Known(true),
-        replica_present: Fact::Known(true),
-        written_since_start: Fact::Unknown("the service does not tell".into()),
-        pending_delta: None,
-        disk_bytes: None,
-        encrypted: false,
-        networks: Vec::new(),
-        obstacles: Vec::new(),
-        protection_obstacles: Vec::new(),
-        host_silent: None,
-        busy: None,
-        full_download_obstacles: Vec::new(),
-        protection_stale: None,
-        down_because: None,
         jobs: Some(Jobs {
             all: jobs,
             scenario: String::new(),
@@ -122,10 +102,7 @@ pub fn look_at(seconds: i64, stage: Stage, jobs: Vec<Job>) -> VmObservation {
             looked: later(seconds),
             listed: later(seconds),
         }),
-        inconsistent_because: None,
-        sync_ended: None,
-        leaving: None,
-        led_elsewhere: None,
+        ..nothing_of("vm-id")
     }
 }
 

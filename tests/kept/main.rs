@@ -2,5 +2,7 @@
 
 mod admit;
 mod bench;
+#[path = "../common/observed.rs"]
+mod observed;
 mod settle;
 mod show;

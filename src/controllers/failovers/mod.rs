@@ -169,7 +169,8 @@ async fn ignore(
     let said = |kind, truth| Said::new(kind, truth, Reason::NotMadeByController, message.clone());
     let mut status = before.clone();
     status.observed_generation = failover.metadata.generation;
-    status.waiting_for = Some("nothing: it is ignored and can be deleted, see its conditions".into());
+    status.waiting_for =
+        Some("nothing: it is ignored and can be deleted, see its conditions".into());
     status.conditions = merge_conditions(
         &before.conditions,
         vec![

@@ -13,7 +13,7 @@ use homeward_asr_emulator::{
 use tokio::sync::Mutex as Turn;
 
 use super::operator::{Disturbance, Operator};
-use super::store::{Answer, Spec, Store};
+use super::store::{Answer, Store, spec};
 use super::view::VM;
 use super::wire::{Trouble, Wire};
 
@@ -129,17 +129,6 @@ pub struct World {
     jobs_failed: bool,
     /// Protection was taken away in the portal.
     disabled: bool,
-}
-
-pub fn spec(placement: Site) -> Spec {
-    Spec {
-        placement,
-        suspend: false,
-        cutover: Approval::Automatic,
-        commit: Approval::Automatic,
-        reverse_replication: Approval::Automatic,
-        data_sync: DataSyncRequest::Auto,
-    }
 }
 
 impl World {

@@ -12,7 +12,7 @@ use homeward::driver::simulated::{BEAT, Fate, Happening, Simulation, agents_like
 use jiff::{SignedDuration, Timestamp};
 
 use super::operator::{Disturbance, Operator};
-use super::store::{Answer, Spec, Store};
+use super::store::{Answer, Store, spec};
 use super::view::VM;
 
 mod act;
@@ -101,17 +101,6 @@ pub struct World {
     orphaned: bool,
     /// The placement was written before the move that is under way was, and nobody has said anything since.
     unasked: bool,
-}
-
-pub fn spec(placement: Site) -> Spec {
-    Spec {
-        placement,
-        suspend: false,
-        cutover: Approval::Automatic,
-        commit: Approval::Automatic,
-        reverse_replication: Approval::Automatic,
-        data_sync: DataSyncRequest::Auto,
-    }
 }
 
 pub type Checked = Result<(), String>;
