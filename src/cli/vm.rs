@@ -229,13 +229,17 @@ fn table(state: &HostState) -> String {
             format!("{}\n", line.join("  ").trim_end())
         })
         .collect();
-    let of_host = state.problems.iter().map(|problem| (&state.host, problem));
-    let of_vms = state
-        .vms
-        .iter()
-        .flat_map(|vm| vm.problems.iter().map(move |problem| (&vm.name, problem)));
-    for (name, problem) in of_host.chain(of_vms) {
-        text += &format!("\n{name}: {}\n", problem.message);
+    let mut remark = |name: &str, words: &str| text += &format!("\n{name}: {words}\n");
+    for problem in &state.problems {
+        remark(&state.host, &problem.message);
+    }
+    for vm in &state.vms {
+        if let Some(why) = &vm.power_reason {
+            remark(&vm.name, &format!("power {:?}: {why}", vm.power));
+        }
+        for problem in &vm.problems {
+            remark(&vm.name, &problem.message);
+        }
     }
     text
 }
@@ -245,6 +249,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::api::Power;
 
     fn state(problems: &serde_json::Value) -> HostState {
         let vm = json!({
@@ -270,5 +275,17 @@ mod tests {
         assert!(damaged.contains("unreadable"), "{damaged}");
         assert!(!damaged.contains("no register"), "{damaged}");
         assert!(damaged.contains("web: its checksum is wrong"), "{damaged}");
+    }
+
+    #[test]
+    fn a_power_that_is_not_known_is_shown_with_its_reason() {
+        let mut silent = state(&json!([]));
+        silent.vms[0].power = Power::Unknown;
+        silent.vms[0].power_reason = Some("process 42 runs it".to_owned());
+        let text = table(&silent);
+        assert!(
+            text.contains("web: power Unknown: process 42 runs it"),
+            "{text}"
+        );
     }
 }

@@ -25,17 +25,20 @@ async fn s03_a_guest_that_nothing_is_known_of_any_more_is_not_off() {
     let guests = host.config.state_dir.clone();
     let kept = host.path().join("kept");
     std::fs::rename(&guests, &kept).unwrap();
-    host.replace_agent();
-    let GuestPower::Unknown { why } = host.qemu.power(&host.guest).await else {
-        panic!("it runs");
-    };
-    assert!(
-        why.contains(&format!("process {}", identity.pid)) && why.contains("stateDir"),
-        "{why}"
-    );
-    let start = host.qemu.start(&host.guest, &Host::spec(None)).await;
-    assert_eq!(start.unwrap_err().category(), ErrorCategory::Conflict);
-    assert!(process::is_there(identity).unwrap(), "the start ended it");
+    // To an agent that lives on, and to one that begins then.
+    for agent in ["old", "new"] {
+        let start = host.qemu.start(&host.guest, &Host::spec(None)).await;
+        assert_eq!(start.unwrap_err().category(), ErrorCategory::Conflict);
+        assert!(process::is_there(identity).unwrap(), "the start ended it");
+        let GuestPower::Unknown { why } = host.qemu.power(&host.guest).await else {
+            panic!("it runs, and the {agent} agent does not see it");
+        };
+        assert!(
+            why.contains(&format!("process {}", identity.pid)) && why.contains("stateDir"),
+            "{why}"
+        );
+        host.replace_agent();
+    }
     // What was lost is put back: everything is as it was.
     let _ = std::fs::remove_dir_all(&guests);
     std::fs::rename(&kept, &guests).unwrap();

@@ -101,6 +101,7 @@ fn said<'a>(at: &At<'a>) -> Said<'a> {
         register: at.vm.register.as_ref(),
         defined: at.vm.definition.is_some(),
         power: at.vm.power,
+        power_reason: at.vm.power_reason.as_deref(),
         content: at
             .vm
             .content

@@ -61,6 +61,20 @@ fn s08_of_two_hosts_that_both_define_a_vm_none_is_guessed() {
     );
 }
 
+#[test]
+fn a_power_that_is_not_known_is_told_with_its_reason() {
+    let mut lost = said(None);
+    lost["power"] = json!("Unknown");
+    lost["powerReason"] = json!("process 42 runs it");
+    let azure = ("az01", Site::Azure, said(Some("Replica")));
+    let told = stage(&[("hv01", Site::OnPremises, lost), azure]);
+    let seen = contradiction(&told).expect("nothing is guessed");
+    assert!(
+        seen.contains("power Unknown (process 42 runs it)"),
+        "{seen}"
+    );
+}
+
 /// A register that is there and cannot be read is not one that is missing: the words of that would send people to take the definition away.
 #[test]
 fn s04_a_register_that_cannot_be_read_says_nothing() {

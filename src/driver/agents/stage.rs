@@ -11,6 +11,8 @@ pub(super) struct Said<'a> {
     pub register: Option<&'a Register>,
     pub defined: bool,
     pub power: Power,
+    /// Why the power is not known.
+    pub power_reason: Option<&'a str>,
     /// The whole content of the disks, if that is what they hold.
     pub content: Option<&'a Roots>,
 }
@@ -107,17 +109,26 @@ fn fenced(from: Site, own: &Register, peer: Option<&Register>, target: Option<Sa
     }
 }
 
+impl Said<'_> {
+    fn power_in_words(&self) -> String {
+        let power = self.power;
+        self.power_reason
+            .map_or_else(|| format!("{power:?}"), |why| format!("{power:?} ({why})"))
+    }
+}
+
 /// S8: nothing is guessed; what each side said is told.
 pub(super) fn contradiction(on_premises: Option<Said<'_>>, azure: Option<Said<'_>>) -> Stage {
     let tell = |site: Site, said: Option<Said<'_>>| match said {
         None => format!("{site} does not know the VM"),
         Some(said) => match said.register {
             None => format!(
-                "{site} ({}) has a definition and no register, power {:?}",
-                said.host, said.power
+                "{site} ({}) has a definition and no register, power {}",
+                said.host,
+                said.power_in_words()
             ),
             Some(own) => format!(
-                "{site} ({}) is {} at epoch {} step {}{}, power {:?}",
+                "{site} ({}) is {} at epoch {} step {}{}, power {}",
                 said.host,
                 own.role,
                 own.epoch,
@@ -127,7 +138,7 @@ pub(super) fn contradiction(on_premises: Option<Said<'_>>, azure: Option<Said<'_
                 } else {
                     ""
                 },
-                said.power
+                said.power_in_words()
             ),
         },
     };

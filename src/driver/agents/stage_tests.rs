@@ -114,6 +114,7 @@ fn told(here: Option<&Register>, there: Option<&Register>, whole: bool) -> Strin
         register: here,
         defined: true,
         power: Power::Running,
+        power_reason: None,
         content: None,
     });
     let azure = there.map(|_| Said {
@@ -121,6 +122,7 @@ fn told(here: Option<&Register>, there: Option<&Register>, whole: bool) -> Strin
         register: there,
         defined: true,
         power: Power::Running,
+        power_reason: None,
         content: whole.then_some(&roots),
     });
     format!("{:?}", stage(on_premises, azure).unwrap())

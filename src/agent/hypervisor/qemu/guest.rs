@@ -1,7 +1,5 @@
 //! One guest: its files, its locks, its monitor, and the questions that every operation asks.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -13,7 +11,7 @@ use super::commands::{self, Command};
 use super::config::QemuConfig;
 use super::files::{self, GuestFiles, PointRecord, ProcessRecord, Stage, TrackingRecord, VERSION};
 use super::graph::Graph;
-use super::process::{self, Identity, Presence};
+use super::process::{self, Identity, Presence, Running};
 use super::qmp::{Failpoint, Session};
 use crate::agent::hypervisor::disk::measure;
 use crate::agent::hypervisor::{
@@ -34,7 +32,7 @@ pub(super) struct Locks {
 pub(super) struct Guest {
     pub(super) vm: Uuid,
     pub(super) config: Arc<QemuConfig>,
-    pub(super) found: Arc<HashMap<PathBuf, Identity>>,
+    pub(super) running: Arc<Running>,
     pub(super) files: GuestFiles,
     pub(super) locks: Arc<Locks>,
     pub(super) failpoint: Failpoint,
@@ -135,13 +133,10 @@ impl Guest {
         }
     }
 
-    /// A process that ran this guest when this agent began, and that nothing is written down of: `stateDir` was lost, or put back.
+    /// A process that runs this guest, to be asked for where none is written down: `stateDir` was lost, or put back.
     pub(super) fn stranger(&self) -> Result<Option<Identity>> {
-        let Some(found) = self.found.get(&self.files.pid()) else {
-            return Ok(None);
-        };
-        let there = process::is_there(*found).map_err(files::storage(&self.files.pid()))?;
-        Ok(there.then_some(*found))
+        let pid = self.files.pid();
+        self.running.of(&pid).map_err(files::storage(&pid))
     }
 
     pub(super) fn tracking(&self) -> Result<TrackingRecord> {

@@ -43,7 +43,7 @@ use uuid::Uuid;
 pub use self::config::{Accelerator, CacheMode, QemuConfig};
 use self::files::GuestFiles;
 use self::guest::{Guest, Locks};
-use self::process::Identity;
+use self::process::Running;
 pub use self::qmp::Failpoint;
 use super::{
     Dirty, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor, Point, PointOutcome,
@@ -54,25 +54,22 @@ use super::{
 #[derive(Debug)]
 pub struct Qemu {
     config: Arc<QemuConfig>,
-    /// The processes that ran guests of this host when this agent began, by their pid files, whatever is written down of them.
-    found: Arc<HashMap<PathBuf, Identity>>,
+    running: Arc<Running>,
     locks: Mutex<HashMap<Uuid, Arc<Locks>>>,
     failpoint: Failpoint,
 }
 
 impl Qemu {
-    /// With these settings. Nothing is started; which guests run is looked at once, and what is to be done about them is [`Hypervisor::recover`],
-    /// a guest at a time.
+    /// With these settings. Nothing is started and nothing is looked at: what is to be done about guests that run is [`Hypervisor::recover`], a guest at
+    /// a time.
     ///
     /// # Errors
-    /// `Invalid` when the settings would break a safety rule; `Storage` when `/proc` cannot be read.
+    /// `Invalid` when the settings would break a safety rule.
     pub fn new(config: QemuConfig) -> Result<Self> {
         config.check()?;
-        let found = process::search_all(&config.state_dir)
-            .map_err(files::storage(std::path::Path::new("/proc")))?;
         Ok(Self {
+            running: Arc::new(Running::new(config.state_dir.clone())),
             config: Arc::new(config),
-            found: Arc::new(found),
             locks: Mutex::default(),
             failpoint: Failpoint::default(),
         })
@@ -95,7 +92,7 @@ impl Qemu {
         Guest {
             vm,
             config: Arc::clone(&self.config),
-            found: Arc::clone(&self.found),
+            running: Arc::clone(&self.running),
             files: GuestFiles::new(&self.config.state_dir, vm),
             locks,
             failpoint: self.failpoint.clone(),

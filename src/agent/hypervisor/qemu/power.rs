@@ -111,6 +111,7 @@ impl Guest {
 
     /// Kills the process and waits until it is gone.
     pub(super) async fn kill_process(&self) -> Result<()> {
+        self.running.look_anew();
         let known = self.identity()?;
         let identity = match known {
             Some(identity) => Some(identity),

@@ -10,6 +10,7 @@ use crate::agent::hypervisor::{GuestDefinition, GuestPower, HypervisorError, Res
 impl Guest {
     pub(super) async fn start(&self, definition: &GuestDefinition, spec: &StartSpec) -> Result<()> {
         let _turn = self.locks.operation.lock().await;
+        self.running.look_anew();
         match self.power().await {
             GuestPower::Gone => {}
             // It has powered off; what it tracked is given up with this start.
