@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::key::Key;
-use crate::telemetry::Health;
+use crate::telemetry::{Health, with_causes};
 
 /// How long one watch lasts before it is taken up where it was: one that nothing comes through any more is not noticed earlier.
 const WATCH_SECONDS: u32 = 60;
@@ -106,7 +106,7 @@ async fn run<K: Watched>(
             }
             Err(error) => {
                 refusals.failed(source, &error);
-                tracing::warn!(kind = %K::kind(&()), %error, "the watch was interrupted and is taken up again");
+                tracing::warn!(kind = %K::kind(&()), error = with_causes(&error), "the watch was interrupted and is taken up again");
             }
         }
     }

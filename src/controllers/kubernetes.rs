@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::FIELD_MANAGER;
 use crate::domain::ErrorClass;
+use crate::telemetry::with_causes;
 
 /// Why a call of the API server failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub enum ApiError {
         limit: Duration,
     },
     /// It refused, or could not be reached.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", with_causes(source.as_ref()))]
     Refused {
         /// What was asked for.
         what: &'static str,

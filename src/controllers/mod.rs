@@ -31,6 +31,8 @@ mod settings;
 mod unreadable;
 mod vaults;
 mod virtual_machines;
+mod watches;
+mod work;
 
 pub use factory::{DriverFactory, DriverInput, VaultSecrets};
 pub use key::Key;

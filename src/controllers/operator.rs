@@ -1,38 +1,28 @@
 //! The operator as a whole: waits for its definitions, holds the lease, and works while it holds it.
 
-use std::convert::Infallible;
-use std::fmt::Display;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::channel::mpsc::unbounded;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
-use kube::runtime::applier;
-use kube::runtime::controller::{Action, Config, ReconcileRequest};
-use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::announce::Announcer;
-use super::backoff::Backoff;
-use super::context::{Context, Resources, VmGroup};
+use super::context::{Context, VmGroup};
 use super::factory::DriverFactory;
-use super::feed::{Guarded, Touch, Watched, feed};
+use super::feed::{Guarded, Watched};
 use super::groups::Groups;
 use super::hub::Hub;
-use super::key::Key;
 use super::kubernetes::Within;
 use super::lease::{Keeper, LeadershipProof};
-use super::recent::Recent;
 use super::settings::Settings;
 use super::unreadable::Unreadable;
+use super::watches::{Wakes, Watches};
+use super::work::work;
 use super::{failovers, vaults, virtual_machines};
 use crate::api::{Failover, ProtectedVirtualMachine, RecoveryVault};
-use crate::domain::ErrorClass;
 use crate::telemetry::{Health, Metrics};
 
 /// Name of this part in readiness.
@@ -211,8 +201,17 @@ impl Operator {
             self.factory.clone(),
             feeding.child_token(),
         ));
-        let context =
-            Arc::new(self.context(&client, cluster, proof, hub, &lookers, &wakes, &feeding));
+        let watches = Watches {
+            client,
+            namespaces: self.settings.namespaces.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            hub,
+            lookers: lookers.clone(),
+            wakes,
+            stop: feeding.clone(),
+        };
+        let context = Arc::new(self.context(watches, cluster, proof));
         let stores_ready = async {
             let _ = context.vaults.store.wait_until_ready().await;
             let _ = context.vms.store.wait_until_ready().await;
@@ -269,308 +268,26 @@ impl Operator {
         tokio::join!(of_vaults, of_vms, of_failovers);
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of a term, put together in one place
-    fn context(
-        &self,
-        client: &Client,
-        cluster: String,
-        proof: LeadershipProof,
-        hub: Arc<Hub>,
-        lookers: &Arc<vaults::Lookers>,
-        wakes: &Wakes,
-        feeding: &CancellationToken,
-    ) -> Context {
+    /// The parts of a term, put together.
+    fn context(&self, watches: Watches, cluster: String, proof: LeadershipProof) -> Context {
         let vm_groups: Arc<Groups<VmGroup>> = Arc::default();
         let failover_groups: Arc<Groups<String>> = Arc::default();
-        let vaults = self.vaults(client, wakes, &hub, &vm_groups, lookers, feeding);
-        let failovers = self.failovers(client, wakes, &failover_groups, feeding);
-        let vms = self.vms(client, wakes, &hub, &vm_groups, feeding);
         Context {
-            client: client.clone(),
+            vaults: watches.vaults(&vm_groups),
+            vms: watches.vms(&vm_groups),
+            failovers: watches.failovers(&failover_groups),
             settings: self.settings.clone(),
             within: Within(self.settings.timeouts.api),
             proof,
             cluster,
-            hub,
-            vaults,
-            vms,
-            failovers,
             vm_groups,
             failover_groups,
-            wake_failover: wakes.failovers.clone(),
-            announcer: Announcer::new(client.clone(), &self.settings.lease.identity),
+            announcer: Announcer::new(watches.client.clone(), &self.settings.lease.identity),
+            client: watches.client,
+            hub: watches.hub,
+            wake_failover: watches.wakes.failovers,
             unreadable: Unreadable::default(),
             metrics: self.metrics.clone(),
         }
-    }
-
-    fn vaults(
-        &self,
-        client: &Client,
-        wakes: &Wakes,
-        hub: &Arc<Hub>,
-        groups: &Arc<Groups<VmGroup>>,
-        lookers: &Arc<vaults::Lookers>,
-        feeding: &CancellationToken,
-    ) -> Resources<RecoveryVault> {
-        let recent: Arc<Recent<RecoveryVault>> = Arc::default();
-        let backoff: Arc<Backoff> = Arc::default();
-        let (forget, passed) = (recent.clone(), backoff.clone());
-        let (wakes, hub, lookers) = (wakes.clone(), hub.clone(), lookers.clone());
-        let groups = groups.clone();
-        let store = feed(
-            client,
-            &self.settings.namespaces,
-            (self.health.clone(), "watch of vaults"),
-            feeding.child_token(),
-            move |touch| match touch {
-                Touch::Changed(key, guarded) => {
-                    wakes.vault(key);
-                    if kube::Resource::meta(guarded).deletion_timestamp.is_some() {
-                        // Those that wait for a vault that nobody can look at need not wait for this one.
-                        for vm in groups.members(&VmGroup::Vault(key.clone())) {
-                            wakes.vm(&vm);
-                        }
-                    }
-                }
-                Touch::Gone(key) => {
-                    forget.forget(key);
-                    passed.clear(key);
-                    lookers.end(key);
-                    // Its VMs are told, also when somebody took its finalizer off.
-                    hub.withdraw(key, None);
-                }
-            },
-        );
-        Resources {
-            store,
-            recent,
-            backoff,
-        }
-    }
-
-    fn vms(
-        &self,
-        client: &Client,
-        wakes: &Wakes,
-        hub: &Arc<Hub>,
-        groups: &Arc<Groups<VmGroup>>,
-        feeding: &CancellationToken,
-    ) -> Resources<ProtectedVirtualMachine> {
-        let recent: Arc<Recent<ProtectedVirtualMachine>> = Arc::default();
-        let backoff: Arc<Backoff> = Arc::default();
-        let (forget, passed) = (recent.clone(), backoff.clone());
-        let (wakes, hub) = (wakes.clone(), hub.clone());
-        let (groups, metrics) = (groups.clone(), self.metrics.clone());
-        let store = feed(
-            client,
-            &self.settings.namespaces,
-            (self.health.clone(), "watch of virtual machines"),
-            feeding.child_token(),
-            move |touch: Touch<'_, ProtectedVirtualMachine>| match touch {
-                Touch::Changed(key, guarded) => {
-                    if let Ok(vm) = &guarded.0 {
-                        groups.set(key, vm_groups(key, vm));
-                    }
-                    wakes.vm(key);
-                }
-                Touch::Gone(key) => {
-                    forget.forget(key);
-                    passed.clear(key);
-                    hub.forget(key);
-                    metrics.fleet.forget(&key.namespace, &key.name);
-                    // Who waited for this one to be gone: another claimant, or the vault.
-                    for other in groups.remove(key) {
-                        wakes.vm(&other);
-                    }
-                    for vault in hub.vaults(&key.namespace) {
-                        wakes.vault(&vault);
-                    }
-                }
-            },
-        );
-        Resources {
-            store,
-            recent,
-            backoff,
-        }
-    }
-
-    fn failovers(
-        &self,
-        client: &Client,
-        wakes: &Wakes,
-        groups: &Arc<Groups<String>>,
-        feeding: &CancellationToken,
-    ) -> Resources<Failover> {
-        let recent: Arc<Recent<Failover>> = Arc::default();
-        let backoff: Arc<Backoff> = Arc::default();
-        let (forget, passed) = (recent.clone(), backoff.clone());
-        let (wakes, groups) = (wakes.clone(), groups.clone());
-        let store = feed(
-            client,
-            &self.settings.namespaces,
-            (self.health.clone(), "watch of failovers"),
-            feeding.child_token(),
-            move |touch: Touch<'_, Failover>| match touch {
-                Touch::Changed(key, guarded) => {
-                    if let Ok(failover) = &guarded.0 {
-                        let vm = &failover.spec.virtual_machine;
-                        groups.set(key, vec![vm.uid.clone()]);
-                        wakes.vm(&Key::new(&key.namespace, &vm.name));
-                    } else if let Some((vm, _)) = key.name.rsplit_once('-') {
-                        // What it holds cannot be read; a VM whose move it is says so.
-                        wakes.vm(&Key::new(&key.namespace, vm));
-                    }
-                    wakes.failover(key);
-                }
-                Touch::Gone(key) => {
-                    forget.forget(key);
-                    passed.clear(key);
-                    groups.remove(key);
-                    if let Some((vm, _)) = key.name.rsplit_once('-') {
-                        wakes.vm(&Key::new(&key.namespace, vm));
-                    }
-                }
-            },
-        );
-        Resources {
-            store,
-            recent,
-            backoff,
-        }
-    }
-}
-
-fn vm_groups(key: &Key, vm: &ProtectedVirtualMachine) -> Vec<VmGroup> {
-    let vault = Key::new(&key.namespace, &vm.spec.vault_ref.name);
-    let name = vm
-        .spec
-        .virtual_machine_name
-        .clone()
-        .unwrap_or_else(|| key.name.clone());
-    let identity = vm
-        .status
-        .as_ref()
-        .and_then(|status| status.virtual_machine_id.clone());
-    let mut groups = vec![VmGroup::Vault(vault.clone()), VmGroup::Name(vault, name)];
-    groups.extend(identity.map(VmGroup::Identity));
-    groups
-}
-
-/// Where passes are asked for. The receivers are gone only while a term ends.
-#[derive(Clone)]
-struct Wakes {
-    vaults: UnboundedSender<Key>,
-    vms: UnboundedSender<Key>,
-    failovers: UnboundedSender<Key>,
-}
-
-impl Wakes {
-    fn vault(&self, key: &Key) {
-        let _ = self.vaults.unbounded_send(key.clone());
-    }
-
-    fn vm(&self, key: &Key) {
-        let _ = self.vms.unbounded_send(key.clone());
-    }
-
-    fn failover(&self, key: &Key) {
-        let _ = self.failovers.unbounded_send(key.clone());
-    }
-}
-
-type Failure = (ErrorClass, String);
-
-/// Passes over the resources of one kind, one at a time for each resource and `workers` at once, until `stop`; then those under way
-/// end.
-async fn work<K, F, Fut>(
-    name: &'static str,
-    context: &Arc<Context>,
-    of: fn(&Context) -> &Resources<K>,
-    woken: UnboundedReceiver<Key>,
-    workers: u16,
-    stop: CancellationToken,
-    pass: F,
-) where
-    K: Watched,
-    F: Fn(Arc<Guarded<K>>, Arc<Context>) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output = Result<Action, Failure>> + Send + 'static,
-{
-    let store: Store<Guarded<K>> = of(context).store.clone();
-    let queue = woken
-        .map(|key| Ok::<_, Infallible>(ReconcileRequest::from(key.reference::<Guarded<K>>())))
-        .take_until(stop.clone().cancelled_owned());
-    let reconcile = move |resource: Arc<Guarded<K>>, context: Arc<Context>| {
-        let pass = pass.clone();
-        let stop = stop.clone();
-        // A task of its own: passes run side by side, and end even when nobody waits for them any more.
-        let task = tokio::spawn(async move {
-            if stop.is_cancelled() {
-                return Action::await_change();
-            }
-            one(name, of, resource, context, pass).await
-        });
-        let ended: Pin<Box<dyn Future<Output = Result<Action, Infallible>> + Send>> = task
-            .map(move |ended| {
-                Ok(ended.unwrap_or_else(|error| {
-                    tracing::error!(controller = name, %error, "a pass did not end as it should");
-                    Action::requeue(Duration::from_secs(30))
-                }))
-            })
-            .boxed();
-        ended
-    };
-    applier(
-        reconcile,
-        |_, never: &Infallible, _| match *never {},
-        context.clone(),
-        store,
-        queue,
-        Config::default().concurrency(workers),
-    )
-    .for_each(|_| std::future::ready(()))
-    .await;
-}
-
-/// One pass, and what follows when it failed.
-async fn one<K, F, Fut>(
-    name: &'static str,
-    of: fn(&Context) -> &Resources<K>,
-    resource: Arc<Guarded<K>>,
-    context: Arc<Context>,
-    pass: F,
-) -> Action
-where
-    K: Watched,
-    F: Fn(Arc<Guarded<K>>, Arc<Context>) -> Fut,
-    Fut: Future<Output = Result<Action, Failure>>,
-{
-    let meta = kube::Resource::meta(resource.as_ref());
-    let (key, generation) = (Key::of(meta), meta.generation);
-    let backoff = &of(&context).backoff;
-    if let Some(left) = backoff.left(&key, generation, Instant::now()) {
-        return Action::requeue(left);
-    }
-    match pass(resource, context.clone()).await {
-        Ok(action) => {
-            backoff.clear(&key);
-            context.metrics.pass(name, "ok");
-            action
-        }
-        Err((class, error)) => {
-            context.metrics.pass(name, class.as_str());
-            let delay = backoff.failed(&key, generation, class, Instant::now());
-            said(name, &key, class, &error, delay);
-            Action::requeue(delay)
-        }
-    }
-}
-
-fn said(name: &str, key: &impl Display, class: ErrorClass, error: &str, delay: Duration) {
-    if class == ErrorClass::Conflict {
-        tracing::debug!(controller = name, resource = %key, class = class.as_str(), error, ?delay, "a pass is repeated");
-    } else {
-        tracing::warn!(controller = name, resource = %key, class = class.as_str(), error, ?delay, "a pass is repeated");
     }
 }

@@ -23,6 +23,7 @@ use super::wire::page::{Element, Page};
 use super::wire::problem::{Problem, one_line};
 use crate::domain::ErrorClass;
 use crate::driver::DriverError;
+use crate::telemetry::with_causes;
 
 const DATE: HeaderName = HeaderName::from_static("date");
 /// How often a read is tried.
@@ -416,18 +417,10 @@ fn transient(message: String) -> DriverError {
 
 /// Words for a request that had no answer. Neither query nor headers stand in them.
 fn said(url: &Url, error: &azure_core::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let inner_words = inner.to_string();
-        if !words.contains(&inner_words) {
-            words = format!("{words}: {inner_words}");
-        }
-        cause = inner.source();
-    }
     one_line(&format!(
-        "{} did not answer: {words}",
-        url.host_str().unwrap_or_default()
+        "{} did not answer: {}",
+        url.host_str().unwrap_or_default(),
+        with_causes(error)
     ))
 }
 
