@@ -44,6 +44,29 @@ fn there_and_back_with_a_service() {
     }
 }
 
+/// Data that a service synchronises home is no recovery point: until the VM runs there, what it writes is in Azure alone.
+#[test]
+fn a_synchronisation_home_is_not_called_protection() {
+    let mut world = World::new(&start(Kind::Service));
+    world.store.change(|spec| spec.placement = Site::Azure);
+    world.converge().unwrap();
+    world.store.change(|spec| {
+        spec.cutover = Approval::Manual;
+        spec.placement = Site::OnPremises;
+    });
+    world.play(&[run_of(30)]).unwrap();
+    let phase = world.store.current().unwrap().status.phase;
+    assert_eq!(phase, Some(FailoverPhase::AwaitingCutover));
+    let status = &world.store.pvm.as_ref().unwrap().status;
+    let mut conditions = status.conditions.iter();
+    let protected = conditions.find(|it| it.type_ == "Protected").unwrap();
+    assert_eq!(
+        (protected.status.as_str(), protected.reason.as_str()),
+        ("False", "ServiceDoesNotProtectFromAzure"),
+        "{protected:?}"
+    );
+}
+
 #[test]
 fn deleting_lets_go() {
     run(&start(Kind::Agents), &[Step::DeletePvm]).unwrap();

@@ -450,6 +450,12 @@ fn protected(world: &World<'_>) -> Said {
             "the VM has not been seen",
         );
     };
+    // What a synchronisation home brings over is no recovery point.
+    let heard = vm.protection.why_unknown().is_none();
+    if let Some(why) = never_protects(world, vm).filter(|_| heard) {
+        let reason = Reason::ServiceDoesNotProtectFromAzure;
+        return Said::new(kind, Truth::False, reason, why);
+    }
     match &vm.protection {
         Fact::Unknown(why) => Said::new(
             kind,
@@ -457,26 +463,12 @@ fn protected(world: &World<'_>) -> Said {
             Reason::ObservationUnknown,
             why.clone(),
         ),
-        Fact::Absent => {
-            if let (Fact::Known(view), Some(Stage::Settled { site })) =
-                (&world.vault, vm.stage.known())
-            {
-                if let Err(why) = &view.capabilities.towards[*site].protects_after_commit {
-                    return Said::new(
-                        kind,
-                        Truth::False,
-                        Reason::ServiceDoesNotProtectFromAzure,
-                        why.clone(),
-                    );
-                }
-            }
-            Said::new(
-                kind,
-                Truth::False,
-                Reason::NotProtected,
-                "nothing is replicated",
-            )
-        }
+        Fact::Absent => Said::new(
+            kind,
+            Truth::False,
+            Reason::NotProtected,
+            "nothing is replicated",
+        ),
         Fact::Known(protection) => {
             let to = protection.from.other();
             match (&protection.state, &protection.last_whole) {
@@ -507,6 +499,16 @@ fn protected(world: &World<'_>) -> Said {
             }
         }
     }
+}
+
+/// Why nothing protects a VM that rests where it is.
+fn never_protects(world: &World<'_>, vm: &VmObservation) -> Option<String> {
+    let (Fact::Known(view), Some(Stage::Settled { site })) = (&world.vault, vm.stage.known())
+    else {
+        return None;
+    };
+    let protects = &view.capabilities.towards[*site].protects_after_commit;
+    protects.as_ref().err().cloned()
 }
 
 /// What is to be added where the next recovery point is overdue.
