@@ -67,6 +67,25 @@ fn a_synchronisation_home_is_not_called_protection() {
     );
 }
 
+/// One operation of a service stops the VM and moves it. Where that broke off, whoever has started the VM again is not surprised a minute later.
+#[test]
+fn s20_a_vm_is_not_stopped_again_unasked_after_an_operation_that_failed() {
+    let mut world = World::new(&start(Kind::Service));
+    world.converge().unwrap();
+    let class = ErrorClass::Capacity;
+    world
+        .simulation
+        .fail_next(Site::OnPremises, class, "no cores are free");
+    world.store.change(|spec| spec.placement = Site::Azure);
+    world.play(&[run_of(40)]).unwrap();
+    assert_eq!(last_outcome(&world), Some(FailoverOutcome::Failed));
+    let next = world.store.current().unwrap().status.clone();
+    assert_eq!(next.phase, Some(FailoverPhase::AwaitingStart), "{next:?}");
+    assert!(world.simulation.guest("vm", Site::OnPremises).running);
+    world.converge().unwrap();
+    assert!(world.simulation.guest("vm", Site::Azure).running);
+}
+
 #[test]
 fn deleting_lets_go() {
     run(&start(Kind::Agents), &[Step::DeletePvm]).unwrap();

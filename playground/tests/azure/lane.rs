@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use homeward::api::{Failover, FailoverOutcome, FailoverPhase, ProtectedVirtualMachine, Site};
 use homeward_asr_emulator as emulator;
@@ -70,6 +70,19 @@ impl<'a> Lane<'a> {
         let name = self.world.cluster.next_failover(self.vm).await?;
         self.world.cluster.place(self.vm, to).await?;
         Ok(name)
+    }
+
+    /// The name of the move that follows this one.
+    pub async fn after(&self, failover: &str) -> Result<String> {
+        let current = |vm: &ProtectedVirtualMachine| {
+            let current = vm.status.as_ref()?.current_failover.as_ref()?;
+            (current.name != failover).then(|| current.name.clone())
+        };
+        let seen = self
+            .world
+            .cluster
+            .until_vm(self.vm, "it moves again", |vm| current(vm).is_some());
+        current(&seen.await?).context("it moves again")
     }
 
     /// Waits until the move is as it should be; an end that comes before is an error.

@@ -356,7 +356,7 @@ fn held_after(
     let taken_up = matches!(world.failover, CurrentFailover::Known(fo) if fo.taken_up);
     if taken_up && moved && placement == last.from {
         return Some(format!(
-            "{}, a move to {} that was under way when this resource took the VM on, was accepted, and the placement may be older",
+            "{}, a move to {} that was under way before a Failover was made for it, was accepted, and the placement may be older",
             last.name, last.to
         ));
     }

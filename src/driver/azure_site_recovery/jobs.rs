@@ -248,15 +248,18 @@ fn failure(told: &Told) -> String {
         .map(JobError::words)
         .collect();
     let what = told.friendly_name.as_deref().unwrap_or("the job");
-    if words.is_empty() {
-        return format!(
-            "{what} failed at the service without a word (job {})",
-            told.name
-        );
-    }
+    let why = match words.join("; ") {
+        none if none.is_empty() => " without a word".to_owned(),
+        words => format!(": {words}"),
+    };
+    let stops = STOPS.iter().flat_map(|name| told.named(name));
+    let down = if stops.into_iter().any(Task::has_begun) {
+        "; by then the VM had been told to stop, and nothing starts it again by itself: see whether it runs"
+    } else {
+        ""
+    };
     format!(
-        "{what} failed at the service: {} (job {})",
-        words.join("; "),
+        "{what} failed at the service{why} (job {}){down}",
         told.name
     )
 }

@@ -89,17 +89,25 @@ impl Move<'_> {
             || self.status.turned_back_because.is_some();
         if asks && self.fo.spec.commit.is_none() {
             let why = if self.world.intent.deleting {
-                "the ProtectedVirtualMachine is being deleted, which waits for this"
+                "the ProtectedVirtualMachine is being deleted, which waits for this".to_owned()
             } else if self.fo.deleting {
                 "this Failover is being deleted, after the VM had been started at the target"
+                    .to_owned()
             } else if late_cancel {
-                "spec.cancel came after the VM had been started at the target"
+                "spec.cancel came after the VM had been started at the target".to_owned()
             } else if let Some(why) = &self.status.turned_back_because {
-                why.as_str()
+                why.clone()
             } else if self.fo.taken_up && asks_for_source {
-                "this move was under way when this resource took the VM on, and the placement, which may be older, asks for the site that it left; going back drops what the guest has written since"
+                let back = if can.rollback {
+                    "going back drops what the guest has written since"
+                } else {
+                    "once it is committed, a Failover of its own brings the VM back"
+                };
+                format!(
+                    "this move was under way before this Failover was made for it, and the placement, which may be older, asks for the site that it left; {back}"
+                )
             } else {
-                "spec.commit.approval of the VM is Manual"
+                "spec.commit.approval of the VM is Manual".to_owned()
             };
             // S20: only what the driver can do is offered.
             let answers = if can.rollback {

@@ -1,12 +1,12 @@
 //! Fence, stop, last delta, start: the phase that is downtime.
 
 use crate::api::{FailoverOutcome, FailoverPhase};
-use crate::domain::action::Action;
+use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
 use crate::domain::decide::wait::Wait;
 use crate::domain::fact::Fact;
 use crate::domain::failure::ErrorClass;
-use crate::domain::observation::{Stage, VmObservation};
+use crate::domain::observation::{OperationState, Stage, VmObservation};
 
 use super::{Move, Next, disconnected, doing, down, registers_gone, running};
 
@@ -38,18 +38,10 @@ impl Move<'_> {
             | Stage::SourceStopped { .. }
             | Stage::TargetWhole { .. } => {}
         }
-        if self
-            .status
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.class == ErrorClass::Unresponsive.as_str())
-        {
-            let why = self
-                .status
-                .failure
-                .as_ref()
-                .map(|failure| failure.message.clone())
-                .unwrap_or_default();
+        let failure = self.status.failure.as_ref();
+        let unresponsive = failure.is_some_and(|it| it.class == ErrorClass::Unresponsive.as_str());
+        if let Some(failure) = failure.filter(|_| unresponsive || self.one_stop_is_used_up(vm)) {
+            let why = failure.message.clone();
             return self.turn_back(why, FailoverOutcome::Failed);
         }
         // While a site is away nothing can be turned back either, and the line may come back any moment.
@@ -130,6 +122,21 @@ impl Move<'_> {
             }
             _ => Next::Submit(Action::CompleteFailover { from, data_sync }),
         }
+    }
+
+    /// S20: one operation that stops the VM and moves it has failed. The VM may be down by it, and a person may have started it again since; it was
+    /// given up for one stop, not for one after the other.
+    fn one_stop_is_used_up(&self, vm: &VmObservation) -> bool {
+        vm.operations.iter().any(|operation| {
+            let failed = match &operation.state {
+                // Another operation was first: this one did nothing.
+                OperationState::Failed { class, .. } => *class != ErrorClass::Conflict,
+                _ => false,
+            };
+            failed
+                && operation.kind == ActionKind::CompleteFailover
+                && operation.mark == self.taken()
+        })
     }
 
     /// Whether the move stands before its stop as if it had not been asked for.

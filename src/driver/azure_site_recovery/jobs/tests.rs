@@ -331,3 +331,17 @@ fn what_a_list_tells_does_not_take_away_what_was_read() {
     book.listed(vec![told("PlannedFailover", "InProgress", json!({}))]);
     assert_eq!(book.get("j").unwrap().state, "Succeeded");
 }
+
+#[test]
+fn a_job_that_failed_after_the_stop_says_that_the_vm_may_be_down() {
+    let rows = [("NotStarted", false), ("Succeeded", true), ("Failed", true)];
+    for (state, expected) in rows {
+        let tasks = json!({"tasks": [{"name": "VmShutdownVmOnPrimary", "state": state}]});
+        let job = read(&told("PlannedFailover", "Failed", tasks));
+        let JobState::Failed { message, .. } = job.state else {
+            panic!("{state}: it failed");
+        };
+        let says = message.contains("nothing starts it again");
+        assert_eq!(says, expected, "{state}: {message}");
+    }
+}
