@@ -59,7 +59,8 @@ pub(super) fn of<'a>(
     if is_old(request, look, limits) {
         return unresolved(request, kind, limits, OLD_LOOK);
     }
-    if let Some(job) = result(request, kind, jobs) {
+    let job = result(request, kind, jobs);
+    if let Some(job) = job {
         if job.state == JobState::Lost {
             return lost(request, kind, job, look);
         }
@@ -80,6 +81,11 @@ pub(super) fn of<'a>(
             "no answer came, and no job shows that it took effect"
         };
         return unresolved(request, kind, limits, what);
+    }
+    // S7: that it stood unchanged when it was last told of proves nothing of what became of it since.
+    if let Some(job) = job.filter(|job| job.missed.is_some()) {
+        let what = format!("the service does not know job {} now", job.id);
+        return unresolved(request, kind, limits, &what);
     }
     let none = |scenario: &str| scenario.is_empty() || scenario.eq_ignore_ascii_case("none");
     if !none(&jobs.scenario) && jobs.scenario != request.scenario_before {

@@ -174,6 +174,15 @@ impl World {
         Some(condition.status.clone())
     }
 
+    /// Why the status of the VM says that this condition is true, and its words.
+    pub fn reason_of(&self, kind: &str) -> Option<(String, String)> {
+        let store = self.store();
+        let conditions = &store.pvm.as_ref()?.status.conditions;
+        let found = conditions.iter().find(|it| it.type_ == kind);
+        let is = found.filter(|it| it.status == "True")?;
+        Some((is.reason.clone(), is.message.clone()))
+    }
+
     /// How far the move under way has come.
     pub fn phase(&self) -> Option<FailoverPhase> {
         self.store().current()?.status.phase

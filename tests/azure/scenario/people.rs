@@ -123,6 +123,8 @@ impl World {
             self.press(Press::Resume);
         } else if words.contains("a cancel of recovery plan") {
             self.press(Press::Cancel);
+        } else if words.contains("complete or cancel the job where it is shown") {
+            self.press(Press::Cancel);
         } else if words.contains("lets no planned failover be done now") {
             self.press(Press::Repair);
         }
