@@ -35,9 +35,9 @@ async fn until_it_is_cancelled(kind: FabricKind) -> Result<()> {
         .find_map(|task| task.job.clone())
         .with_context(|| format!("no job synchronised\n{}", status_of(&waits)))?;
     world.emulator.purge(&job).await?;
+    left_to_people(&lane, &failover, &job).await?;
     lane.answer(&failover, json!({"cutover": "Approved"}))
         .await?;
-    left_to_people(&lane, &failover, &job).await?;
 
     // A process that has never been told of the job finds the VM held by it all the same.
     world.cluster.kill_operator(0);
@@ -46,6 +46,12 @@ async fn until_it_is_cancelled(kind: FabricKind) -> Result<()> {
         world: &world,
         vm: "vm-1",
     };
+    lane.until(&failover, "it has looked, and waits", |it| {
+        let status = it.status.as_ref();
+        let found = status.and_then(|it| condition(&it.conditions, "Reconciling"));
+        found.is_some_and(|(is, reason, _)| (is, reason) == ("True", "JobMissing"))
+    })
+    .await?;
     left_to_people(&lane, &failover, &job).await?;
     lane.runs_only_at(Site::Azure).await?;
     let before = [Intent::Failover, Intent::Commit, Intent::Failback];

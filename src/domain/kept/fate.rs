@@ -87,12 +87,16 @@ pub(super) fn of<'a>(
         let what = format!("the service does not know job {} now", job.id);
         return unresolved(request, kind, limits, &what);
     }
-    let none = |scenario: &str| scenario.is_empty() || scenario.eq_ignore_ascii_case("none");
     if !none(&jobs.scenario) && jobs.scenario != request.scenario_before {
         let what = format!("the service has {} under way on the VM", jobs.scenario);
         return unresolved(request, kind, limits, &what);
     }
     ended(KeptResult::NoEffect, None)
+}
+
+/// Whether nothing is under way.
+pub(super) fn none(scenario: &str) -> bool {
+    scenario.is_empty() || scenario.eq_ignore_ascii_case("none")
 }
 
 fn unresolved<'a>(request: &KeptRequest, kind: ActionKind, limits: Limits, what: &str) -> Fate<'a> {

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::wire::item::Item;
 use super::wire::job::{Child, Job};
 use super::wire::value::same_id;
+use crate::api::Site;
 
 /// For how long an ended job is remembered: a move that has waited that long for a person is told of by where its VM stands.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24 * 14);
@@ -85,6 +86,12 @@ impl Book {
                 scenario: Some(first.scenario.name.clone()),
                 started: first.scenario.started,
                 target_name: Some(first.friendly_name.clone()),
+                // While it goes on it leaves the site where the VM is; afterwards nothing tells.
+                fabrics: match first.active {
+                    Some(Site::Azure) => Some(("Azure".into(), "HyperV".into())),
+                    Some(Site::OnPremises) => Some(("HyperV".into(), "Azure".into())),
+                    None => None,
+                },
                 missed: Some(now),
                 holds: held.iter().map(|item| item.identity()).collect(),
                 ..Job::nothing_of(name)
