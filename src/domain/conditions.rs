@@ -100,6 +100,8 @@ reasons! {
     SiteDisconnected,
     /// An operation that somebody else began is under way on the VM.
     OperationUnderWay,
+    /// A job holds the VM at a service that does not know it any more.
+    JobMissing,
     /// Another resource claims the same VM and came first.
     DuplicateClaim,
     /// The VM is claimed by another cluster.

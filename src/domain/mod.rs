@@ -33,9 +33,9 @@ pub use fact::Fact;
 pub use failure::ErrorClass;
 pub use intent::{DEFAULT_HISTORY_LIMIT, Intent, InvalidIntent};
 pub use observation::{
-    BySite, Claim, Connection, HostObservation, Job, JobKind, JobState, JobTask, Jobs, Operation,
-    OperationState, Power, Progress, Protection, ProtectionState, Stage, VaultObservation,
-    VmObservation, WholePass,
+    BySite, Claim, Connection, HostObservation, Job, JobKind, JobState, JobTask, Jobs, MissingJob,
+    Operation, OperationState, Power, Progress, Protection, ProtectionState, Stage,
+    VaultObservation, VmObservation, WholePass,
 };
 pub use ownership::{Claimant, earlier_owner};
 pub use world::{CurrentFailover, FailoverView, FinishedFailover, VaultView, World};

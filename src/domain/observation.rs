@@ -14,7 +14,7 @@ use super::action::{ActionKind, Mark};
 use super::fact::Fact;
 use super::failure::ErrorClass;
 use crate::api::Site;
-pub use jobs::{Job, JobKind, JobState, JobTask, Jobs};
+pub use jobs::{Job, JobKind, JobState, JobTask, Jobs, MissingJob};
 
 /// One value for each site.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -197,6 +197,8 @@ pub struct VmObservation {
     pub leaving: Option<Site>,
     /// What leads the move of this VM and of others too, when that is so: people lead it on, or cancel it, where they began it.
     pub led_elsewhere: Option<String>,
+    /// A job that holds the VM at a service which does not tell of it: whether, and how, it goes on is not known (safety rule S7).
+    pub missing_job: Option<MissingJob>,
 }
 
 impl VmObservation {

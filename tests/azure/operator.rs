@@ -4,17 +4,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use homeward::api::{FailoverStatus, ProtectedVirtualMachineStatus};
+use homeward::api::{FailoverStatus, ProtectedVirtualMachineStatus, Site};
 use homeward::domain::kept::{self, Admitted, Limits};
 use homeward::domain::{
-    Decision, Effect, Fact, Submission, VaultObservation, VaultView, VmObservation, World, decide,
-    record_refusal, record_vm_refusal, still_refused,
+    ActionKind, Decision, Effect, Fact, SecretBytes, Submission, VaultObservation, VaultView,
+    VmObservation, World, decide, record_refusal, record_vm_refusal, still_refused,
 };
 use homeward::driver::azure_site_recovery::AzureSiteRecoveryDriver;
 use homeward::driver::{DriverError, ReplicationDriver};
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::{Failover, Pvm, Store};
+use super::store::{Failover, Key, Pvm, Store};
 use super::view::{self, VM};
 use super::wire::Wire;
 
@@ -218,7 +218,9 @@ impl Operator {
             vault,
             earlier_owner: None,
             claim: own,
-            encryption_key_problem: None,
+            encryption_key_problem: needs_key(seen, pvm)
+                .filter(|key| *key == Key::Unusable)
+                .map(|_| "spec.encryptionKeySecretRef: Secret key does not exist; apply it"),
             claim_holder_gone: holder_gone,
             now: self.now(),
         })
@@ -242,7 +244,7 @@ impl Operator {
         match &decision.effect {
             None => {}
             Some(Effect::Submit(submission)) => {
-                self.submit(kept, submission, disturbance, &mut acted, life)
+                self.submit((view, pvm), kept, submission, disturbance, &mut acted, life)
                     .await?;
             }
             Some(Effect::CreateFailover(_)) if !unchanged(&self.store(), pvm) => {
@@ -262,6 +264,7 @@ impl Operator {
 
     async fn submit(
         &mut self,
+        (view, pvm): (&Store, &Pvm),
         kept: Option<&Kept>,
         submission: &Submission,
         disturbance: Disturbance,
@@ -269,6 +272,9 @@ impl Operator {
         life: &mut Life,
     ) -> Result<(), Cut> {
         let now = self.now();
+        let usable = needs_key(view, pvm) == Some(Key::Usable)
+            && submission.action.kind() == ActionKind::CompleteFailover;
+        let key = usable.then(|| SecretBytes(b"a key certificate".to_vec()));
         let admitted = match kept {
             Some(kept) => kept::admit(
                 kept.register.as_ref(),
@@ -310,6 +316,7 @@ impl Operator {
             Ok(Some(Admitted { send, .. })) => {
                 let sent = Submission {
                     attempt: send,
+                    encryption_key: key,
                     ..submission.clone()
                 };
                 let answer = self.ask(&sent).await;
@@ -411,4 +418,10 @@ impl Operator {
 /// Whether the resource is still the one that was read.
 fn unchanged(store: &Store, pvm: &Pvm) -> bool {
     (store.pvm.as_ref()).is_some_and(|now| now.uid == pvm.uid && now.version == pvm.version)
+}
+
+/// The key certificate, where the resource names one and a move to Azure is under way.
+fn needs_key(seen: &Store, pvm: &Pvm) -> Option<Key> {
+    let to_azure = seen.current().is_some_and(|it| it.spec.to == Site::Azure);
+    (to_azure && pvm.spec.key != Key::None).then_some(pvm.spec.key)
 }

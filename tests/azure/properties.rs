@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::operator::Disturbance;
 use super::scenario::{Prelude, Press, Start, Step, Way, run};
 use super::seeded::{self, Sample};
-use super::store::Answer;
+use super::store::{Answer, Key};
 
 fn site() -> impl Strategy<Value = Site> {
     prop_oneof![Just(Site::OnPremises), Just(Site::Azure)]
@@ -118,6 +118,14 @@ fn step(portal: bool) -> impl Strategy<Value = Step> {
             .prop_map(|(status, times)| Step::ReadsFail { status, times }),
         2 => (scenario(), 0_u8..8).prop_map(|(scenario, task)| Step::JobFails(scenario, task)),
         1 => any::<bool>().prop_map(Step::Silent),
+        1 => (0_usize..3, prop::sample::select(vec![0_u8, 60]), any::<bool>())
+            .prop_map(|(host, minutes, unnoticed)| Step::HostSilent { host, minutes, unnoticed }),
+        2 => (prop::option::weighted(0.6, 0_usize..3), any::<bool>())
+            .prop_map(|(host, create)| Step::Alternate { host, create }),
+        1 => prop::sample::select(vec![Key::None, Key::Unusable, Key::Usable]).prop_map(Step::Key),
+        1 => Just(Step::Revoke),
+        1 => prop::bool::weighted(0.4).prop_map(Step::SignIn),
+        2 => Just(Step::Purge),
         1 => site().prop_map(move |site| if portal { Step::Rebuild(site) } else { Step::Place(site) }),
         6 => press().prop_map(move |press| if portal {
             Step::Press(press)
@@ -141,13 +149,15 @@ fn start() -> impl Strategy<Value = Start> {
     ]);
     (
         prop::option::weighted(0.8, 0_u64..100_000),
+        prop::bool::weighted(0.3),
         prop::bool::weighted(0.2),
         site(),
         prelude,
     )
-        .prop_map(|(assumptions, vmm, placement, prelude)| Start {
+        .prop_map(|(assumptions, vmm, encrypted, placement, prelude)| Start {
             assumptions,
             vmm,
+            encrypted,
             placement,
             prelude,
         })

@@ -123,3 +123,17 @@ fn s18_an_unplanned_failover_is_not_the_result_of_a_planned_one() {
         ],
     );
 }
+
+/// The process that looked for it first knew of it by the item alone, and took it for a move to Azure once it had ended.
+#[test]
+fn a_sync_of_which_only_the_item_told_leaves_a_copy_that_is_not_to_be_started() {
+    let one = |operator| Step::Run {
+        operator,
+        passes: 1,
+        seconds: 0,
+    };
+    play(
+        Prelude::BackAtGate,
+        &[Step::Purge, one(1), Step::Die(0), Step::DeletePvm],
+    );
+}

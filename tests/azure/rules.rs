@@ -456,3 +456,41 @@ fn s19_a_job_that_the_service_does_not_know_any_more_has_ended_once_the_vm_is_fr
         expect("requests to go on", sent(world, "resume"), 0)
     });
 }
+
+/// A failback that has paused, and whose job is told of no more: the item still names it, so that it may go on, and nothing proves otherwise.
+/// Neither is anything asked for beside it, nor is it waited for without a word; what people then do with it is followed.
+#[test]
+fn s18_a_job_that_pauses_and_is_not_told_of_any_more_is_left_to_people() {
+    let offers_all_the_while = (0..)
+        .find(|seed| homeward_asr_emulator::Assumptions::drawn(*seed).operations_while_suspended);
+    for (assumptions, vmm) in [(None, false), (offers_all_the_while, true)] {
+        for dies in [false, true] {
+            let from = Start {
+                assumptions,
+                vmm,
+                ..start(Prelude::BackAtGate)
+            };
+            let mut steps = vec![Step::Purge];
+            if dies {
+                steps.push(Step::Die(0));
+            }
+            steps.extend([Step::Answer(Answer::Cutover), passes(60)]);
+            let left_alone = |world: &World| {
+                expect("requests to go on", sent(world, "resume"), 0)?;
+                expect("cancels", sent(world, "cancel"), 0)?;
+                expect("moves", sent(world, "plannedFailover"), 2)?;
+                let (reason, words) = world.reason_of("Stalled").unwrap_or_default();
+                expect("reason", reason, "JobMissing".to_owned())?;
+                let tells = words.contains("Do not start the VM on-premises");
+                expect(&words, tells, true)?;
+                let consistent = world.said_of("TargetConsistent");
+                expect("TargetConsistent", consistent.as_deref(), Some("False"))
+            };
+            play_from(&from, &steps, left_alone);
+            steps.extend([Step::Press(Press::Resume), passes(60)]);
+            play_from(&from, &steps, |world| {
+                expect("moves", sent(world, "plannedFailover"), 2)
+            });
+        }
+    }
+}

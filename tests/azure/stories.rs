@@ -8,6 +8,7 @@ pub fn start(prelude: Prelude) -> Start {
     Start {
         assumptions: None,
         vmm: false,
+        encrypted: false,
         placement: OnPremises,
         prelude,
     }

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
 use azure_core::http::headers::Headers;
 use azure_core::http::{AsyncRawResponse, Body, HttpClient, Request, StatusCode, Transport};
-use homeward::driver::azure_site_recovery::{AzureSiteRecoveryDriver, Clock, Settings, SignIn};
+use homeward::driver::azure_site_recovery::{
+    AzureSiteRecoveryDriver, Clock, Identity, Settings, SignIn,
+};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{Outcome, Seed, Service};
 use jiff::{SignedDuration, Timestamp};
@@ -61,7 +62,7 @@ const JUST_NOW: SignedDuration = SignedDuration::from_secs(1);
 pub struct Wire {
     pub now: Now,
     service: Mutex<Service>,
-    token: String,
+    identity: Identity,
     troubles: Mutex<VecDeque<Trouble>>,
     sent: Mutex<Vec<Sent>>,
     wrong: Mutex<Vec<String>>,
@@ -90,30 +91,21 @@ impl Wire {
     pub fn new(seed: &Seed, settings: emulator::Settings) -> Arc<Self> {
         let now = Now::begin();
         let settings = emulator::Settings {
-            // No case lasts that long: tokens are not what is tried here.
+            // No case lasts that long: a token is lost only by being revoked.
             token_lifetime: 1_000_000_000,
             ..settings
         };
-        let mut service = Service::new(seed, settings, now.now());
+        let service = Service::new(seed, settings, now.now());
         let principal = &seed.principals[0];
-        let ask = emulator::Request {
-            body: format!(
-                "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagement.azure.com%2F.default",
-                principal.client_id, principal.secrets[0]
-            )
-            .into_bytes(),
-            ..emulator::Request::new("POST", &format!("/{}/oauth2/v2.0/token", seed.tenant))
+        let identity = Identity::ClientSecret {
+            tenant_id: seed.tenant.clone(),
+            client_id: principal.client_id.clone(),
+            secret: principal.secrets[0].clone(),
         };
-        let answer = service.handle(&ask, now.now());
-        let token = answer.value()["access_token"]
-            .as_str()
-            .unwrap_or_else(|| panic!("no token: {}", answer.value()))
-            .to_owned();
-        service.forget_requests();
         Arc::new(Self {
             now,
             service: Mutex::new(service),
-            token,
+            identity,
             troubles: Mutex::default(),
             sent: Mutex::default(),
             wrong: Mutex::default(),
@@ -145,11 +137,16 @@ impl Wire {
             clock: Clock::new(move || now.now()),
         };
         let client: Arc<dyn HttpClient> = Arc::new(Client(self.clone()));
-        let credential: Arc<dyn TokenCredential> = Arc::new(Credential(self.token.clone()));
+        let transport = Transport::new(client);
+        let sign_in = SignIn::new(
+            self.identity.clone(),
+            "https://service.test",
+            transport.clone(),
+        );
         Arc::new(AzureSiteRecoveryDriver::new(
             settings,
-            Transport::new(client),
-            SignIn::with(credential),
+            transport,
+            sign_in.unwrap(),
         ))
     }
 
@@ -161,6 +158,21 @@ impl Wire {
     pub fn calm(&self) {
         lock(&self.troubles).clear();
         self.service().clear_faults();
+        self.let_in(true);
+    }
+
+    /// Whether who signs in is let in; tokens that were given out stay good.
+    pub fn let_in(&self, may: bool) {
+        let Identity::ClientSecret { secret, .. } = &self.identity else {
+            return;
+        };
+        for principal in self.service().principals_mut() {
+            principal.secrets = vec![if may {
+                secret.clone()
+            } else {
+                "another".into()
+            }];
+        }
     }
 
     pub fn sent(&self) -> Vec<Sent> {
@@ -231,7 +243,7 @@ impl Wire {
         self: Arc<Self>,
         request: emulator::Request,
     ) -> azure_core::Result<AsyncRawResponse> {
-        let mutates = request.method != "GET";
+        let mutates = request.method != "GET" && !signs_in(&request);
         let trouble = if mutates {
             lock(&self.troubles).pop_front()
         } else {
@@ -297,6 +309,10 @@ impl Wire {
     }
 }
 
+fn signs_in(request: &emulator::Request) -> bool {
+    request.path.ends_with("/oauth2/v2.0/token")
+}
+
 fn stops_in(tasks: &serde_json::Value) -> bool {
     tasks.as_array().into_iter().flatten().any(|task| {
         let named = [
@@ -351,20 +367,5 @@ impl HttpClient for Client {
         }
         told.headers.push(("host".into(), "service.test".into()));
         self.0.clone().send(told).await
-    }
-}
-
-#[derive(Debug)]
-struct Credential(String);
-
-#[async_trait]
-impl TokenCredential for Credential {
-    async fn get_token(
-        &self,
-        _: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let far = azure_core::time::OffsetDateTime::now_utc() + azure_core::time::Duration::days(1);
-        Ok(AccessToken::new(self.0.clone(), far))
     }
 }

@@ -123,6 +123,7 @@ impl State {
             does,
             unplanned: false,
             plan: None,
+            missed: None,
             state: JobState::Succeeded,
             started: Some(Timestamp::now()),
             doing: None,

@@ -34,5 +34,6 @@ pub fn nothing_of(id: &str) -> VmObservation {
         sync_ended: None,
         leaving: None,
         led_elsewhere: None,
+        missing_job: None,
     }
 }

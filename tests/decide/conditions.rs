@@ -5,8 +5,8 @@
 
 use homeward::api::{Approval, FailoverPhase, FailoverStatus, ProtectedVirtualMachineStatus, Site};
 use homeward::domain::{
-    BySite, Connection, CurrentFailover, Decision, Fact, Power, ProtectionState, Stage, VaultView,
-    VmObservation, World, decide,
+    BySite, Connection, CurrentFailover, Decision, Fact, MissingJob, Power, ProtectionState, Stage,
+    VaultView, VmObservation, World, decide,
 };
 use homeward::driver::simulated::agents_like;
 
@@ -163,6 +163,19 @@ fn situations(store: &Store) -> Vec<Situation> {
     add("somebody else's operation is under way", &|_, vm| {
         vm.busy = Some("job r of the service, which works on the VM: Resynchronize".into());
     });
+    for is_stuck in [false, true] {
+        let name = if is_stuck {
+            "a job holds it and is not told of any more"
+        } else {
+            "a job is not told of for a moment"
+        };
+        add(name, &|_, vm| {
+            vm.missing_job = Some(MissingJob {
+                what: "job j of the service to be told of again: (why)".into(),
+                is_stuck,
+            });
+        });
+    }
     add("a plan of the service moves it with others", &|_, vm| {
         vm.led_elsewhere = Some("recovery plan p of the service".into());
     });

@@ -6,7 +6,7 @@ use homeward::api::{
     Approval, DataSyncRequest, FailoverPhase, FailoverSpec, FailoverStatus,
     ProtectedVirtualMachineStatus, Site, Verdict, VirtualMachineReference, Yes,
 };
-use homeward::domain::NewFailover;
+use homeward::domain::{Alternate, NewFailover};
 
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -16,6 +16,20 @@ pub struct Spec {
     pub commit: Approval,
     pub reverse_replication: Approval,
     pub data_sync: DataSyncRequest,
+    pub alternate: Alternate,
+    pub key: Key,
+}
+
+/// The key certificate of encrypted data.
+#[allow(dead_code, reason = "only a service's vault encrypts data")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// No Secret is named.
+    None,
+    /// One is named that cannot be used.
+    Unusable,
+    /// It opens.
+    Usable,
 }
 
 /// Nothing asks a person.
@@ -27,6 +41,8 @@ pub fn spec(placement: Site) -> Spec {
         commit: Approval::Automatic,
         reverse_replication: Approval::Automatic,
         data_sync: DataSyncRequest::Auto,
+        alternate: Alternate::default(),
+        key: Key::None,
     }
 }
 

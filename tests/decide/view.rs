@@ -2,12 +2,12 @@
 
 use homeward::api::{FailoverPhase, FailoverReference, ProtectedVirtualMachineStatus};
 use homeward::domain::{
-    Alternate, Claim, CurrentFailover, DEFAULT_HISTORY_LIMIT, Effect, FailoverView,
-    FinishedFailover, Intent, NewFailover,
+    Claim, CurrentFailover, DEFAULT_HISTORY_LIMIT, Effect, FailoverView, FinishedFailover, Intent,
+    NewFailover,
 };
 use jiff::SignedDuration;
 
-use super::store::{Failover, Pvm, Store};
+use super::store::{Failover, Key, Pvm, Store};
 
 pub const VM: &str = "vm";
 pub const CLUSTER: &str = "cluster";
@@ -20,8 +20,8 @@ pub fn intent(pvm: &Pvm) -> Intent {
         vault: "vault".into(),
         placement: pvm.spec.placement,
         data_sync: pvm.spec.data_sync,
-        alternate: Alternate::default(),
-        encryption_key: None,
+        alternate: pvm.spec.alternate.clone(),
+        encryption_key: (pvm.spec.key != Key::None).then(|| "key".into()),
         full_download_after: SignedDuration::from_hours(720),
         cutover: pvm.spec.cutover,
         commit: pvm.spec.commit,

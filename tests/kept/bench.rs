@@ -73,6 +73,7 @@ pub fn job(id: &str, does: JobKind, state: JobState) -> Job {
         does,
         unplanned: false,
         plan: None,
+        missed: None,
         state,
         started: Some(later(1)),
         doing: None,

@@ -437,3 +437,22 @@ fn s19_a_sync_whose_job_is_told_of_no_more_may_have_written_half_of_the_copy() {
     assert_eq!(result(&never), Some(KeptResult::NoEffect));
     assert_eq!(never.inconsistent_because, None);
 }
+
+/// S7: a state that was told long ago is no baseline that stayed unchanged.
+#[test]
+fn s19_a_job_that_is_not_told_of_now_does_not_prove_that_it_was_not_steered() {
+    for kind in [ActionKind::CompleteFailover, ActionKind::CancelSync] {
+        for missed in [None, Some(later(3))] {
+            let asked = asked_of(kind, Azure, "j");
+            let waits = Job {
+                missed,
+                ..job("j", JobKind::Failback, JobState::Waiting)
+            };
+            let late = over() + 5;
+            let look = look_at(late, IN_AZURE, vec![waits]);
+            let settled = kept::settle(&asked, &look, LIMITS, later(late));
+            let expected = missed.is_none().then_some(KeptResult::NoEffect);
+            assert_eq!(result(&settled), expected, "{kind}, {missed:?}");
+        }
+    }
+}

@@ -117,6 +117,13 @@ fn a_sync_that_somebody_else_ended_is_told_of() {
     assert!(ended(failed()).unwrap().contains("no quota"));
     assert_eq!(ended(JobState::Waiting), None);
     assert_eq!(ended(STOPS), None, "somebody completed it");
+    // Whoever looks now was never told of it.
+    for (scenario, over) in [("None", true), ("PlannedFailover", false)] {
+        let mut seen = look(IN_AZURE, vec![]);
+        seen.jobs.as_mut().unwrap().scenario = scenario.into();
+        let ended = show(&waited, &seen).sync_ended;
+        assert_eq!(ended.is_some(), over, "{scenario}: {ended:?}");
+    }
 }
 
 #[test]

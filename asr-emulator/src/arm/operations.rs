@@ -102,6 +102,7 @@ impl Service {
             .job_places
             .get(&name.to_ascii_lowercase())
             .copied())
+        .filter(|place| !self.state.jobs[*place].purged)
         .ok_or_else(|| no_resource(name))?;
         let body = if steer == Steer::Resume {
             call.body()?

@@ -1,6 +1,6 @@
 use homeward_asr_emulator::{
-    Button, Fault, JobError, JobFailure, OperationWarning, Outcome, Phase, Rule, Scenario,
-    Settings, Throttle,
+    Button, DataSync, Fault, JobError, JobFailure, OperationWarning, Outcome, Phase, Rule,
+    Scenario, Settings, Throttle,
 };
 use serde_json::{Value, json};
 
@@ -275,6 +275,32 @@ fn a_job_that_was_purged_is_told_of_nowhere_and_goes_on() {
     assert_eq!(listed["value"], serde_json::json!([]));
     let phase = client.service.phase("vm-1");
     assert_eq!(phase, Some(Phase::FailedOver { planned: true }));
+}
+
+/// What waits for a person is out of reach by its name; the item still names it.
+#[test]
+fn a_job_that_was_purged_while_it_waits_can_be_steered_by_no_request() {
+    let mut client = Client::new();
+    client.finish("vm-1", "plannedFailover", &to_azure());
+    client.finish("vm-1", "failoverCommit", &Value::Null);
+    client.press(&Button::Failback {
+        item: "vm-1".into(),
+        data_sync: DataSync::ForDownTime,
+        create: false,
+    });
+    client.settle();
+    let job = client.service.jobs().last().unwrap().name.clone();
+    client.service.purge_job(&job);
+    for verb in ["resume", "cancel"] {
+        let answer = client.post(&format!("/replicationJobs/{job}/{verb}"), &json!({}));
+        assert_eq!(answer.status, 404, "{verb}");
+    }
+    let id = client.service.item_id("vm-1").unwrap();
+    let named = client.get(&id)["properties"]["currentScenario"]["jobId"].clone();
+    assert!(named.as_str().unwrap().ends_with(&job), "{named}");
+    client.press(&Button::Resume { job: job.clone() });
+    client.settle();
+    assert_eq!(client.service.phase("vm-1"), Some(Phase::FailedBack));
 }
 
 #[test]

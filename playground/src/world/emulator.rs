@@ -286,6 +286,17 @@ impl Emulator {
         Ok(value["job"].as_str().map(str::to_owned))
     }
 
+    /// Nobody is told of a job any more; what it does goes on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or there is no such job.
+    pub async fn purge(&self, job: &str) -> Result<()> {
+        self.control(Method::POST, &format!("jobs/{job}/purge"), None)
+            .await?;
+        Ok(())
+    }
+
     /// A provider goes silent, or comes back.
     ///
     /// # Errors

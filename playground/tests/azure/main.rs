@@ -15,6 +15,7 @@ mod lane;
 mod others;
 mod plans;
 mod portal;
+mod purged;
 mod round_trip;
 #[path = "../e2e/sampler.rs"]
 #[expect(dead_code, reason = "what the agents' tests use of it")]

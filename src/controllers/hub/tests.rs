@@ -90,6 +90,7 @@ fn vm(sent: u64) -> VmObservation {
         sync_ended: None,
         leaving: None,
         led_elsewhere: None,
+        missing_job: None,
     }
 }
 

@@ -59,7 +59,8 @@ pub(super) fn of<'a>(
     if is_old(request, look, limits) {
         return unresolved(request, kind, limits, OLD_LOOK);
     }
-    if let Some(job) = result(request, kind, jobs) {
+    let job = result(request, kind, jobs);
+    if let Some(job) = job {
         if job.state == JobState::Lost {
             return lost(request, kind, job, look);
         }
@@ -81,12 +82,21 @@ pub(super) fn of<'a>(
         };
         return unresolved(request, kind, limits, what);
     }
-    let none = |scenario: &str| scenario.is_empty() || scenario.eq_ignore_ascii_case("none");
+    // S7: that it stood unchanged when it was last told of proves nothing of what became of it since.
+    if let Some(job) = job.filter(|job| job.missed.is_some()) {
+        let what = format!("the service does not know job {} now", job.id);
+        return unresolved(request, kind, limits, &what);
+    }
     if !none(&jobs.scenario) && jobs.scenario != request.scenario_before {
         let what = format!("the service has {} under way on the VM", jobs.scenario);
         return unresolved(request, kind, limits, &what);
     }
     ended(KeptResult::NoEffect, None)
+}
+
+/// Whether nothing is under way.
+pub(super) fn none(scenario: &str) -> bool {
+    scenario.is_empty() || scenario.eq_ignore_ascii_case("none")
 }
 
 fn unresolved<'a>(request: &KeptRequest, kind: ActionKind, limits: Limits, what: &str) -> Fate<'a> {

@@ -117,18 +117,20 @@ fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
         && outcome.result == KeptResult::Succeeded;
     let id = outcome.job.as_deref().filter(|_| synchronised)?;
     let jobs = look.jobs.as_ref()?;
-    let job = jobs
-        .all
-        .iter()
-        .find(|job| job.id.eq_ignore_ascii_case(id))?;
+    let gone = || {
+        Some("the service does not know the job of the data sync any more, and has nothing under way on the VM".to_owned())
+    };
+    let found = jobs.all.iter().find(|job| job.id.eq_ignore_ascii_case(id));
+    let Some(job) = found else {
+        // This process was never told of it: while it went on, the VM would be held by it.
+        return fate::none(&jobs.scenario).then(gone).flatten();
+    };
     match &job.state {
         JobState::Cancelling | JobState::Cancelled => {
             Some("somebody else cancelled the data sync at the service".to_owned())
         }
         JobState::Failed { message, .. } => Some(format!("the data sync broke off: {message}")),
-        JobState::Lost => Some(
-            "the service does not know the job of the data sync any more, and has nothing under way on the VM".to_owned(),
-        ),
+        JobState::Lost => gone(),
         JobState::Running { .. } | JobState::Waiting | JobState::Succeeded => None,
     }
 }

@@ -19,6 +19,15 @@ pub struct Jobs {
     pub listed: Timestamp,
 }
 
+/// A job that went on when it was last told of, by which the service still holds the VM or may do so, and that it does not know now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingJob {
+    /// What is waited for, and what a person can look at.
+    pub what: String,
+    /// The service has had time to tell of it again, and still holds the VM: only people can end that.
+    pub is_stuck: bool,
+}
+
 /// One job of a service on one VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -32,6 +41,8 @@ pub struct Job {
     pub plan: Option<String>,
     /// How it stands.
     pub state: JobState,
+    /// Since when the service does not know it, though it had not ended when it was last told of: its state is that of before.
+    pub missed: Option<Timestamp>,
     /// When it began.
     pub started: Option<Timestamp>,
     /// What it is doing, in the service's words.

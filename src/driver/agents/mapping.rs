@@ -233,6 +233,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         sync_ended: None,
         leaving: None,
         led_elsewhere: None,
+        missing_job: None,
         stage,
     }
 }

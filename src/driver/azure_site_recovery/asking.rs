@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::reading::connection;
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
+use super::wire::job::Job;
 use super::wire::value::{last_segment, same_id};
 use super::{AzureSiteRecoveryDriver, jobs, request};
 use crate::api::{DataSync, Site};
@@ -25,8 +26,7 @@ impl AzureSiteRecoveryDriver {
         // S7: what is allowed is read anew, right before it is asked for.
         match (&submission.action, &attempt.job) {
             (Action::CompleteFailover { .. }, Some(job)) => {
-                let waits = self.job(job).await?.is_some_and(|job| job.waits());
-                if !waits {
+                if !self.known_job(job).await?.waits() {
                     return Err(DriverError::refused(
                         ErrorClass::Conflict,
                         format!("job {job} of the service does not wait to be completed"),
@@ -42,12 +42,7 @@ impl AzureSiteRecoveryDriver {
             }
             (Action::CancelSync { .. }, Some(job)) => {
                 let item = self.item(vm).await?;
-                let told = self.job(job).await?.ok_or_else(|| {
-                    DriverError::refused(
-                        ErrorClass::Conflict,
-                        format!("the service does not know job {job} any more"),
-                    )
-                })?;
+                let told = self.known_job(job).await?;
                 // S20: only in phase 1, or while it waits.
                 if !jobs::job(&told, &item).state.can_be_cancelled() {
                     return Err(DriverError::refused(
@@ -70,6 +65,16 @@ impl AzureSiteRecoveryDriver {
                 self.ask_of(&item, submission, before).await
             }
         }
+    }
+
+    /// The job that an action is about, read anew.
+    async fn known_job(&self, name: &str) -> Result<Job, DriverError> {
+        self.job(name).await?.ok_or_else(|| {
+            DriverError::refused(
+                ErrorClass::Conflict,
+                format!("the service does not know job {name} any more"),
+            )
+        })
     }
 
     async fn post(

@@ -8,13 +8,14 @@ use jiff::{SignedDuration, Timestamp};
 use super::wire::item::Item;
 use super::wire::job::{Child, Job};
 use super::wire::value::same_id;
+use crate::api::Site;
 
 /// For how long an ended job is remembered: a move that has waited that long for a person is told of by where its VM stands.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24 * 14);
 /// How many ended jobs are remembered of all VMs together.
 const MOST: usize = 50_000;
 /// For how long a job that goes on must be unknown to the service before it is believed to have ended: parts of the service may lag behind others.
-const LOST_AFTER: SignedDuration = SignedDuration::from_mins(3);
+pub(super) const LOST_AFTER: SignedDuration = SignedDuration::from_mins(3);
 
 /// The jobs of a vault.
 #[derive(Debug, Default)]
@@ -64,11 +65,38 @@ impl Book {
         self.read(job);
     }
 
-    /// The service was asked for a job that goes on, and does not know it.
-    pub fn missed(&mut self, name: &str, now: Timestamp) {
-        let known = self.jobs.get_mut(&name.to_ascii_lowercase());
-        if let Some(job) = known.filter(|job| !job.is_final()) {
-            job.missed = job.missed.or(Some(now));
+    /// The service was asked for a job that goes on, and does not know it. One that was never told of is known by the items that name it: a
+    /// process that has just begun must not take their VMs for free.
+    pub fn missed(&mut self, name: &str, items: &[Item], now: Timestamp) {
+        let asked = name.to_ascii_lowercase();
+        let key = self.names.get(&asked).cloned().unwrap_or(asked);
+        if let Some(job) = self.jobs.get_mut(&key) {
+            if !job.is_final() {
+                job.missed = job.missed.or(Some(now));
+            }
+            return;
+        }
+        let names_it = |item: &&Item| {
+            let job = item.scenario.job.as_deref();
+            job.is_some_and(|job| job.eq_ignore_ascii_case(name))
+        };
+        let held: Vec<&Item> = items.iter().filter(names_it).collect();
+        if let Some(first) = held.first() {
+            let told = Job {
+                scenario: Some(first.scenario.name.clone()),
+                started: first.scenario.started,
+                target_name: Some(first.friendly_name.clone()),
+                // While it goes on it leaves the site where the VM is; afterwards nothing tells.
+                fabrics: match first.active {
+                    Some(Site::Azure) => Some(("Azure".into(), "HyperV".into())),
+                    Some(Site::OnPremises) => Some(("HyperV".into(), "Azure".into())),
+                    None => None,
+                },
+                missed: Some(now),
+                holds: held.iter().map(|item| item.identity()).collect(),
+                ..Job::nothing_of(name)
+            };
+            self.jobs.insert(key, told);
         }
     }
 
@@ -148,6 +176,9 @@ impl Book {
 
 /// Whether a job works on the VM: by itself, or as a member of a plan.
 fn is_of(job: &Job, vm_id: Option<&str>, name: &str) -> bool {
+    if let (false, Some(id)) = (job.holds.is_empty(), vm_id) {
+        return job.holds.iter().any(|held| same_id(held, id));
+    }
     if job.is_of_plan() {
         let member = |child: &Child| match (&child.target, vm_id) {
             (Some(target), Some(id)) => same_id(target, id),

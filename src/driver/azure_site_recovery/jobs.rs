@@ -82,6 +82,7 @@ pub fn job(told: &Told, item: &Item) -> Job {
             .as_deref()
             .is_some_and(|scenario| scenario.eq_ignore_ascii_case("UnplannedFailover")),
         plan: None,
+        missed: told.missed.filter(|_| !told.lost),
         state: state(told, does),
         started: told.started,
         doing: Some(doing(told)),

@@ -337,7 +337,7 @@ impl AzureSiteRecoveryDriver {
         for (name, job) in read {
             match job? {
                 Some(job) => self.memory().book.read_as(&name, job),
-                None => self.memory().book.missed(&name, now),
+                None => self.memory().book.missed(&name, items, now),
             }
         }
         let mut memory = self.memory();

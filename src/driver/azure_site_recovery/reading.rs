@@ -14,13 +14,12 @@ use super::book::Book;
 use super::jobs;
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
-use super::wire::job::Job as ToldJob;
 use crate::api::Site;
 use crate::domain::{
     BySite, Connection, Fact, HostObservation, Job, JobKind, JobState, Jobs, Power, Protection,
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
-use held::{busy, health, led_elsewhere, obstacles, protection_obstacles};
+use held::{busy, health, led_elsewhere, missing_job, obstacles, protection_obstacles};
 pub use providers::{connection, is_one_silent};
 use providers::{host_silent, on_premises};
 
@@ -117,7 +116,8 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
     let active = stage.active();
     let live = live(item, &jobs);
     let (busy, led) = (busy(live), led_elsewhere(live));
-    let broken = broken_sync(&jobs, active).or_else(|| missed_sync(&known, &jobs, active));
+    let missing = missing_job(item, &jobs, told.now);
+    let broken = broken_sync(&jobs, active).or_else(|| missed_sync(&jobs, active));
     VmObservation {
         id: item.identity(),
         claims: BySite::from_fn(|_| Fact::Absent),
@@ -159,6 +159,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         sync_ended: None,
         leaving: None,
         led_elsewhere: led,
+        missing_job: missing,
         stage: Fact::Known(stage),
     }
 }
@@ -331,16 +332,11 @@ fn broken_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
 }
 
 /// A data sync towards the premises that goes on, as far as is known, and that the service does not know: it may have ended at any moment.
-fn missed_sync(known: &[&ToldJob], jobs: &[Job], active: Option<Site>) -> Option<String> {
-    let missed = |job: &&Job| {
-        known
-            .iter()
-            .any(|told| told.name == job.id && told.missed.is_some())
-    };
+fn missed_sync(jobs: &[Job], active: Option<Site>) -> Option<String> {
     let sync = jobs
         .iter()
         .filter(|job| job.does == JobKind::Failback && !job.state.is_final())
-        .find(missed)?;
+        .find(|job| job.missed.is_some())?;
     (active == Some(Site::Azure)).then(|| {
         format!(
             "the service does not know job {} any more, by which data was synchronised from Azure: the disks of the VM on-premises may be half written, and it must not be started there; bring the VM back to completion first",

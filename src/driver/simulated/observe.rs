@@ -139,6 +139,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         sync_ended: None,
         leaving: None,
         led_elsewhere: None,
+        missing_job: None,
         stage,
     }
 }

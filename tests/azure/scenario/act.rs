@@ -108,6 +108,28 @@ impl World {
                 });
             }
             Step::Silent(silent) => self.silent(*silent),
+            Step::HostSilent {
+                host,
+                minutes,
+                unnoticed,
+            } => {
+                let since = self.wire.now.now() - SignedDuration::from_mins((*minutes).into());
+                let (mut service, host) = (self.wire.service(), HOSTS[host % HOSTS.len()]);
+                if *unnoticed {
+                    service.silence_unnoticed(host, Some(since));
+                } else {
+                    service.silence(host, Some(since));
+                }
+            }
+            Step::Alternate { host, create } => self.store().change(|spec| {
+                spec.alternate = Alternate {
+                    host: host.map(|host| HOSTS[host % HOSTS.len()].to_owned()),
+                    create_if_missing: *create || host.is_some(),
+                };
+            }),
+            Step::Key(key) => self.store().change(|spec| spec.key = *key),
+            Step::Revoke => self.wire.service().revoke_tokens(),
+            Step::SignIn(may) => self.wire.let_in(*may),
             Step::Press(press) => self.press(*press),
             Step::Purge => {
                 let mut service = self.wire.service();
@@ -159,11 +181,7 @@ impl World {
     pub(super) fn silent(&self, silent: bool) {
         let since = silent.then(|| self.wire.now.now());
         let mut service = self.wire.service();
-        for host in [
-            "hv-1.example.test",
-            "hv-2.example.test",
-            "vmm-1.example.test",
-        ] {
+        for host in HOSTS {
             service.silence(host, since);
         }
     }

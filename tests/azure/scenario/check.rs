@@ -21,10 +21,9 @@ impl World {
             let Some(job) = jobs.iter().find(|job| job.name == *name) else {
                 continue;
             };
-            let wrong = job
-                .error
-                .as_deref()
-                .is_some_and(|code| ["532", "25014", "25017", "25037", "25038"].contains(&code));
+            let wrong = job.error.as_deref().is_some_and(|code| {
+                ["506", "532", "25014", "25017", "25037", "25038"].contains(&code)
+            });
             if wrong && sent.alone && !orphaned {
                 return Err(format!(
                     "S19: {} was asked for though it could not be done: {job:?}",
@@ -91,6 +90,10 @@ impl World {
                 return Err("it asks the service again and again".into());
             }
             if decision.effect.is_some() || self.store().writes != writes {
+                // What cannot be done is tried again and again meanwhile.
+                if said(&decision).contains("cancel this Failover, and start the next one") {
+                    self.give(&said(&decision));
+                }
                 quiet = 0;
                 self.wait(4).await;
                 self.check()?;
@@ -172,6 +175,15 @@ impl World {
         let conditions = &store.pvm.as_ref()?.status.conditions;
         let condition = conditions.iter().find(|it| it.type_ == kind)?;
         Some(condition.status.clone())
+    }
+
+    /// Why the status of the VM says that this condition is true, and its words.
+    pub fn reason_of(&self, kind: &str) -> Option<(String, String)> {
+        let store = self.store();
+        let conditions = &store.pvm.as_ref()?.status.conditions;
+        let found = conditions.iter().find(|it| it.type_ == kind);
+        let is = found.filter(|it| it.status == "True")?;
+        Some((is.reason.clone(), is.message.clone()))
     }
 
     /// How far the move under way has come.

@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use homeward::api::{Approval, DataSyncRequest, FailoverPhase, Site, VirtualMachinePhase};
-use homeward::domain::{Decision, Fact, Stage, VmObservation};
+use homeward::domain::{Alternate, Decision, Fact, Stage, VmObservation};
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::{
     Assumptions, FabricKind, Fault, JobError, JobFailure, Rule, Scenario, Seed, SeedVm,
 };
+use jiff::SignedDuration;
 use tokio::sync::Mutex as Turn;
 
 use super::operator::{Disturbance, Operator};
-use super::store::{Answer, Store, spec};
+use super::store::{Answer, Key, Store, spec};
 use super::view::VM;
 use super::wire::{Trouble, Wire};
 
@@ -26,6 +27,12 @@ pub use people::Press;
 /// The other VM of the recovery plan.
 const OTHER: &str = "other";
 const PLAN: &str = "plan-1";
+/// Hosts that VMs run on, or could; of a management server only that one has a provider.
+const HOSTS: [&str; 3] = [
+    "hv-1.example.test",
+    "hv-2.example.test",
+    "vmm-1.example.test",
+];
 
 /// What befalls the next mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +93,25 @@ pub enum Step {
     },
     /// The next job of this kind fails in this task of it.
     JobFails(Scenario, u8),
-    /// The provider on the premises.
+    /// The providers on the premises, all of them.
     Silent(bool),
+    /// The provider of one host, whose last heartbeat is of so many minutes ago; the service may go on calling it connected.
+    HostSilent {
+        host: usize,
+        minutes: u8,
+        unnoticed: bool,
+    },
+    /// To where a VM is to be brought back.
+    Alternate {
+        host: Option<usize>,
+        create: bool,
+    },
+    /// The Secret with the key certificate.
+    Key(Key),
+    /// No token that was given out is taken any more.
+    Revoke,
+    /// Whether who signs in is let in.
+    SignIn(bool),
     Press(Press),
     /// The service does not know any more of the jobs that go on; what they do goes on.
     Purge,
@@ -98,6 +122,8 @@ pub struct Start {
     /// Which combination of what nobody knows of the service; none for the likeliest.
     pub assumptions: Option<u64>,
     pub vmm: bool,
+    /// Its data is encrypted in the vault.
+    pub encrypted: bool,
     pub placement: Site,
     pub prelude: Prelude,
 }
@@ -142,7 +168,13 @@ impl World {
             0,
         )
         .plan(PLAN, &[&[VM, OTHER]]);
-        seed.fabrics[0].vms = vec![SeedVm::named(VM), SeedVm::named(OTHER)];
+        seed.fabrics[0].vms = vec![
+            SeedVm {
+                encrypted: start.encrypted,
+                ..SeedVm::named(VM)
+            },
+            SeedVm::named(OTHER),
+        ];
         let assumptions = start
             .assumptions
             .map_or_else(Assumptions::default, Assumptions::drawn);
@@ -151,7 +183,11 @@ impl World {
             ..emulator::Settings::default()
         };
         let wire = Wire::new(&seed, settings);
-        let store = Arc::new(Mutex::new(Store::new(spec(start.placement))));
+        let mut wanted = spec(start.placement);
+        if start.encrypted {
+            wanted.key = Key::Usable;
+        }
+        let store = Arc::new(Mutex::new(Store::new(wanted)));
         let operators = [(); 2].map(|()| Arc::new(Turn::new(Operator::new(&wire, &store))));
         Self {
             wire,

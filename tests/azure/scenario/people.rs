@@ -3,7 +3,9 @@
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::Button;
 
-use super::super::store::Answer;
+use homeward::domain::Alternate;
+
+use super::super::store::{Answer, Key};
 use super::super::view::VM;
 use super::{PLAN, World};
 
@@ -117,11 +119,19 @@ impl World {
             self.store().answer(Answer::Commit);
         } else if words.contains("spec.reverseReplicate: Approved") {
             self.store().answer(Answer::ReverseReplicate);
+        } else if words.contains("spec.encryptionKeySecretRef") {
+            self.store().change(|spec| spec.key = Key::Usable);
+        } else if words.contains("cancel this Failover, and start the next one") {
+            self.store()
+                .change(|spec| spec.alternate = Alternate::default());
+            self.store().answer(Answer::Cancel);
         } else if words.contains("clean it up in the portal") {
             self.press(Press::TestFailoverCleanup);
         } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
             self.press(Press::Resume);
         } else if words.contains("a cancel of recovery plan") {
+            self.press(Press::Cancel);
+        } else if words.contains("complete or cancel the job where it is shown") {
             self.press(Press::Cancel);
         } else if words.contains("lets no planned failover be done now") {
             self.press(Press::Repair);

@@ -18,6 +18,7 @@
 mod after_cutover;
 mod before_cutover;
 mod cutover;
+mod holds;
 mod pending;
 mod record;
 mod turning_back;
@@ -37,6 +38,7 @@ use crate::domain::observation::{
     Operation, OperationState, Power, Progress, Protection, Stage, VmObservation,
 };
 use crate::domain::world::{FailoverView, VaultView, World};
+use holds::{busy, disconnected, missing_job, obstacles, silent_host};
 
 /// What follows within a phase.
 enum Next {
@@ -226,6 +228,9 @@ impl Move<'_> {
             .because(unknown_because(view)));
         }
         if let Some(wait) = self.target_lost(view, vm) {
+            return Next::Wait(wait);
+        }
+        if let Some(wait) = missing_job(vm) {
             return Next::Wait(wait);
         }
         if let Some(next) = self.settle_pending(vm) {
@@ -461,39 +466,4 @@ fn doing(kind: ActionKind) -> String {
         ActionKind::Detach => "the VM to be let go",
     }
     .into()
-}
-
-fn disconnected(view: &VaultView<'_>) -> Option<Wait> {
-    Site::BOTH
-        .into_iter()
-        .find_map(|site| match &view.sites[site] {
-            super::super::observation::Connection::Connected => None,
-            super::super::observation::Connection::Disconnected(why) => {
-                let wait = Wait::outside(format!("{site} to be connected: {why}"));
-                Some(wait.because(Reason::SiteDisconnected))
-            }
-        })
-}
-
-fn silent_host(vm: &VmObservation) -> Option<Wait> {
-    let why = vm.host_silent.as_ref()?;
-    let wait = Wait::outside(format!("the host of the VM to be heard: {why}"));
-    Some(wait.because(Reason::SiteDisconnected))
-}
-
-fn busy(vm: &VmObservation) -> Option<Wait> {
-    let what = vm.busy.as_ref()?;
-    Some(Wait::operation(format!("the end of {what}")).because(Reason::OperationUnderWay))
-}
-
-/// What holds whatever would be begun with the VM.
-fn obstacles(vm: &VmObservation) -> Option<Wait> {
-    let all: Vec<&str> = vm
-        .obstacles
-        .iter()
-        .chain(&vm.protection_obstacles)
-        .map(String::as_str)
-        .collect();
-    let mend = Wait::mend(all.join("; ")).because(Reason::VirtualMachineNotReady);
-    (!all.is_empty()).then_some(mend).or_else(|| busy(vm))
 }

@@ -571,7 +571,21 @@ fn silent_host(vm: &VmObservation) -> Option<Outcome> {
     ))
 }
 
+/// A job that somebody began, or that outlived the move it was of, and that the service does not tell of.
+fn missing_job(vm: &VmObservation) -> Option<Outcome> {
+    let job = vm.missing_job.as_ref()?;
+    let message = format!("waits for {}", job.what);
+    Some(if job.is_stuck {
+        Outcome::stalled(Reason::JobMissing, message)
+    } else {
+        Outcome::outside(Reason::JobMissing, message)
+    })
+}
+
 fn busy(vm: &VmObservation) -> Option<Outcome> {
+    if let Some(missing) = missing_job(vm) {
+        return Some(missing);
+    }
     let what = vm.busy.as_ref()?;
     Some(Outcome::new(
         VirtualMachinePhase::Pending,

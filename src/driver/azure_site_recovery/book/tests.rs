@@ -39,7 +39,7 @@ fn free() -> Item {
 fn missed() -> Book {
     let mut book = Book::default();
     book.read(told("J", "InProgress"));
-    book.missed("j", at(0));
+    book.missed("j", &[], at(0));
     book
 }
 
@@ -47,11 +47,11 @@ fn missed() -> Book {
 fn s19_a_job_that_is_missed_has_ended_when_the_vm_is_free_for_a_while() {
     let mut book = missed();
     for seconds in [0, 100, 179] {
-        book.missed("J", at(seconds));
+        book.missed("J", &[], at(seconds));
         book.give_up(&[free()], at(seconds));
         assert_eq!(book.live(), ["J"], "after {seconds} s");
     }
-    book.missed("J", at(180));
+    book.missed("J", &[], at(180));
     book.give_up(&[free()], at(180));
     assert_eq!(book.live(), Vec::<String>::new());
     assert!(book.get("j").unwrap().lost && !book.wants("j"));
@@ -87,11 +87,11 @@ fn s19_a_job_that_is_told_of_again_was_not_lost() {
     book.read(told("J", "InProgress"));
     book.give_up(&[free()], at(1_000));
     assert_eq!(book.live(), ["J"], "it was read");
-    book.missed("J", at(1_000));
+    book.missed("J", &[], at(1_000));
     book.listed(vec![told("J", "InProgress")]);
     book.give_up(&[free()], at(2_000));
     assert_eq!(book.live(), ["J"], "it was listed");
-    book.missed("J", at(2_000));
+    book.missed("J", &[], at(2_000));
     book.give_up(&[free()], at(3_000));
     assert_eq!(book.live(), Vec::<String>::new());
     book.listed(vec![told("J", "Suspended")]);
@@ -107,4 +107,33 @@ fn a_job_that_has_another_name_is_known_by_that() {
     assert_eq!(book.get("OPERATION").unwrap().name, "J");
     book.read(told("J", "Succeeded"));
     assert!(!book.wants("operation"));
+}
+
+/// A process that has just begun has never been told of it.
+#[test]
+fn s18_a_job_that_only_items_name_holds_their_vms() {
+    let named = json!({
+        "scenarioName": "PlannedFailover",
+        "jobId": "/replicationJobs/J",
+        "startTime": at(-60).to_string(),
+    });
+    let mut second = item(&[], &named);
+    second.vm_id = Some("second".into());
+    let mut other = free();
+    other.vm_id = Some("other".into());
+    let items = [item(&["Failback"], &named), second, other];
+    let mut book = Book::default();
+    book.missed("nobody-names-it", &items, at(0));
+    assert_eq!(book.live(), Vec::<String>::new());
+    book.missed("j", &items, at(0));
+    let job = book.get("J").unwrap();
+    assert_eq!((job.missed, job.started), (Some(at(0)), Some(at(-60))));
+    assert!(book.wants("J"));
+    for (vm, jobs) in [("vm-id", 1), ("second", 1), ("other", 0)] {
+        assert_eq!(book.of_vm(Some(vm), "web").len(), jobs, "{vm}");
+    }
+    book.give_up(&items, at(1_000));
+    assert_eq!(book.live(), ["j"], "they still name it");
+    book.read(told("J", "Suspended"));
+    assert_eq!(book.of_vm(Some("second"), "web").len(), 0, "it is told of");
 }

@@ -1,7 +1,10 @@
 //! What holds a VM: for a person to mend, or for a while.
 
+use jiff::Timestamp;
+
 use crate::api::Site;
-use crate::domain::{Job, JobKind, Stage};
+use crate::domain::{Job, JobKind, MissingJob, Stage};
+use crate::driver::azure_site_recovery::book::LOST_AFTER;
 use crate::driver::azure_site_recovery::wire::item::Item;
 use crate::driver::azure_site_recovery::wire::problem::one_line;
 
@@ -111,4 +114,45 @@ pub fn led_elsewhere(live: Option<&Job>) -> Option<String> {
         "recovery plan {plan} of the service, which moves this VM together with others (job {})",
         job.id
     ))
+}
+
+/// The job by which the service holds the VM, or may do so, and that it does not know. While an item names a job, or lets nothing be done, nothing
+/// proves that the job has ended (S18): not even what the item offers, for it may offer that while a failback waits.
+pub fn missing_job(item: &Item, jobs: &[Job], now: Timestamp) -> Option<MissingJob> {
+    let named = |job: &&Job| {
+        let holder = item.scenario.job.as_deref();
+        holder.is_none_or(|holder| holder.eq_ignore_ascii_case(&job.id))
+    };
+    let under_way = jobs.iter().rev().filter(|job| !job.state.is_final());
+    // Beside one that is named no other holds the VM.
+    let (job, since) = under_way
+        .filter(named)
+        .find_map(|job| Some((job, job.missed?)))?;
+    let what = job.doing.as_deref().unwrap_or("no more is known of it");
+    let at = since.strftime("%Y-%m-%d %H:%M UTC");
+    if now.duration_since(since) < LOST_AFTER {
+        return Some(MissingJob {
+            what: format!(
+                "job {} of the service ({what}) to be told of again, or to have ended: the service, which may be late, has not known it since {at}",
+                job.id
+            ),
+            is_stuck: false,
+        });
+    }
+    let holds = if item.scenario.job.is_some() {
+        "still names it as what holds the VM"
+    } else {
+        "lets nothing be done with the VM"
+    };
+    let copy = match (job.does, item.active) {
+        (JobKind::Failback, Some(Site::Azure)) => " Do not start the VM on-premises meanwhile.",
+        _ => "",
+    };
+    Some(MissingJob {
+        what: format!(
+            "the end of job {} of the service ({what}), which the service has not known since {at}, though it {holds}: it may still act, so that nothing else is asked for, and Homeward can neither complete nor cancel it. In the portal, look at Site Recovery jobs of the vault, and at the VM under Replicated items: complete or cancel the job where it is shown; where it is not, have Azure support end it.{copy} Homeward goes on by itself once the service is free of the job",
+            job.id
+        ),
+        is_stuck: true,
+    })
 }

@@ -5,6 +5,7 @@ mod lost;
 
 use serde_json::{Value, json};
 
+use super::super::wire::job::Job as ToldJob;
 use super::super::wire::page::Element as _;
 use super::*;
 

@@ -67,6 +67,8 @@ pub struct Scenario {
     pub name: String,
     /// Name of its job.
     pub job: Option<String>,
+    /// When it began.
+    pub started: Option<Timestamp>,
 }
 
 /// Something wrong with an item.
@@ -161,6 +163,7 @@ impl Element for Item {
                         .text("jobId")
                         .map(|id| last_segment(&id).to_owned()),
                 ),
+                started: scenario.time("startTime"),
             },
             last_failover: properties.time("lastSuccessfulFailoverTime"),
             provider_id: properties.text("recoveryServicesProviderId"),

@@ -48,6 +48,8 @@ pub struct Job {
     pub missed: Option<Timestamp>,
     /// It was missed for so long that it must have ended.
     pub lost: bool,
+    /// The VMs that are held by it, where their items are all that tells of it.
+    pub holds: Vec<String>,
 }
 
 /// One task of a job.
@@ -98,6 +100,31 @@ pub struct JobError {
 }
 
 impl Job {
+    /// One of which only the name is known.
+    #[must_use]
+    pub fn nothing_of(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            scenario: None,
+            friendly_name: None,
+            state: String::new(),
+            state_description: String::new(),
+            tasks: Vec::new(),
+            errors: Vec::new(),
+            started: None,
+            ended: None,
+            allowed: Vec::new(),
+            target: None,
+            target_name: None,
+            target_type: None,
+            fabrics: None,
+            detailed: false,
+            missed: None,
+            lost: false,
+            holds: Vec::new(),
+        }
+    }
+
     /// Whether the state is one of these.
     #[must_use]
     pub fn is(&self, states: &[&str]) -> bool {
@@ -206,10 +233,7 @@ impl Element for Job {
             target_name: properties.text("targetObjectName"),
             target_type: properties.text("targetInstanceType"),
             fabrics: fabrics(affected),
-            detailed: false,
-            missed: None,
-            lost: false,
-            name,
+            ..Self::nothing_of(&name)
         })
     }
 }

@@ -3,12 +3,21 @@
 use super::*;
 
 fn see_lost(item: &Value, jobs: &[Value], lost: &str) -> VmObservation {
+    see_missed(item, jobs, lost, jiff::SignedDuration::from_hours(1))
+}
+
+fn see_missed(
+    item: &Value,
+    jobs: &[Value],
+    missed: &str,
+    since: jiff::SignedDuration,
+) -> VmObservation {
     let items = [Item::read(item).unwrap()];
     let mut book = Book::default();
     for job in jobs {
         book.read(ToldJob::read(job).unwrap());
     }
-    book.missed(lost, now() - jiff::SignedDuration::from_hours(1));
+    book.missed(missed, &items, now() - since);
     book.give_up(&items, now());
     vault(&Told {
         missing_permissions: &[],
@@ -81,4 +90,59 @@ fn s19_a_sync_that_was_lost_leaves_a_copy_that_is_not_to_be_started() {
     let back = from_azure(job("later", "Failback", "InProgress", &prepared));
     let vm = see_lost(&committed, &[there(), back], "later");
     assert_eq!(vm.target_consistent, Fact::Known(true));
+}
+
+/// What the item offers proves nothing: it may offer a failback while another one waits.
+#[test]
+fn s18_a_job_that_holds_the_vm_and_is_not_told_of_may_still_act() {
+    let paused = from_azure(job(
+        "back",
+        "PlannedFailover",
+        "Suspended",
+        &[
+            ("MonitorDataSync", "Succeeded"),
+            ("WaitForUserInputForFailback", "InProgress"),
+        ],
+    ));
+    let seconds = jiff::SignedDuration::from_secs;
+    let names = |job: &str, allowed: &[&str]| {
+        let mut item = item("PlannedFailoverStatesBegin", "Recovery", allowed);
+        item["properties"]["currentScenario"] = json!({
+            "scenarioName": "PlannedFailover", "jobId": format!("{VAULT}/replicationJobs/{job}"),
+        });
+        item
+    };
+    let nameless = item("PlannedFailoverStatesBegin", "Recovery", &[]);
+    let free = item("PlannedFailoverStatesBegin", "Recovery", &COMMITTED);
+    // What the item says, whether the job was ever told of, for how long it is missed, and whether only people can end it.
+    let rows = [
+        (names("back", &[]), true, 179, Some(false)),
+        (names("BACK", &[]), true, 180, Some(true)),
+        (names("back", &COMMITTED), true, 180, Some(true)),
+        (names("back", &[]), false, 0, Some(false)),
+        (names("back", &COMMITTED), false, 180, Some(true)),
+        (nameless, true, 180, Some(true)),
+        // It has ended by then.
+        (free.clone(), true, 180, None),
+        (free, true, 10, Some(false)),
+        // The VM is held by another one.
+        (names("another", &[]), true, 180, None),
+    ];
+    for (item, told, since, stuck) in rows {
+        let jobs = if told { vec![paused.clone()] } else { vec![] };
+        let vm = see_missed(&item, &jobs, "back", seconds(since));
+        let found = vm.missing_job.as_ref().map(|job| job.is_stuck);
+        let scenario = &item["properties"]["currentScenario"];
+        assert_eq!(found, stuck, "{scenario}, missed for {since} s");
+        if stuck.is_some() {
+            assert_eq!(vm.stage, Fact::Known(THERE), "{scenario}");
+            assert_eq!(vm.target_consistent, Fact::Known(false), "{scenario}");
+        }
+        if stuck == Some(true) {
+            let words = vm.missing_job.unwrap().what;
+            for word in ["job back", "Site Recovery jobs", "Do not start the VM"] {
+                assert!(words.contains(word), "{words}");
+            }
+        }
+    }
 }
