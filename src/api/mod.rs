@@ -48,6 +48,9 @@ pub const VM_LABEL: &str = "homeward.dev/virtual-machine";
 /// Annotation on a ProtectedVirtualMachine: the claim (`<cluster>/<uid>`) that may be taken over from another cluster (S1).
 pub const TAKEOVER_ANNOTATION: &str = "homeward.dev/take-over-claim";
 
+/// Annotation on a ProtectedVirtualMachine: the job of a service after which a person has seen the VM run, where nothing else tells.
+pub const SEEN_RUNNING_ANNOTATION: &str = "homeward.dev/seen-running";
+
 /// All definitions, in the order in which their files are written.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {

@@ -45,6 +45,8 @@ pub struct Intent {
     pub deleting: bool,
     /// A claim of another cluster that may be taken over, as it stands in the annotation.
     pub takeover: Option<String>,
+    /// The operation of a service that had told the VM to stop, and after which a person has seen it run, as it stands in the annotation.
+    pub seen_running: Option<String>,
 }
 
 /// A resource that cannot be understood.
@@ -70,6 +72,7 @@ impl Intent {
             problem: problem.into(),
             remedy,
         };
+        let annotation = |name| vm.metadata.annotations.as_ref()?.get(name).cloned();
         let name = vm.metadata.name.clone().unwrap_or_default();
         let uid = vm.metadata.uid.clone().unwrap_or_default();
         if name.is_empty() || uid.is_empty() {
@@ -140,12 +143,8 @@ impl Intent {
             suspend: spec.suspend.unwrap_or(false),
             history_limit: spec.failover_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT),
             deleting,
-            takeover: vm
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(crate::api::TAKEOVER_ANNOTATION))
-                .cloned(),
+            takeover: annotation(crate::api::TAKEOVER_ANNOTATION),
+            seen_running: annotation(crate::api::SEEN_RUNNING_ANNOTATION),
             name,
             uid,
         })

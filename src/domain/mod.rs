@@ -34,7 +34,7 @@ pub use failure::ErrorClass;
 pub use intent::{DEFAULT_HISTORY_LIMIT, Intent, InvalidIntent};
 pub use observation::{
     BySite, Claim, Connection, HostObservation, Job, JobKind, JobState, JobTask, Jobs, MissingJob,
-    Operation, OperationState, Power, Progress, Protection, ProtectionState, Stage,
+    Operation, OperationState, PerhapsDown, Power, Progress, Protection, ProtectionState, Stage,
     VaultObservation, VmObservation, WholePass,
 };
 pub use ownership::{Claimant, earlier_owner};

@@ -199,6 +199,17 @@ pub struct VmObservation {
     pub led_elsewhere: Option<String>,
     /// A job that holds the VM at a service which does not tell of it: whether, and how, it goes on is not known (safety rule S7).
     pub missing_job: Option<MissingJob>,
+    /// An operation of a service that told the VM to stop at the active site, and was not brought to its end: nobody says whether the VM runs.
+    pub perhaps_down: Option<PerhapsDown>,
+}
+
+/// A VM that was told to stop by an operation that then broke off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PerhapsDown {
+    /// The service's name of the operation.
+    pub job: String,
+    /// What it was and how it ended.
+    pub what: String,
 }
 
 impl VmObservation {

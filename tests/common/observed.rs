@@ -35,5 +35,6 @@ pub fn nothing_of(id: &str) -> VmObservation {
         leaving: None,
         led_elsewhere: None,
         missing_job: None,
+        perhaps_down: None,
     }
 }

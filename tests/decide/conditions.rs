@@ -5,8 +5,8 @@
 
 use homeward::api::{Approval, FailoverPhase, FailoverStatus, ProtectedVirtualMachineStatus, Site};
 use homeward::domain::{
-    BySite, Connection, CurrentFailover, Decision, Fact, MissingJob, Power, ProtectionState, Stage,
-    VaultView, VmObservation, World, decide,
+    BySite, Connection, CurrentFailover, Decision, Fact, MissingJob, PerhapsDown, Power,
+    ProtectionState, Stage, VaultView, VmObservation, World, decide,
 };
 use homeward::driver::simulated::agents_like;
 
@@ -24,6 +24,7 @@ struct Situation {
     placement: Site,
     suspend: bool,
     earlier_owner: Option<&'static str>,
+    seen_running: Option<&'static str>,
 }
 
 fn situations(store: &Store) -> Vec<Situation> {
@@ -44,6 +45,7 @@ fn situations(store: &Store) -> Vec<Situation> {
         placement: FROM,
         suspend: false,
         earlier_owner: None,
+        seen_running: None,
     };
     list.push(usual.clone());
     let mut add = |name, change: &dyn Fn(&mut Situation, &mut VmObservation)| {
@@ -176,6 +178,21 @@ fn situations(store: &Store) -> Vec<Situation> {
             });
         });
     }
+    for seen_running in [None, Some("J")] {
+        let name = if seen_running.is_some() {
+            "a person has seen it run since"
+        } else {
+            "an operation that broke off had told it to stop"
+        };
+        add(name, &|it, vm| {
+            it.seen_running = seen_running;
+            vm.power.on_premises = Fact::Unknown("the service does not tell".into());
+            vm.perhaps_down = Some(PerhapsDown {
+                job: "j".into(),
+                what: "job j of the service told the VM to stop, and then failed".into(),
+            });
+        });
+    }
     add("a plan of the service moves it with others", &|_, vm| {
         vm.led_elsewhere = Some("recovery plan p of the service".into());
     });
@@ -195,6 +212,7 @@ fn decided(situation: &Situation, store: &Store, moving: Option<FailoverPhase>) 
     let mut intent = intent(pvm);
     intent.placement = moving.map_or(situation.placement, |_| TO);
     intent.suspend = situation.suspend;
+    intent.seen_running = situation.seen_running.map(Into::into);
     let asked = Asked::new(pvm.uid.clone());
     let status = FailoverStatus {
         phase: moving,

@@ -54,6 +54,7 @@ fn what_is_not_said_has_the_documented_default() {
             history_limit: 10,
             deleting: false,
             takeover: None,
+            seen_running: None,
         }
     );
 }
@@ -92,6 +93,7 @@ fn what_is_said_is_taken() {
             history_limit: 0,
             deleting: false,
             takeover: Some("a/b".into()),
+            seen_running: None,
         }
     );
 }

@@ -1,14 +1,18 @@
 //! Jobs that fail at the service: its words reach the Failover, and the VM stays where it may run.
 
 use anyhow::{Context as _, Result, ensure};
-use homeward::api::{Failover, FailoverOutcome, FailoverPhase, Site};
+use homeward::api::{
+    Failover, FailoverOutcome, FailoverPhase, ProtectedVirtualMachine, SEEN_RUNNING_ANNOTATION,
+    Site,
+};
 use homeward_asr_emulator::{FabricKind, JobError, JobFailure, Scenario};
 use homeward_playground::asked::Intent;
 use homeward_playground::world::{ServiceWorld, status_of};
 use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::lane::{Lane, finish, quick, run, world};
+use crate::lane::{Lane, condition, finish, quick, run, world};
 
 const CODE: &str = "28031";
 const MESSAGE: &str = "The virtual machine could not be created in Azure";
@@ -64,10 +68,28 @@ async fn s20_a_failover_that_fails_after_the_stop_is_not_asked_for_again_unasked
         lane.until_phase(&next, FailoverPhase::AwaitingStart)
             .await?;
         lane.each_once(&[Intent::Failover]).await?;
-        lane.answer(&next, json!({"start": "Approved", "cutover": "Approved"}))
+        // At rest it is told of until a person has looked, for nothing else tells that it is down.
+        world.cluster.place(lane.vm, Site::OnPremises).await?;
+        let ready = |vm: &ProtectedVirtualMachine| {
+            let (_, reason, words) = condition(&vm.status.as_ref()?.conditions, "Ready")?;
+            (reason == "GuestNotRunning").then(|| words.to_owned())
+        };
+        let told = world
+            .cluster
+            .until_vm(lane.vm, "told to be down", |vm| ready(vm).is_some());
+        let words = ready(&told.await?).context("it is told")?;
+        let annotation = format!("{SEEN_RUNNING_ANNOTATION}: ");
+        let (_, job) = words.split_once(&annotation).context("it says which")?;
+        let job = job.split(' ').next().unwrap_or_default();
+        let seen = json!({"metadata": {"annotations": {SEEN_RUNNING_ANNOTATION: job}}});
+        let vms = world.cluster.vms();
+        vms.patch(lane.vm, &PatchParams::default(), &Patch::Merge(seen))
             .await?;
-        lane.lead(&next, Site::Azure).await?;
+        lane.until_rests(Site::OnPremises).await?;
+        lane.travel(Site::Azure).await?;
         lane.runs_only_at(Site::Azure).await?;
+        lane.each_once(&[Intent::Failover, Intent::Failover, Intent::Commit])
+            .await?;
         finish(world).await
     })
     .await;

@@ -91,6 +91,7 @@ fn vm(sent: u64) -> VmObservation {
         leaving: None,
         led_elsewhere: None,
         missing_job: None,
+        perhaps_down: None,
     }
 }
 

@@ -234,6 +234,7 @@ pub(super) fn vm(look: &Look, id: Uuid, interval_seconds: u64) -> VmObservation 
         leaving: None,
         led_elsewhere: None,
         missing_job: None,
+        perhaps_down: None,
         stage,
     }
 }

@@ -19,7 +19,9 @@ use crate::domain::{
     BySite, Connection, Fact, HostObservation, Job, JobKind, JobState, Jobs, Power, Protection,
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
-use held::{busy, health, led_elsewhere, missing_job, obstacles, protection_obstacles};
+use held::{
+    busy, health, led_elsewhere, missing_job, obstacles, perhaps_down, protection_obstacles,
+};
 pub use providers::{connection, is_one_silent};
 use providers::{host_silent, on_premises};
 
@@ -117,6 +119,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
     let live = live(item, &jobs);
     let (busy, led) = (busy(live), led_elsewhere(live));
     let missing = missing_job(item, &jobs, told.now);
+    let down = perhaps_down(&jobs, &stage);
     let broken = broken_sync(&jobs, active).or_else(|| missed_sync(&jobs, active));
     VmObservation {
         id: item.identity(),
@@ -160,6 +163,7 @@ fn vm(told: &Told<'_>, item: &Item, providers: &[&Provider]) -> VmObservation {
         leaving: None,
         led_elsewhere: led,
         missing_job: missing,
+        perhaps_down: down,
         stage: Fact::Known(stage),
     }
 }

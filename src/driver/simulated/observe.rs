@@ -140,6 +140,7 @@ fn look(simulation: &Simulation, vm: &Vm) -> VmObservation {
         leaving: None,
         led_elsewhere: None,
         missing_job: None,
+        perhaps_down: None,
         stage,
     }
 }

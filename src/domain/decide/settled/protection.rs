@@ -30,6 +30,9 @@ pub(super) fn protect(
 ) -> Outcome {
     let to = site.other();
     if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
+        if let Some(outcome) = perhaps_down(world, vm, site) {
+            return outcome;
+        }
         return Outcome::new(
             VirtualMachinePhase::Unprotected,
             Reason::ServiceDoesNotProtectFromAzure,
@@ -95,6 +98,9 @@ pub(super) fn protect(
     if let Some(why) = &vm.down_because {
         return Outcome::stalled(Reason::GuestNotRunning, format!("{site}: {why}"));
     }
+    if let Some(outcome) = perhaps_down(world, vm, site) {
+        return outcome;
+    }
     // What would hold the next move is told of before somebody needs that move; replication goes on meanwhile.
     let held = mend(&vm.obstacles)
         .or_else(|| mend(&vm.protection_obstacles))
@@ -110,8 +116,10 @@ pub(super) fn protect(
     });
     let late = late.unwrap_or_default();
     let runs = match vm.power[site] {
+        Fact::Known(Power::On) => "runs",
         Fact::Known(Power::Off) => "is switched off",
-        _ => "runs",
+        // Whether it runs is not said by who does not know.
+        Fact::Absent | Fact::Unknown(_) => "is",
     };
     match state {
         ProtectionState::Failing(why) => Outcome::new(
@@ -224,6 +232,23 @@ fn again_after(world: &World<'_>, from: Site, delay: SignedDuration) -> Option<O
             Reason::Seeding,
             submission(world, Action::Protect { from }, next_mark(world, vm), None),
             format!("protection towards {} is set up again", from.other()),
+        )
+    })
+}
+
+/// Told until a person has looked, or a move has come to its end: nothing else will tell that a VM which should run is down.
+fn perhaps_down(world: &World<'_>, vm: &VmObservation, site: Site) -> Option<Outcome> {
+    let down = vm.perhaps_down.as_ref()?;
+    let seen = world.intent.seen_running.as_deref();
+    let looked = seen.is_some_and(|job| job.eq_ignore_ascii_case(&down.job));
+    let annotation = crate::api::SEEN_RUNNING_ANNOTATION;
+    (!looked).then(|| {
+        Outcome::stalled(
+            Reason::GuestNotRunning,
+            format!(
+                "{site}: {}. See whether it runs, and start it there if it does not; then set the annotation {annotation}: {} on this resource",
+                down.what, down.job
+            ),
         )
     })
 }

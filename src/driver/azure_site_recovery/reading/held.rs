@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 
 use crate::api::Site;
-use crate::domain::{Job, JobKind, MissingJob, Stage};
+use crate::domain::{Job, JobKind, JobState, MissingJob, PerhapsDown, Stage};
 use crate::driver::azure_site_recovery::book::LOST_AFTER;
+use crate::driver::azure_site_recovery::jobs;
 use crate::driver::azure_site_recovery::wire::item::Item;
 use crate::driver::azure_site_recovery::wire::problem::one_line;
 
@@ -154,5 +155,31 @@ pub fn missing_job(item: &Item, jobs: &[Job], now: Timestamp) -> Option<MissingJ
             job.id
         ),
         is_stuck: true,
+    })
+}
+
+/// The move that had told the VM to stop where it stands, and broke off: the service starts nothing again, and tells of no power.
+pub fn perhaps_down(all: &[Job], stage: &Stage) -> Option<PerhapsDown> {
+    // What broke off before it came to the stop says nothing of what the move before it had left.
+    let touched =
+        |job: &&Job| job.state == JobState::Succeeded || jobs::has_stopped_the_source(job);
+    let moves = |job: &&Job| matches!(job.does, JobKind::Failover | JobKind::Failback);
+    let newest = all.iter().rev().filter(moves).find(touched)?;
+    let ended = match newest.state {
+        JobState::Failed { .. } => "failed",
+        JobState::Cancelled => "was cancelled",
+        JobState::Lost => "is not known to the service any more",
+        _ => return None,
+    };
+    let left = match newest.does {
+        JobKind::Failback => Site::Azure,
+        _ => Site::OnPremises,
+    };
+    (*stage == Stage::Settled { site: left }).then(|| PerhapsDown {
+        job: newest.id.clone(),
+        what: format!(
+            "job {} of the service told the VM in {left} to stop, and then {ended}; nothing starts the VM again by itself",
+            newest.id
+        ),
     })
 }

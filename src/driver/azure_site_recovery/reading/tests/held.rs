@@ -52,3 +52,69 @@ fn a_silent_provider_holds_the_vm_and_the_site() {
         assert!(all.sites.azure.is_connected());
     }
 }
+
+/// Nothing but its jobs tells that a VM may be down: the service does not say what runs.
+#[test]
+fn a_vm_that_was_told_to_stop_by_a_move_that_broke_off() {
+    let stop = |state| [("VmShutdownVmOnPrimary", state)];
+    let move_of = |name, state, stop: [(&str, &str); 1]| job(name, "PlannedFailover", state, &stop);
+    let succeeded = || move_of("b", "Succeeded", stop("Succeeded"));
+    let rows = [
+        (
+            "it failed",
+            vec![move_of("b", "Failed", stop("Succeeded"))],
+            true,
+        ),
+        (
+            "it was cancelled",
+            vec![move_of("b", "Cancelled", stop("Failed"))],
+            true,
+        ),
+        (
+            "it failed before",
+            vec![move_of("b", "Failed", stop("NotStarted"))],
+            false,
+        ),
+        ("there was no move", vec![], false),
+        (
+            "a later one failed before",
+            vec![
+                move_of("b", "Failed", stop("Succeeded")),
+                move_of("bb", "Failed", stop("NotStarted")),
+            ],
+            true,
+        ),
+        (
+            "a later one succeeded",
+            vec![
+                move_of("b", "Failed", stop("Succeeded")),
+                from_azure(move_of(
+                    "bb",
+                    "Succeeded",
+                    [("ShutdownVmOnAzure", "Succeeded")],
+                )),
+            ],
+            false,
+        ),
+        ("it succeeded", vec![succeeded()], false),
+    ];
+    for (row, jobs, expected) in rows {
+        let vm = see(item("Protected", "Primary", &STEADY), &jobs);
+        assert_eq!(vm.perhaps_down.is_some(), expected, "{row}");
+    }
+    let back = |state| {
+        from_azure(job(
+            "b",
+            "PlannedFailover",
+            state,
+            &[("ShutdownVmOnAzure", "Succeeded")],
+        ))
+    };
+    let there = see(
+        item("UnplannedFailoverCommitted", "Recovery", &["Failback"]),
+        &[back("Failed")],
+    );
+    assert_eq!(there.stage.known(), Some(&THERE));
+    let what = there.perhaps_down.unwrap().what;
+    assert!(what.contains("the VM in Azure"), "{what}");
+}
