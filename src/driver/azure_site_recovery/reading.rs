@@ -20,8 +20,8 @@ use crate::domain::{
     ProtectionState, Stage, VaultObservation, VmObservation, WholePass,
 };
 use held::{busy, health, led_elsewhere, missing_job, obstacles, protection_obstacles};
-pub use providers::{connection, is_one_silent};
-use providers::{host_silent, on_premises};
+use providers::on_premises;
+pub use providers::{connection, host_silent, is_one_silent};
 
 /// All that one look told.
 pub struct Told<'a> {
