@@ -6,6 +6,7 @@
 #[path = "../common/seeded.rs"]
 mod seeded;
 
+mod heard;
 mod operator;
 mod properties;
 mod regressions;

@@ -137,3 +137,44 @@ fn a_sync_of_which_only_the_item_told_leaves_a_copy_that_is_not_to_be_started() 
         &[Step::Purge, one(1), Step::Die(0), Step::DeletePvm],
     );
 }
+
+/// The VM was free by the time that another process looked for the first time, which saw nothing of the job, took its move for one that had
+/// synchronised nothing yet, and asked for another.
+#[test]
+fn s19_a_sync_that_nobody_can_tell_of_any_more_has_ended() {
+    for ends in [Press::Cancel, Press::Resume] {
+        play(
+            Prelude::BackAtGate,
+            &[
+                Step::Purge,
+                Step::Press(ends),
+                Step::Wait { seconds: 1 },
+                Step::Run {
+                    operator: 1,
+                    passes: 2,
+                    seconds: 2,
+                },
+            ],
+        );
+    }
+}
+
+/// A process that had not looked for long followed a move that had been over for as long.
+#[test]
+fn a_move_that_the_service_does_not_know_any_more_is_followed_by_nobody() {
+    let one = |operator| Step::Run {
+        operator,
+        passes: 1,
+        seconds: 1,
+    };
+    play(
+        Prelude::InAzure,
+        &[
+            one(0),
+            Step::Press(Press::Failback { full: false }),
+            one(0),
+            one(1),
+            Step::Purge,
+        ],
+    );
+}

@@ -14,7 +14,7 @@ fn play(prelude: Prelude, steps: &[Step], look: impl FnOnce(&World) -> Checked) 
     play_from(&start(prelude), steps, look);
 }
 
-fn play_from(start: &Start, steps: &[Step], look: impl FnOnce(&World) -> Checked) {
+pub fn play_from(start: &Start, steps: &[Step], look: impl FnOnce(&World) -> Checked) {
     let played = in_time(async {
         let mut world = World::new(start);
         world.prelude(start.prelude).await?;
@@ -42,7 +42,7 @@ fn old_look() -> Disturbance {
 }
 
 /// How many mutations of this kind were sent.
-fn sent(world: &World, operation: &str) -> usize {
+pub fn sent(world: &World, operation: &str) -> usize {
     let is = |path: &str| path.ends_with(&format!("/{operation}"));
     world
         .wire
@@ -53,7 +53,7 @@ fn sent(world: &World, operation: &str) -> usize {
 }
 
 #[allow(clippy::needless_pass_by_value)] // values read better where it is asked
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Checked {
+pub fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Checked {
     if found == expected {
         Ok(())
     } else {

@@ -122,8 +122,13 @@ impl Wire {
         service
     }
 
-    /// A driver of a process of its own.
+    /// A driver of a process of its own, which lists all anew in each look.
     pub fn driver(self: &Arc<Self>) -> Arc<AzureSiteRecoveryDriver> {
+        self.driver_of(Duration::ZERO)
+    }
+
+    /// One whose looks are so far apart at least.
+    pub fn driver_of(self: &Arc<Self>, shortest_pause: Duration) -> Arc<AzureSiteRecoveryDriver> {
         let vault = self.service().vault().clone();
         let now = self.now;
         let settings = Settings {
@@ -133,7 +138,7 @@ impl Wire {
             resource_group: vault.resource_group,
             vault_name: vault.name,
             fabric_name: None,
-            shortest_pause: Duration::ZERO,
+            shortest_pause,
             clock: Clock::new(move || now.now()),
         };
         let client: Arc<dyn HttpClient> = Arc::new(Client(self.clone()));

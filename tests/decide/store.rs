@@ -18,6 +18,8 @@ pub struct Spec {
     pub data_sync: DataSyncRequest,
     pub alternate: Alternate,
     pub key: Key,
+    /// The annotation of a person who has looked.
+    pub seen_running: Option<String>,
 }
 
 /// The key certificate of encrypted data.
@@ -43,6 +45,7 @@ pub fn spec(placement: Site) -> Spec {
         data_sync: DataSyncRequest::Auto,
         alternate: Alternate::default(),
         key: Key::None,
+        seen_running: None,
     }
 }
 

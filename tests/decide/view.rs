@@ -30,7 +30,7 @@ pub fn intent(pvm: &Pvm) -> Intent {
         history_limit: DEFAULT_HISTORY_LIMIT.min(3),
         deleting: pvm.deleting,
         takeover: None,
-        seen_running: None,
+        seen_running: pvm.spec.seen_running.clone(),
     }
 }
 

@@ -123,6 +123,9 @@ fn a_sync_that_somebody_else_ended_is_told_of() {
         seen.jobs.as_mut().unwrap().scenario = scenario.into();
         let ended = show(&waited, &seen).sync_ended;
         assert_eq!(ended.is_some(), over, "{scenario}: {ended:?}");
+        // Invariant 4: how far it was broken off is not known either.
+        let noted = kept::settle(&waited, &seen, LIMITS, later(9)).inconsistent_because;
+        assert_eq!(noted.is_some(), over, "{scenario}: {noted:?}");
     }
 }
 
@@ -136,6 +139,13 @@ fn the_site_that_the_vm_leaves_is_told_of_whoever_moves_it() {
     assert_eq!(leaving(JobKind::Failover, STOPS), Some(OnPremises));
     assert_eq!(leaving(JobKind::Failback, JobState::Cancelled), None);
     assert_eq!(leaving(JobKind::Commit, RUNS), None);
+    let missed = Job {
+        missed: Some(now()),
+        ..job("any", JobKind::Failback, RUNS)
+    };
+    let seen = look(IN_AZURE, vec![missed]);
+    let shown = kept::show(Some(&register()), &seen, LIMITS, now());
+    assert_eq!(shown.leaving, None, "who knows whether it goes on");
 }
 
 /// Invariant 4: the jobs that tell of a broken sync are forgotten one day; that it was broken is not, until the VM has come back.

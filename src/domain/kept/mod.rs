@@ -64,6 +64,9 @@ pub fn settle(
 ) -> KeptRegister {
     let mut next = register.clone();
     show::note_consistency(&mut next, look);
+    if let Some(job) = show::vanished_sync(register, look) {
+        next.inconsistent_because = Some(half_written(job));
+    }
     let Some(request) = &register.request else {
         return next;
     };
@@ -106,11 +109,13 @@ fn vanished_sync(request: &KeptRequest, outcome: &KeptOutcome) -> Option<String>
     let kind = ActionKind::parse(&request.action)?;
     let syncs = fate::job_kind(kind, request.site) == Some(JobKind::Failback);
     let job = request.job.as_ref()?;
-    (syncs && outcome.result == KeptResult::NoEffect).then(|| {
-        format!(
-            "a data sync from Azure was under way (job {job}), which the service does not know any more: the disks of the VM on-premises may be half written, and it must not be started there; bring the VM back to completion first"
-        )
-    })
+    (syncs && outcome.result == KeptResult::NoEffect).then(|| half_written(job))
+}
+
+fn half_written(job: &str) -> String {
+    format!(
+        "a data sync from Azure was under way (job {job}), which the service does not know any more: the disks of the VM on-premises may be half written, and it must not be started there; bring the VM back to completion first"
+    )
 }
 
 /// The request was answered, and what it was answered says that it had no effect.

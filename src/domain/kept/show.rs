@@ -109,37 +109,59 @@ fn state_of(outcome: &KeptOutcome) -> Option<OperationState> {
     }
 }
 
-/// The sync of this move had been reached, and its job has ended since by no request of ours.
-fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
+/// The job by which the sync of this move was reached, when it was.
+fn synchronised_by(register: &KeptRegister) -> Option<&str> {
     let request = register.request.as_ref()?;
     let outcome = request.outcome.as_ref()?;
     let synchronised = ActionKind::parse(&request.action) == Some(ActionKind::Synchronize)
         && outcome.result == KeptResult::Succeeded;
-    let id = outcome.job.as_deref().filter(|_| synchronised)?;
+    outcome.job.as_deref().filter(|_| synchronised)
+}
+
+/// The job of the sync that this move had reached, of which whoever looks now was never told. While it went on, the VM would be held by it.
+pub(super) fn vanished_sync<'a>(
+    register: &'a KeptRegister,
+    look: &VmObservation,
+) -> Option<&'a str> {
+    let id = synchronised_by(register)?;
     let jobs = look.jobs.as_ref()?;
-    let gone = || {
-        Some("the service does not know the job of the data sync any more, and has nothing under way on the VM".to_owned())
-    };
-    let found = jobs.all.iter().find(|job| job.id.eq_ignore_ascii_case(id));
-    let Some(job) = found else {
-        // This process was never told of it: while it went on, the VM would be held by it.
-        return fate::none(&jobs.scenario).then(gone).flatten();
-    };
+    let told = jobs.all.iter().any(|job| job.id.eq_ignore_ascii_case(id));
+    let rests = matches!(
+        look.stage.known(),
+        Some(Stage::Settled { site: Site::Azure })
+    );
+    (!told && rests && fate::none(&jobs.scenario)).then_some(id)
+}
+
+/// The sync of this move had been reached, and its job has ended since by no request of ours.
+fn sync_ended(register: &KeptRegister, look: &VmObservation) -> Option<String> {
+    let gone = "the service does not know the job of the data sync any more, and has nothing under way on the VM";
+    if vanished_sync(register, look).is_some() {
+        return Some(gone.to_owned());
+    }
+    let id = synchronised_by(register)?;
+    let jobs = look.jobs.as_ref()?;
+    let job = jobs
+        .all
+        .iter()
+        .find(|job| job.id.eq_ignore_ascii_case(id))?;
     match &job.state {
         JobState::Cancelling | JobState::Cancelled => {
             Some("somebody else cancelled the data sync at the service".to_owned())
         }
         JobState::Failed { message, .. } => Some(format!("the data sync broke off: {message}")),
-        JobState::Lost => gone(),
+        JobState::Lost => Some(gone.to_owned()),
         JobState::Running { .. } | JobState::Waiting | JobState::Succeeded => None,
     }
 }
 
-/// The site that the VM leaves by the job that moves it, whoever began that.
+/// The site that the VM leaves by the job that moves it, whoever began that. One that the service does not know now is followed by nobody: the VM may
+/// have been free of it for long, where this process has not looked for a while.
 fn leaving(look: &VmObservation) -> Option<Site> {
     let jobs = look.jobs.as_ref()?;
     let job = jobs.all.iter().rev().find(|job| {
-        matches!(job.does, JobKind::Failover | JobKind::Failback) && !job.state.is_final()
+        let moves = matches!(job.does, JobKind::Failover | JobKind::Failback);
+        moves && !job.state.is_final() && job.missed.is_none()
     })?;
     Some(match job.does {
         JobKind::Failback => Site::Azure,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::reading::connection;
+use super::reading::{connection, host_silent};
 use super::wire::fabric::Provider;
 use super::wire::item::Item;
 use super::wire::job::Job;
@@ -32,6 +32,8 @@ impl AzureSiteRecoveryDriver {
                         format!("job {job} of the service does not wait to be completed"),
                     ));
                 }
+                let item = self.item(vm).await?;
+                self.host_hears(&item, &submission.alternate).await?;
                 self.memory().asked = Some(Instant::now());
                 let path = self
                     .client
@@ -88,13 +90,37 @@ impl AzureSiteRecoveryDriver {
         self.client.mutate(&path, body.as_ref(), send_before).await
     }
 
+    /// The providers as they are right before something is asked for that one of them has to do. A look may be a minute behind, and what a host
+    /// that went silent since cannot do would be accepted, and fail as a job: some of them with the VM stopped. One list serves whoever asks
+    /// within the shortest pause.
+    async fn providers_now(&self) -> Result<Vec<Provider>, DriverError> {
+        self.providers_since(self.shortest_pause).await
+    }
+
+    /// The VM's own host is heard, unless the move is to another one.
+    async fn host_hears(&self, item: &Item, alternate: &Alternate) -> Result<(), DriverError> {
+        if alternate.host.is_some() {
+            return Ok(());
+        }
+        let providers = self.providers_now().await?;
+        let all: Vec<&Provider> = providers.iter().collect();
+        match host_silent(item, &all, self.clock.now()) {
+            None => Ok(()),
+            // It comes back by itself, and nothing was asked of it yet.
+            Some(why) => Err(DriverError::refused(
+                ErrorClass::Transient,
+                format!("the host of the VM is not heard: {why}"),
+            )),
+        }
+    }
+
     /// The place of a failback: the provider of the host asked for, or the item's own.
     async fn place(
         &self,
         item: &Item,
         alternate: &Alternate,
     ) -> Result<request::Place, DriverError> {
-        let providers = self.providers().await?;
+        let providers = self.providers_now().await?;
         place(item, alternate, &providers, self.clock.now())
     }
 
@@ -113,6 +139,7 @@ impl AzureSiteRecoveryDriver {
                 if !item.allows("PlannedFailover") || item.active == Some(Site::Azure) {
                     return Err(not_allowed(item, "a planned failover to Azure"));
                 }
+                self.host_hears(item, &submission.alternate).await?;
                 let body = request::failover_to_azure(submission.encryption_key.as_ref());
                 self.post(item, "plannedFailover", Some(body), before).await
             }
@@ -129,13 +156,18 @@ impl AzureSiteRecoveryDriver {
                 if !allowed {
                     return Err(not_allowed(item, "a failback"));
                 }
+                self.host_hears(item, &submission.alternate).await?;
                 let place = self.place(item, &submission.alternate).await?;
                 let body = request::failback(data_sync, &place);
                 self.post(item, "plannedFailover", Some(body), before).await
             }
-            Action::Commit { .. } => {
+            Action::Commit { at } => {
                 if !item.allows("Commit") && !item.allows("FinalizeFailback") {
                     return Err(not_allowed(item, "a commit"));
+                }
+                // A failback is finalized by the host too.
+                if *at == Site::OnPremises {
+                    self.host_hears(item, &submission.alternate).await?;
                 }
                 self.post(item, "failoverCommit", None, before).await
             }
@@ -148,6 +180,7 @@ impl AzureSiteRecoveryDriver {
                 if !item.allows("ReverseReplicate") {
                     return Err(not_allowed(item, "reverse replication"));
                 }
+                self.host_hears(item, &submission.alternate).await?;
                 let body = request::reverse_replicate(item);
                 self.post(item, "reProtect", Some(body), before).await
             }

@@ -113,6 +113,8 @@ pub struct AzureSiteRecoveryDriver {
     shortest_pause: Duration,
     clock: Clock,
     memory: Mutex<Memory>,
+    /// One list of the providers serves all who are about to ask for something.
+    listing: tokio::sync::Mutex<()>,
 }
 
 /// What is remembered between looks. Nothing is decided from it: it saves requests.
@@ -204,6 +206,7 @@ impl AzureSiteRecoveryDriver {
                 asked: Some(Instant::now()),
                 ..Memory::default()
             }),
+            listing: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -211,27 +214,34 @@ impl AzureSiteRecoveryDriver {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The providers as a look shows them.
     async fn providers(&self) -> Result<Vec<Provider>, DriverError> {
-        let fresh = self
-            .memory()
-            .providers
-            .as_ref()
-            .filter(|(at, providers)| {
-                let silent = reading::is_one_silent(providers, self.clock.now());
-                let every = if silent {
-                    SILENT_PROVIDERS_EVERY
-                } else {
-                    PROVIDERS_EVERY
-                };
-                at.elapsed() < self.shortest_pause * every
-            })
+        let silent = {
+            let memory = self.memory();
+            let listed = memory.providers.as_ref();
+            listed.is_some_and(|(_, all)| reading::is_one_silent(all, self.clock.now()))
+        };
+        let every = if silent {
+            SILENT_PROVIDERS_EVERY
+        } else {
+            PROVIDERS_EVERY
+        };
+        self.providers_since(self.shortest_pause * every).await
+    }
+
+    /// The providers, listed no longer ago than this.
+    async fn providers_since(&self, age: Duration) -> Result<Vec<Provider>, DriverError> {
+        let _turn = self.listing.lock().await;
+        let fresh = (self.memory().providers.as_ref())
+            .filter(|(at, _)| at.elapsed() < age)
             .map(|(_, providers)| providers.clone());
         if let Some(providers) = fresh {
             return Ok(providers);
         }
         let path = self.client.in_vault("replicationRecoveryServicesProviders");
+        let began = Instant::now();
         let (providers, _) = self.client.list::<Provider>(&path, &[]).await?;
-        self.memory().providers = Some((Instant::now(), providers.clone()));
+        self.memory().providers = Some((began, providers.clone()));
         Ok(providers)
     }
 

@@ -22,8 +22,8 @@ use crate::domain::{
 use held::{
     busy, health, led_elsewhere, missing_job, obstacles, perhaps_down, protection_obstacles,
 };
-pub use providers::{connection, is_one_silent};
-use providers::{host_silent, on_premises};
+use providers::on_premises;
+pub use providers::{connection, host_silent, is_one_silent};
 
 /// All that one look told.
 pub struct Told<'a> {

@@ -132,6 +132,7 @@ impl World {
             Step::SignIn(may) => self.wire.let_in(*may),
             Step::Press(press) => self.press(*press),
             Step::Purge => {
+                self.purged = true;
                 let mut service = self.wire.service();
                 for job in service.jobs().iter().filter(|job| !job.state.over()) {
                     service.purge_job(&job.name);

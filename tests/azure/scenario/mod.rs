@@ -155,6 +155,8 @@ pub struct World {
     jobs_failed: bool,
     /// Protection was taken away in the portal.
     disabled: bool,
+    /// The service has forgotten jobs.
+    purged: bool,
 }
 
 impl World {
@@ -196,6 +198,7 @@ impl World {
             trace: std::env::var_os("HOMEWARD_TRACE").is_some(),
             jobs_failed: false,
             disabled: false,
+            purged: false,
         }
     }
 

@@ -3,6 +3,7 @@
 use homeward_asr_emulator as emulator;
 use homeward_asr_emulator::Button;
 
+use homeward::api::SEEN_RUNNING_ANNOTATION;
 use homeward::domain::Alternate;
 
 use super::super::store::{Answer, Key};
@@ -129,10 +130,22 @@ impl World {
             self.press(Press::TestFailoverCleanup);
         } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
             self.press(Press::Resume);
-        } else if words.contains("a cancel of recovery plan") {
+        } else if words.contains("a cancel of recovery plan")
+            || words.contains("complete or cancel the job where it is shown")
+        {
             self.press(Press::Cancel);
-        } else if words.contains("complete or cancel the job where it is shown") {
-            self.press(Press::Cancel);
+        } else if let Some((_, job)) = words.split_once(&format!("{SEEN_RUNNING_ANNOTATION}: ")) {
+            let site = match words.split_once(':').map(|(site, _)| site) {
+                Some("Azure") => emulator::Site::Azure,
+                _ => emulator::Site::OnPremises,
+            };
+            self.wire.press(&Button::Power {
+                vm: VM.into(),
+                site,
+                on: true,
+            });
+            let job = job.split(' ').next().unwrap_or_default().to_owned();
+            self.store().change(|spec| spec.seen_running = Some(job));
         } else if words.contains("lets no planned failover be done now") {
             self.press(Press::Repair);
         }
