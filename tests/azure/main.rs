@@ -19,6 +19,7 @@ mod scenario;
 #[path = "../decide/store.rs"]
 mod store;
 mod stories;
+mod throttled;
 #[path = "../decide/view.rs"]
 mod view;
 mod wire;

@@ -56,7 +56,7 @@ async fn its_key_certificate_is_asked_for_looked_at_and_sent() {
         };
         let (right, expired) = (pfx(2100)?, pfx(2021)?);
         put(&right, "another-password").await?;
-        until_asked_to_mend(&lane, &failover, "that its password does not open").await?;
+        until_asked_to_mend(&lane, &failover, "does not open").await?;
         put(&expired, PASSWORD).await?;
         until_asked_to_mend(&lane, &failover, "expired at 2021-01-01").await?;
         let asked = lane.asked().await?;

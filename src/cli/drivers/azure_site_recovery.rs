@@ -12,6 +12,7 @@ use crate::driver::azure_site_recovery::{
     AzureSiteRecoveryDriver, Clock, Identity, Settings, SignIn,
 };
 use crate::driver::{DriverError, ReplicationDriver};
+use crate::telemetry::with_causes;
 
 /// How long a connection gets to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -70,7 +71,11 @@ pub(super) fn build(
         )));
     }
     let transport = transport(vault)?;
-    let sign_in = SignIn::new(identity(vault, secrets)?, &authority, transport.clone())?;
+    let sign_in = SignIn::new(identity(vault, secrets)?, &authority, transport.clone());
+    let sign_in = sign_in.map_err(|error| match &vault.credentials.client_certificate_ref {
+        Some(secret) => invalid(format!("Secret {}: {}", secret.name, error.message)),
+        None => error,
+    })?;
     let settings = Settings {
         endpoint,
         scope,
@@ -112,9 +117,12 @@ fn transport(vault: &AzureSiteRecoveryVault) -> Result<Transport, DriverError> {
         }
         builder = builder.tls_certs_only(certificates);
     }
-    let client = builder
-        .build()
-        .map_err(|error| invalid(format!("no connection can be set up: {error}")))?;
+    let client = builder.build().map_err(|error| {
+        invalid(format!(
+            "no connection can be set up, perhaps for spec.azureSiteRecovery.custom.caBundle: {}",
+            with_causes(&error)
+        ))
+    })?;
     let client: Arc<dyn HttpClient> = Arc::new(client);
     Ok(Transport::new(client))
 }

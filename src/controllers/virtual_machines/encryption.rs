@@ -77,6 +77,7 @@ pub async fn key(context: &Context, fetched: &Fetched) -> Result<EncryptionKey, 
         return Ok(said("has no key certificate.pfx", "put the PFX file there"));
     };
     let password = match secret.get(PASSWORD).map(|it| std::str::from_utf8(&it.0)) {
+        // A PFX may have none.
         None => "",
         Some(Ok(password)) => password.trim_end_matches(['\r', '\n']),
         Some(Err(_)) => return Ok(said("has a password that is no text", "correct it")),
@@ -95,7 +96,7 @@ fn check(pfx: &[u8], password: &str, now: Timestamp) -> Result<(), String> {
         ));
     }
     let store = KeyStore::from_pkcs12(pfx, password, Pkcs12ImportPolicy::Relaxed)
-        .map_err(|_| "has a certificate.pfx that its password does not open".to_owned())?;
+        .map_err(|_| "has a certificate.pfx that is no PFX file, or that the key password (empty when it is not there) does not open".to_owned())?;
     let (_, chain) = store
         .private_key_chain()
         .ok_or("has a certificate.pfx without a private key")?;

@@ -55,6 +55,12 @@ impl Bucket {
         short.max(self.not_before.saturating_sub(now))
     }
 
+    /// How long the service has asked to be left alone from now on.
+    #[must_use]
+    pub const fn pause_left(&self, now: Duration) -> Duration {
+        self.not_before.saturating_sub(now)
+    }
+
     /// The service asks for a pause.
     pub fn pause(&mut self, now: Duration, pause: Duration) {
         self.not_before = self.not_before.max(now + pause);
@@ -97,6 +103,14 @@ mod tests {
             bucket.take(now + Duration::from_secs(2)),
             Duration::from_secs(5)
         );
+        assert_eq!(
+            bucket.pause_left(now + Duration::from_secs(2)),
+            Duration::from_secs(5)
+        );
         assert_eq!(bucket.take(now + Duration::from_secs(8)), Duration::ZERO);
+        assert_eq!(
+            bucket.pause_left(now + Duration::from_secs(8)),
+            Duration::ZERO
+        );
     }
 }

@@ -30,8 +30,9 @@ const DATE: HeaderName = HeaderName::from_static("date");
 const READ_ATTEMPTS: u32 = 5;
 /// The first pause between two of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause that is waited out inside one read; a longer one is told of instead.
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// The longest pause that is waited out inside one request, and all pauses of one read together; what lasts longer is told of instead: who waits for
+/// an answer gives up after half a minute, and knows no reason then.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// More pages than this are not a list but a circle.
 const MOST_PAGES: usize = 10_000;
 /// The largest answer that is taken: a page of items has a few megabytes.
@@ -198,13 +199,18 @@ impl Client {
     /// Reads, again and again while that can help.
     async fn read(&self, url: &Url) -> Result<Answer, Missing> {
         let mut pause = FIRST_PAUSE;
+        let mut waited = Duration::ZERO;
         let mut last = None;
         for attempt in 0..READ_ATTEMPTS {
             if attempt > 0 {
+                waited += pause;
+                if waited > LONGEST_PAUSE {
+                    break;
+                }
                 tokio::time::sleep(pause).await;
                 pause = pause.saturating_mul(2);
             }
-            self.wait_for(&self.reads).await;
+            self.wait_for(&self.reads).await?;
             let given = self.given().await?;
             let mut request = Request::new(url.clone(), Method::Get);
             request.insert_header(AUTHORIZATION, bearer(&given));
@@ -239,9 +245,6 @@ impl Client {
                         if answer.status == 429 {
                             self.pause(&self.reads, asked);
                         }
-                        if asked > LONGEST_PAUSE {
-                            return Err(problem(&answer, url).into());
-                        }
                         pause = pause.max(asked);
                     }
                     last = Some(problem(&answer, url));
@@ -264,7 +267,7 @@ impl Client {
         body: Option<&Value>,
         send_before: Option<Timestamp>,
     ) -> Result<(), DriverError> {
-        self.wait_for(&self.writes).await;
+        self.wait_for(&self.writes).await?;
         // A token that cannot be had is no request that was sent.
         let given = self.given().await?;
         let url = self.url(path, API_VERSION, &[]);
@@ -338,14 +341,28 @@ impl Client {
         })
     }
 
-    async fn wait_for(&self, bucket: &Mutex<Bucket>) {
-        let wait = bucket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(self.began.elapsed());
+    /// Waits until a request may be sent; one that would have to wait for long is not sent at all.
+    async fn wait_for(&self, bucket: &Mutex<Bucket>) -> Result<(), DriverError> {
+        let now = self.began.elapsed();
+        let wait = {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = bucket.pause_left(now);
+            if left > LONGEST_PAUSE {
+                let until = self.clock.now().checked_add(left).unwrap_or(Timestamp::MAX);
+                return Err(DriverError::refused(
+                    ErrorClass::Throttled,
+                    format!(
+                        "the service takes no more requests for now (429) and has asked to be left alone until {}",
+                        until.strftime("%H:%M:%S UTC")
+                    ),
+                ));
+            }
+            bucket.take(now)
+        };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        Ok(())
     }
 
     fn pause(&self, bucket: &Mutex<Bucket>, asked: Duration) {
@@ -439,9 +456,17 @@ fn problem(answer: &Answer, url: &Url) -> DriverError {
         words = "no reason was given".into();
     }
     let what = url.path().rsplit('/').next().unwrap_or_default();
+    let remedy = if answer.status == 403 {
+        "; the credentials are taken, and their identity needs a role with this action at the vault"
+    } else {
+        ""
+    };
     DriverError::refused(
         class,
-        format!("the service answered {} to {what}: {words}", answer.status),
+        format!(
+            "the service answered {} to {what}: {words}{remedy}",
+            answer.status
+        ),
     )
 }
 
@@ -459,10 +484,12 @@ fn refused_token(error: &azure_core::Error) -> DriverError {
         None if is_outage(error) => (ErrorClass::Transient, "did not answer".into()),
         None => (ErrorClass::Denied, "was not asked".into()),
     };
-    let words = without_ids(&one_line(&error.to_string()));
+    let words = without_ids(&one_line(&with_causes(error)));
     DriverError::refused(
         class,
-        format!("no token for the service: the sign-in service {said}: {words}"),
+        format!(
+            "no token for the service by spec.azureSiteRecovery.credentials: the sign-in service {said}: {words}"
+        ),
     )
 }
 

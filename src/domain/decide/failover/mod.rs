@@ -173,7 +173,7 @@ impl Move<'_> {
             }
             Fact::Unknown(why) => {
                 return Next::Wait(
-                    Wait::outside(format!("the first look at the vault: {why}"))
+                    Wait::outside(format!("a look at the vault: {why}"))
                         .because(Reason::VaultNotObserved),
                 );
             }

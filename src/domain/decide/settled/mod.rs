@@ -175,7 +175,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
         Fact::Unknown(why) => {
             return Outcome::outside(
                 Reason::VaultNotObserved,
-                format!("waits for the first look at the vault: {why}"),
+                format!("waits for a look at the vault: {why}"),
             );
         }
     };
@@ -212,7 +212,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             return Outcome::stalled(
                 Reason::NotProtected,
                 format!(
-                    "VM {} {gone}; enable its replication in Azure Site Recovery, which Homeward does not do, correct spec.virtualMachineName, or delete this resource",
+                    "VM {} {gone}; enable its replication in Azure Site Recovery, which Homeward does not do, correct spec.virtualMachineName (names are compared letter by letter), or delete this resource",
                     intent.vm_name
                 ),
             );
