@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 
 use super::operator::Disturbance;
 use super::rules::{expect, play_from, sent};
-use super::scenario::{Prelude, Start, Step, in_time};
+use super::scenario::{Prelude, Start, Step, World, in_time};
 use super::store::Answer;
 use super::stories::{passes, start};
 use super::wire::Wire;
@@ -98,6 +98,41 @@ fn what_needs_no_host_is_asked_for_though_it_is_silent() {
         play_from(&start(prelude), &steps, |world| {
             expect(operation, sent(world, operation), expected)
         });
+    }
+}
+
+/// It is as declared all the while; who thinks of the way back reads that it is closed, and for what.
+#[test]
+fn a_vm_in_azure_that_could_not_come_back_now_says_so() {
+    for (vmm, words) in [
+        (
+            false,
+            "a move back waits for the host of the VM to be heard: provider hv-1",
+        ),
+        (
+            true,
+            "a move back waits for OnPremises to be connected: provider vmm-1",
+        ),
+    ] {
+        let from = Start {
+            vmm,
+            ..start(Prelude::InAzure)
+        };
+        let silent = Step::HostSilent {
+            host: SITE[usize::from(vmm)],
+            minutes: 60,
+            unnoticed: false,
+        };
+        let told = |world: &World, closed: bool| {
+            let (reason, message) = world.reason_of("Ready").unwrap_or_default();
+            let expected = "ServiceDoesNotProtectFromAzure".to_owned();
+            expect("reason of Ready", reason, expected)?;
+            expect(&message, message.contains(words), closed)
+        };
+        let mut steps = vec![silent, passes(3)];
+        play_from(&from, &steps, |world| told(world, true));
+        steps.extend([Step::Silent(false), passes(3)]);
+        play_from(&from, &steps, |world| told(world, false));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sequences that once failed, made as small as they get.
 
+use homeward::api::Approval;
 use homeward::api::Site::{Azure, OnPremises};
 use homeward_asr_emulator::Scenario;
 
@@ -174,6 +175,26 @@ fn a_move_that_the_service_does_not_know_any_more_is_followed_by_nobody() {
             Step::Press(Press::Failback { full: false }),
             one(0),
             one(1),
+            Step::Purge,
+        ],
+    );
+}
+
+/// "Complete failover" was on its way, the Failover was lost, and so was the job: it was waited for without end what had come of the request, and
+/// nobody was told what to look at.
+#[test]
+fn s18_a_request_to_a_job_that_is_not_told_of_any_more_is_left_to_people() {
+    play(
+        Prelude::BackAtGate,
+        &[
+            Step::Cutover(Approval::Automatic),
+            Step::Meets(Way::Held(124)),
+            Step::Run {
+                operator: 0,
+                passes: 1,
+                seconds: 6,
+            },
+            Step::LoseFailover,
             Step::Purge,
         ],
     );

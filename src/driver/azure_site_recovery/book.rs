@@ -186,6 +186,12 @@ fn is_of(job: &Job, vm_id: Option<&str>, name: &str) -> bool {
         };
         return job.children().any(member);
     }
+    // A refresh of a provider, for example, works on a host, which may have the name of a VM.
+    let kind = job.target_type.as_deref().unwrap_or_default();
+    let elsewhere = ["Server", "ProtectionProfile", "Network", "Vault"];
+    if elsewhere.iter().any(|it| it.eq_ignore_ascii_case(kind)) {
+        return false;
+    }
     match (&job.target, vm_id) {
         (Some(target), Some(id)) => same_id(target, id),
         _ => job

@@ -258,8 +258,15 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
     }
     let stage = match &vm.stage {
         Fact::Known(stage) => stage,
-        Fact::Unknown(why) if intent.deleting => return let_go_later(why),
+        Fact::Unknown(why) if intent.deleting => {
+            let missing = vm.missing_job.as_ref();
+            return let_go_later(missing.map_or(why, |job| &job.what));
+        }
         Fact::Unknown(why) => {
+            // What came of a request that a job out of sight was to answer is known to nobody before that job is.
+            if let Some(outcome) = missing_job(vm) {
+                return outcome;
+            }
             return Outcome::outside(unknown_because(view), format!("waits for {why}"));
         }
         Fact::Absent => {

@@ -137,3 +137,19 @@ fn s18_a_job_that_only_items_name_holds_their_vms() {
     book.read(told("J", "Suspended"));
     assert_eq!(book.of_vm(Some("second"), "web").len(), 0, "it is told of");
 }
+
+/// Somebody refreshes a provider on a host that has the name of the VM: the VM is not held by that.
+#[test]
+fn a_job_on_a_host_is_none_of_a_vm() {
+    for (kind, jobs) in [("Server", 0), ("ProtectionEntity", 1), ("Another", 1)] {
+        let refresh = json!({"name": "R", "properties": {
+            "scenarioName": "RefreshFabricLayout",
+            "state": "InProgress",
+            "targetObjectName": "web",
+            "targetInstanceType": kind,
+        }});
+        let mut book = Book::default();
+        book.read(Job::read(&refresh).unwrap());
+        assert_eq!(book.of_vm(Some("vm-id"), "web").len(), jobs, "{kind}");
+    }
+}
