@@ -45,7 +45,7 @@ async fn a_failover_that_fails_before_the_stop_leaves_the_vm() {
         let world = world(quick(FabricKind::HyperVSite, 1)).await?;
         let lane = Lane::start(&world, "vm-1", "DeltaBeforeFailover").await?;
         let failed = fails_at(&world, &lane, "VmPfoPrerequisitesCheck").await?;
-        ensure!(!status_of(&failed).contains("nothing starts it again"));
+        ensure!(!status_of(&failed).contains("had been told to stop"));
         lane.runs_only_at(Site::OnPremises).await?;
         finish(world).await
     })
@@ -63,7 +63,7 @@ async fn s20_a_failover_that_fails_after_the_stop_is_not_asked_for_again_unasked
             .split_whitespace()
             .collect::<Vec<_>>()
             .join(" ");
-        ensure!(flat.contains("nothing starts it again"), "{flat}");
+        ensure!(flat.contains("had been told to stop"), "{flat}");
         let next = lane.after(&failed.name_any()).await?;
         lane.until_phase(&next, FailoverPhase::AwaitingStart)
             .await?;

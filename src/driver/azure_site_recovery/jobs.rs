@@ -255,7 +255,7 @@ fn failure(told: &Told) -> String {
     };
     let stops = STOPS.iter().flat_map(|name| told.named(name));
     let down = if stops.into_iter().any(Task::has_begun) {
-        "; by then the VM had been told to stop, and nothing starts it again by itself: see whether it runs"
+        "; by then the VM had been told to stop, and the service does not say whether it runs: see whether it does"
     } else {
         ""
     };

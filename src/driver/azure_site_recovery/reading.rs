@@ -248,7 +248,7 @@ fn stage(item: &Item, jobs: &[Job]) -> Stage {
 fn contradiction(item: &Item) -> Stage {
     Stage::Contradiction {
         seen: format!(
-            "the service calls the VM {} ({}), lets be done: {}, and does not say where it runs",
+            "the service calls the VM {} ({}), lets be done: {}, and does not say where it runs: look where it does, and if that is where it shall stay, commit the move in the portal",
             item.protection_state,
             item.protection_state_description,
             if item.allowed.is_empty() {

@@ -130,6 +130,8 @@ impl World {
             self.press(Press::TestFailoverCleanup);
         } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
             self.press(Press::Resume);
+        } else if words.contains("commit the move in the portal") {
+            self.press(Press::Commit);
         } else if words.contains("a cancel of recovery plan")
             || words.contains("complete or cancel the job where it is shown")
         {

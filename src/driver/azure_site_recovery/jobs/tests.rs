@@ -341,7 +341,7 @@ fn a_job_that_failed_after_the_stop_says_that_the_vm_may_be_down() {
         let JobState::Failed { message, .. } = job.state else {
             panic!("{state}: it failed");
         };
-        let says = message.contains("nothing starts it again");
+        let says = message.contains("had been told to stop");
         assert_eq!(says, expected, "{state}: {message}");
     }
 }

@@ -178,7 +178,7 @@ pub fn perhaps_down(all: &[Job], stage: &Stage) -> Option<PerhapsDown> {
     (*stage == Stage::Settled { site: left }).then(|| PerhapsDown {
         job: newest.id.clone(),
         what: format!(
-            "job {} of the service told the VM in {left} to stop, and then {ended}; nothing starts the VM again by itself",
+            "job {} of the service told the VM in {left} to stop, and then {ended}; the service does not say whether it runs",
             newest.id
         ),
     })
