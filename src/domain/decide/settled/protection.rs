@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Outcome, busy, disconnected, mend, missing_job, next_mark, silent_host};
+use super::{Outcome, busy, disconnected, mend, next_mark, silent_host};
 use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::conditions::{ConditionType, Reason};
@@ -30,9 +30,6 @@ pub(super) fn protect(
 ) -> Outcome {
     let to = site.other();
     if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
-        if let Some(outcome) = missing_job(vm) {
-            return outcome;
-        }
         // It is as declared, and Ready. Whoever thinks of the way back reads here that it is closed.
         let elsewhere = world.intent.alternate.host.is_some();
         let closed = disconnected(view).or_else(|| silent_host(vm).filter(|_| !elsewhere));
