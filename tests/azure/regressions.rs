@@ -199,3 +199,30 @@ fn s18_a_request_to_a_job_that_is_not_told_of_any_more_is_left_to_people() {
         ],
     );
 }
+
+/// The Failover was lost and its job too, which the register still had under way: it was told again and again that the move is over.
+#[test]
+fn a_register_is_not_told_that_a_move_is_over_while_its_job_is_out_of_sight() {
+    for last in [Step::Place(Azure), Step::DeletePvm] {
+        play(
+            Prelude::BackAtGate,
+            &[
+                Step::Answer(Answer::Cutover),
+                Step::Cutover(Approval::Automatic),
+                Step::Run {
+                    operator: 0,
+                    passes: 2,
+                    seconds: 1,
+                },
+                Step::LoseFailover,
+                Step::Purge,
+                last,
+                Step::Run {
+                    operator: 0,
+                    passes: 4,
+                    seconds: 1,
+                },
+            ],
+        );
+    }
+}

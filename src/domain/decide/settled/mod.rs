@@ -387,6 +387,9 @@ fn settled(
         if !Site::BOTH.into_iter().any(held) {
             return release("nothing of the VM is touched");
         }
+        if let Some(job) = &vm.missing_job {
+            return let_go_later(&job.what);
+        }
         return Outcome::doing(
             VirtualMachinePhase::Detaching,
             Reason::Detaching,
@@ -399,6 +402,10 @@ fn settled(
     }
     if vm.leaving == Some(site) {
         return follow_to(world, status, site);
+    }
+    // S7: a register takes no order while what it asked for last is out of sight.
+    if let Some(outcome) = missing_job(vm) {
+        return outcome;
     }
     if vm.failover().is_some() {
         // S1: the registers refuse another Failover until the one that has ended is released.

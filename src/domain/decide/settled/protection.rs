@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Outcome, busy, disconnected, mend, missing_job, next_mark, silent_host};
+use super::{Outcome, busy, disconnected, mend, next_mark, silent_host};
 use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::conditions::{ConditionType, Reason};
@@ -30,7 +30,7 @@ pub(super) fn protect(
 ) -> Outcome {
     let to = site.other();
     if let Err(why) = &view.capabilities.towards[site].protects_after_commit {
-        if let Some(outcome) = missing_job(vm).or_else(|| perhaps_down(world, vm, site)) {
+        if let Some(outcome) = perhaps_down(world, vm, site) {
             return outcome;
         }
         // It is as declared, and Ready. Whoever thinks of the way back reads here that it is closed.
