@@ -366,6 +366,7 @@ pub(crate) struct Gathered {
     pub boot_id: String,
     pub definition: Option<VmDefinition>,
     pub power: Power,
+    pub power_reason: Option<String>,
     pub content: Option<Roots>,
 }
 
@@ -378,6 +379,7 @@ impl Host {
             now: Timestamp::now(),
             definition: gathered.definition.as_ref(),
             power: gathered.power,
+            power_reason: gathered.power_reason.as_deref(),
             content: gathered.content.as_ref(),
         }
     }
