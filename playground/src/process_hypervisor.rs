@@ -28,9 +28,9 @@ use std::{
 use async_trait::async_trait;
 use homeward::{
     agent::hypervisor::{
-        BlockSource as _, Dirty, Generation, GuestBoot, GuestDefinition, GuestDisk, GuestPower,
-        Hypervisor, HypervisorError, LostGeneration, Point, PointDisk, PointOutcome, PointTicket,
-        QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
+        BlockSource as _, Dirty, FoundGuest, Generation, GuestBoot, GuestDefinition, GuestDisk,
+        GuestPower, Hypervisor, HypervisorError, LostGeneration, Point, PointDisk, PointOutcome,
+        PointTicket, QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
     },
     dataplane::FileSource,
 };
@@ -285,6 +285,11 @@ impl Hypervisor for ProcessHypervisor {
 
     fn usable(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// These guests are known by their records alone.
+    fn processes(&self) -> Result<Vec<FoundGuest>> {
+        Ok(Vec::new())
     }
 
     async fn start(&self, guest: &GuestDefinition, spec: &StartSpec) -> Result<()> {

@@ -115,6 +115,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Vm {
+    /// One that nothing is known of but its process.
+    pub(crate) fn stranger(uuid: Uuid) -> Self {
+        Self::new(uuid, None, None)
+    }
+
     fn new(uuid: Uuid, register: Option<Register>, damaged: Option<String>) -> Self {
         Self {
             uuid,
@@ -218,6 +223,14 @@ impl Host {
             self.vm(uuid);
         }
         lock(&self.vms).values().cloned().collect()
+    }
+
+    /// Whether this host knows the VM: by a register, also one that cannot be read, or by a definition.
+    pub(crate) fn knows(&self, uuid: Uuid) -> bool {
+        let known = lock(&self.vms).get(&uuid).cloned();
+        let registered =
+            known.is_some_and(|vm| vm.register().is_some() || lock(&vm.damaged).is_some());
+        registered || self.definitions.get(uuid).is_some()
     }
 
     /// One VM; its entry is made when it is not there.
@@ -366,6 +379,7 @@ pub(crate) struct Gathered {
     pub boot_id: String,
     pub definition: Option<VmDefinition>,
     pub power: Power,
+    pub power_reason: Option<String>,
     pub content: Option<Roots>,
 }
 
@@ -378,6 +392,7 @@ impl Host {
             now: Timestamp::now(),
             definition: gathered.definition.as_ref(),
             power: gathered.power,
+            power_reason: gathered.power_reason.as_deref(),
             content: gathered.content.as_ref(),
         }
     }

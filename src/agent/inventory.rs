@@ -12,10 +12,12 @@ use super::api::{
 };
 use super::definitions::{odd_size, size_of};
 use super::host::{Host, Vm, lock};
+use super::hypervisor::FoundGuest;
 use super::hypervisor::disk::DiskKind;
 use super::orders;
 use super::register;
 use super::room;
+use super::stray;
 use crate::dataplane::io::room::Room;
 
 /// How many VMs are asked at once.
@@ -60,13 +62,37 @@ pub(crate) async fn read(host: &Arc<Host>, only: Option<Vec<Uuid>>) -> HostState
         },
         Room::spare,
     );
+    let strays = match stray::look(host, PATIENCE).await {
+        Ok(found) => found,
+        Err(problem) => {
+            problems.push(problem);
+            Vec::new()
+        }
+    };
+    problems.extend(strays.iter().map(stray::problem));
+    let strays = stray::among(strays, only.as_deref());
     let asked = match only {
         None => host.vms(),
         Some(vms) => vms.into_iter().filter_map(|vm| host.known(vm)).collect(),
     };
-    let vms = futures::stream::iter(asked).map(|vm| {
+    // A definition may have come since the look; the next one says so.
+    let is_stray = |vm: &Arc<Vm>| strays.iter().any(|guest| guest.uuid == vm.uuid);
+    let known = asked
+        .into_iter()
+        .filter(|vm| host.knows(vm.uuid) && !is_stray(vm));
+    let known: Vec<_> = known.map(|vm| (vm, None)).collect();
+    let strays = strays
+        .into_iter()
+        .map(|guest| (Arc::new(Vm::stranger(guest.uuid)), Some(guest)));
+    let vms = futures::stream::iter(known.into_iter().chain(strays)).map(|(vm, stray)| {
         let host = Arc::clone(host);
-        async move { one(&host, &vm).await }
+        async move {
+            let state = one(&host, &vm).await;
+            match stray {
+                None => state,
+                Some(guest) => as_stray(state, &guest),
+            }
+        }
     });
     let mut vms: Vec<_> = vms.buffer_unordered(AT_ONCE).collect().await;
     vms.sort_by(|a, b| (&a.name, a.uuid).cmp(&(&b.name, b.uuid)));
@@ -83,6 +109,25 @@ pub(crate) async fn read(host: &Arc<Host>, only: Option<Vec<Uuid>>) -> HostState
         found: lock(&host.found).clone(),
         vms,
         problems,
+    }
+}
+
+/// S3: the process was seen, whatever is said of its guest: this host has no right to it and knows nothing of its disks.
+fn as_stray(state: VmState, guest: &FoundGuest) -> VmState {
+    let pid = guest.pid;
+    let seen = match state.power_reason {
+        Some(why) => why,
+        None => format!("process {pid} runs it, and this host knows no such VM"),
+    };
+    let power = match state.power {
+        Power::Running | Power::Paused => state.power,
+        Power::ShutDown | Power::Off | Power::Unknown => Power::Unknown,
+    };
+    VmState {
+        name: stray::name(guest),
+        power,
+        power_reason: Some(seen),
+        ..state
     }
 }
 

@@ -39,6 +39,7 @@ mod server;
 mod startup;
 mod store;
 mod strangers;
+mod stray;
 pub mod tls;
 mod transfer;
 mod volume;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::api::{OperationError, OperationErrorKind};
 use super::host::{Host, Vm, blocking, error};
 use super::transfer::endpoint;
-use crate::dataplane;
+use crate::dataplane::{self, PassError, RefusalKind};
 
 /// How long a peer may take to be connected to, and to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -39,6 +39,14 @@ pub(super) async fn check(
             tracing::info!(vm = %uuid, peer = %peer.host, epoch, ?known, "the peer knows of no newer owner");
             Ok(())
         }
+        // S3: it is there, and says that the guest may run where its register gives it no right to.
+        Err(PassError::Refused(refusal)) if refusal.kind == RefusalKind::Busy => Err(error(
+            OperationErrorKind::PeerRefused,
+            format!(
+                "the guest is not started here, because it may run on {} already: {}. See the runbook on contradicting registers",
+                peer.host, refusal.message
+            ),
+        )),
         Err(silent) => {
             tracing::warn!(vm = %uuid, peer = %peer.host, epoch, error = %silent, "the peer could not be asked for a newer owner; this host's register counts");
             Ok(())

@@ -22,6 +22,8 @@ const MOST_CONNECTIONS: usize = 256;
 const MOST_STRANGERS: (usize, usize) = (64, 16);
 /// How long the hypervisor is waited for before a session is turned away.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same before a peer that asks is answered: it waits no longer than that itself, and must hear of the register in time.
+const BEFORE_A_START: Duration = Duration::from_secs(1);
 
 /// Listens until the agent ends.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -168,12 +170,30 @@ impl Door {
         let of_this_host = format!("{}: {message}", self.host.config.host);
         Err(refused(dataplane::RefusalKind::Busy, of_this_host))
     }
+
+    /// S3: whoever asks is about to start the guest, and here it may run without a right to: it outlived a `stateDir` that was lost, or somebody started
+    /// it by hand. A hypervisor that hangs is silent, and hinders nobody.
+    async fn none_runs_unasked(&self, vm: Uuid) -> Result<(), dataplane::Refusal> {
+        let asked = tokio::time::timeout(BEFORE_A_START, self.host.power(vm)).await;
+        let (power, why) = match asked {
+            Ok((Power::Off | Power::ShutDown, _)) | Err(_) => return Ok(()),
+            Ok(seen) => seen,
+        };
+        let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+        Err(refused(
+            dataplane::RefusalKind::Busy,
+            format!("the power of its guest there is {power:?}{why}"),
+        ))
+    }
 }
 
 impl Admission for Door {
     fn epoch(&self, vm: Uuid, peer: &Peer) -> Result<Option<u64>, dataplane::Refusal> {
         self.let_in(peer)?;
         let register = self.host.known(vm).and_then(|vm| vm.register());
+        if !register::may_run(register.as_ref()) {
+            tokio::runtime::Handle::current().block_on(self.none_runs_unasked(vm))?;
+        }
         Ok(register.map(|register| register.epoch))
     }
 

@@ -15,7 +15,7 @@ use super::hypervisor::Hypervisor;
 use super::hypervisor::qemu::{self, Qemu, QemuConfig};
 use super::store::Store;
 use super::tls::Identity;
-use super::{console, keep_running, last_disks, orders, receive, replication, server};
+use super::{console, keep_running, last_disks, orders, receive, replication, server, stray};
 
 /// The hypervisor that a configuration names: QEMU.
 ///
@@ -144,6 +144,14 @@ async fn find(host: &Arc<Host>) {
             seconds = LOOK.as_secs(),
             "some guests or their disks have not answered yet; the others are served, these when they answer"
         );
+    }
+    match stray::look(host, LOOK).await {
+        Ok(strays) => {
+            for guest in &strays {
+                tracing::error!(vm = %guest.uuid, pid = guest.pid, problem = %stray::problem(guest).message, "a guest runs that this host does not know");
+            }
+        }
+        Err(problem) => tracing::error!(problem = %problem.message, "processes"),
     }
     let found = lock(&host.found).clone();
     tracing::info!(

@@ -149,18 +149,7 @@ async fn switch(vm: &Named, command: OrderCommand) -> anyhow::Result<()> {
     let state = client.state().await?;
     let seen = find(&state, &vm.name)?;
     let Some(register) = &seen.register else {
-        if is_damaged(seen) {
-            bail!(
-                "the register of {} on {} cannot be read, and the VM may not run there before: see the runbook on contradicting registers",
-                vm.name,
-                state.host
-            );
-        }
-        bail!(
-            "{} has no register on {}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first); where a register was lost, see the runbook on contradicting registers",
-            vm.name,
-            state.host
-        );
+        bail!("{}", no_register(&state.host, seen));
     };
     let order = Order {
         vm: seen.uuid,
@@ -186,6 +175,25 @@ async fn switch(vm: &Named, command: OrderCommand) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Why a VM without a register is not switched. A guest that runs all the same is to be ended by whoever finds it, and so its process is named.
+fn no_register(host: &str, vm: &VmState) -> String {
+    let why = if is_damaged(vm) {
+        format!(
+            "the register of {} on {host} cannot be read, and the VM may not run there before: see the runbook on contradicting registers",
+            vm.name
+        )
+    } else {
+        format!(
+            "{} has no register on {host}: a VM that was never taken on may not run (make a ProtectedVirtualMachine for it first); where a register was lost, see the runbook on contradicting registers",
+            vm.name
+        )
+    };
+    match &vm.power_reason {
+        Some(reason) => format!("{why}. Its power is {:?}: {reason}", vm.power),
+        None => why,
+    }
 }
 
 /// A register that is there and cannot be read: it is to be mended, not made anew.
@@ -282,6 +290,11 @@ mod tests {
         let mut silent = state(&json!([]));
         silent.vms[0].power = Power::Unknown;
         silent.vms[0].power_reason = Some("process 42 runs it".to_owned());
+        let refused = no_register("hv01", &silent.vms[0]);
+        assert!(
+            refused.ends_with("Its power is Unknown: process 42 runs it"),
+            "{refused}"
+        );
         let text = table(&silent);
         assert!(
             text.contains("web: power Unknown: process 42 runs it"),

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use homeward::agent::hypervisor::{
-    BlockSource, Dirty, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor,
+    BlockSource, Dirty, FoundGuest, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor,
     HypervisorError, LostGeneration, Point, PointDisk, PointOutcome, PointTicket, QuitReport,
     Recovered, Result, StartSpec, Stopped, Tracking,
 };
 use uuid::Uuid;
 
 const BLOCK: u64 = 64 * 1024;
+/// The process of every guest.
+pub const PID: u32 = 4242;
 
 /// Who runs what, over all hosts of a test.
 #[derive(Debug, Default)]
@@ -62,6 +64,8 @@ struct Guest {
     running: bool,
     process: bool,
     paused: bool,
+    /// Nothing is written down of its process any more.
+    stray: bool,
     starts: usize,
     attached: Vec<GuestDisk>,
     generations: BTreeMap<Generation, (Bits, BTreeMap<String, u64>)>,
@@ -149,6 +153,20 @@ impl Fake {
         self.world.end(vm, &self.host);
     }
 
+    /// What was written down of the guest's process is lost, and the process is not.
+    pub fn lose_records(&self, vm: Uuid) {
+        let mut guests = self.guests.lock().unwrap();
+        guests.get_mut(&vm).expect("no such guest").stray = true;
+    }
+
+    /// A guest runs here that was started before all that told of it was lost.
+    pub fn run_stray(&self, vm: Uuid) {
+        let mut guests = self.guests.lock().unwrap();
+        let guest = guests.entry(vm).or_default();
+        (guest.running, guest.process, guest.stray) = (true, true, true);
+        self.world.begin(vm, &self.host);
+    }
+
     /// The guest stands still for a point in time that nobody has ended, as when the hypervisor was silent at the wrong moment.
     pub fn leave_in_a_point(&self, vm: Uuid) {
         let mut guests = self.guests.lock().unwrap();
@@ -197,6 +215,9 @@ impl Fake {
             };
         }
         match (guest.running, guest.process) {
+            (true, _) if guest.stray => GuestPower::Unknown {
+                why: format!("process {PID} runs it, and stateDir knows nothing of it"),
+            },
             (true, _) if guest.paused => GuestPower::Paused {
                 state: "paused".into(),
             },
@@ -337,6 +358,18 @@ impl Hypervisor for Fake {
             .unwrap();
             Ok(())
         })
+    }
+
+    fn processes(&self) -> Result<Vec<FoundGuest>> {
+        let guests = self.guests.lock().unwrap();
+        let found = guests.iter().filter(|(_, guest)| guest.process);
+        Ok(found
+            .map(|(vm, _)| FoundGuest {
+                uuid: *vm,
+                pid: PID,
+                name: Some("app".into()),
+            })
+            .collect())
     }
 
     async fn power(&self, definition: &GuestDefinition) -> GuestPower {

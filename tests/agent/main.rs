@@ -11,4 +11,5 @@ mod qemu;
 mod restarts;
 mod room;
 mod site;
+mod stray;
 mod trouble;

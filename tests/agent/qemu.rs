@@ -193,3 +193,40 @@ async fn s01_to_s17_a_real_guest_moves_there_and_back_without_losing_a_write() {
         .await;
     assert!(records(&sites, &sites.hv).gaps().is_empty());
 }
+
+/// The whole `stateDir` goes, and the definition with it: only the process is left to tell of the guest.
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_a_real_guest_that_outlives_all_that_its_host_knew_is_found_by_its_process() {
+    let (mut sites, _guests) = real();
+    let adopt = sites.order(1, Command::Adopt { takeover: None });
+    sites.hv.ok(adopt).await;
+    let on = Command::Power {
+        state: PowerSwitch::On,
+        force: false,
+        on_other_disks: false,
+    };
+    sites.hv.ok(sites.order(1, on)).await;
+    sites.hv.end();
+    fs::remove_dir_all(sites.hv.folder.join("state")).unwrap();
+    fs::remove_file(sites.hv.folder.join("definitions/app.yaml")).unwrap();
+    sites.hv.start();
+    let state = sites.hv.state().await;
+    let [seen] = &state.vms[..] else {
+        panic!("{:?}", state.vms)
+    };
+    assert_eq!((seen.name.as_str(), seen.uuid), ("app", VM));
+    assert_eq!(seen.power, Power::Unknown);
+    let why = seen.power_reason.as_ref().unwrap();
+    let pid = why.split(' ').nth(1).unwrap();
+    let told = &state.problems[0].message;
+    assert!(told.contains(&format!("process {pid} runs")), "{told}");
+    // What people are told to do, where the guest cannot be reached.
+    let ended = std::process::Command::new("kill").arg(pid).status();
+    assert!(ended.unwrap().success());
+    let began = Instant::now();
+    while let [seen, ..] = &sites.hv.state().await.vms[..] {
+        assert!(began.elapsed() < Duration::from_mins(1), "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(sites.hv.state().await.problems, []);
+}

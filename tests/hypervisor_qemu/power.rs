@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use homeward::agent::hypervisor::qemu::{CacheMode, process};
 use homeward::agent::hypervisor::{
-    Dirty, ErrorCategory, GuestBoot, GuestPower, Hypervisor as _, HypervisorError, LostGeneration,
-    PointOutcome, QuitReport, Stopped,
+    Dirty, ErrorCategory, FoundGuest, GuestBoot, GuestPower, Hypervisor as _, HypervisorError,
+    LostGeneration, PointOutcome, QuitReport, Stopped,
 };
 use homeward_playground::guest_image::{ConsoleLine, console_lines};
 use serde_json::json;
@@ -37,6 +37,13 @@ async fn s03_a_guest_that_nothing_is_known_of_any_more_is_not_off() {
             why.contains(&format!("process {}", identity.pid)) && why.contains("stateDir"),
             "{why}"
         );
+        let found = host.qemu.processes().unwrap();
+        let expected = FoundGuest {
+            uuid: host.guest.uuid,
+            pid: identity.pid,
+            name: Some(host.guest.name.clone()),
+        };
+        assert_eq!(found, [expected]);
         host.replace_agent();
     }
     // What was lost is put back: everything is as it was.
@@ -51,6 +58,7 @@ async fn s03_a_guest_that_nothing_is_known_of_any_more_is_not_off() {
     );
     assert!(!process::is_there(identity).unwrap());
     assert_eq!(host.qemu.power(&host.guest).await, GuestPower::Gone);
+    assert_eq!(host.qemu.processes().unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

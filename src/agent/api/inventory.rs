@@ -33,7 +33,7 @@ pub struct HostState {
     pub networks: Vec<String>,
     /// What the agent found when it began.
     pub found: Found,
-    /// Every VM that has a definition or a register here.
+    /// Every VM that has a definition or a register here, or a process that was found.
     pub vms: Vec<VmState>,
     /// What is wrong with this host as a whole, in words.
     #[serde(default)]
@@ -72,7 +72,7 @@ pub struct VmState {
     pub definition_written: bool,
     /// Whether it runs.
     pub power: Power,
-    /// Why `power` is `Unknown`.
+    /// Why `power` is `Unknown`, or which process runs a VM that this host does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_reason: Option<String>,
     /// Its disks with the sizes they have now; a disk that cannot be read is left out and stands in `problems`.
@@ -149,6 +149,8 @@ pub enum ProblemKind {
     RunsWithoutRight,
     /// The guest is to run and could not be started.
     NotStarted,
+    /// A guest's process is there, and this host knows no such VM, or it cannot be told whether there is one.
+    Stranger,
     /// A word from a newer agent.
     #[serde(other)]
     Unknown,

@@ -151,6 +151,17 @@ impl fmt::Display for GuestPower {
     }
 }
 
+/// A guest's process as it is found by itself, whatever is written down of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundGuest {
+    /// The VM's UUID.
+    pub uuid: Uuid,
+    /// The process.
+    pub pid: u32,
+    /// The VM's name, where the process tells it.
+    pub name: Option<String>,
+}
+
 /// How a guest that was told to stop has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
@@ -425,6 +436,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `WrongPower` when it runs or may run already; `Invalid`, `Process`, `Refused` when it cannot be started (then no process is left);
     /// `Silent` when it is not known whether it runs.
     async fn start(&self, guest: &GuestDefinition, spec: &StartSpec) -> Result<()>;
+
+    /// The guests whose processes are there, also those of which nothing is written down. May block.
+    ///
+    /// # Errors
+    /// `Storage` when it cannot be told which processes there are.
+    fn processes(&self) -> Result<Vec<FoundGuest>>;
 
     /// The guest's power, now. Never changes anything.
     async fn power(&self, guest: &GuestDefinition) -> GuestPower;

@@ -238,7 +238,7 @@ enum Content {
 /// The facts. The content of a `Start` is taken on trust until the sessions are barred and it can be read.
 async fn gather(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order, content: Content) -> Gathered {
     let definition = host.definitions.get(vm.uuid);
-    let (power, _) = host.power(vm.uuid).await;
+    let (power, power_reason) = host.power(vm.uuid).await;
     let content = match (&order.command, content) {
         (Command::Start { stop }, Content::OnTrust) => Some(stop.roots.clone()),
         (_, Content::OnTrust) => None,
@@ -251,6 +251,7 @@ async fn gather(host: &Arc<Host>, vm: &Arc<Vm>, order: &Order, content: Content)
         boot_id: unsettled.map_or_else(|| host.boot_id.clone(), |register| register.boot_id),
         definition,
         power,
+        power_reason,
         content,
     }
 }

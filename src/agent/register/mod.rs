@@ -49,6 +49,8 @@ pub(crate) struct Facts<'a> {
     pub definition: Option<&'a VmDefinition>,
     /// Whether the guest runs here.
     pub power: Power,
+    /// Why that is not known.
+    pub power_reason: Option<&'a str>,
     /// The whole content of its disks here, if that is what they hold.
     pub content: Option<&'a Roots>,
 }

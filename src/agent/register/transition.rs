@@ -197,7 +197,7 @@ fn adopt(
     let desired_power = match facts.power {
         Power::Running | Power::Paused => PowerSwitch::On,
         Power::Off | Power::ShutDown => PowerSwitch::Off,
-        Power::Unknown => return Err(power_unknown(None)),
+        Power::Unknown => return Err(power_unknown(None, facts)),
     };
     Ok(Register {
         desired_power,
@@ -205,17 +205,22 @@ fn adopt(
     })
 }
 
-fn power_unknown(register: Option<&Register>) -> Refusal {
+fn power_unknown(register: Option<&Register>, facts: &Facts<'_>) -> Refusal {
+    let why = facts
+        .power_reason
+        .map_or_else(String::new, |why| format!(" ({why})"));
     refuse(
         RefusalKind::PowerUnknown,
-        "the hypervisor does not say whether the guest runs; nothing is done from that",
+        format!(
+            "the hypervisor does not say whether the guest runs{why}; nothing is done from that"
+        ),
         register,
     )
 }
 
-fn not_off(register: Option<&Register>, power: Power) -> Refusal {
-    if power == Power::Unknown {
-        return power_unknown(register);
+fn not_off(register: Option<&Register>, facts: &Facts<'_>) -> Refusal {
+    if facts.power == Power::Unknown {
+        return power_unknown(register, facts);
     }
     refuse(
         RefusalKind::WrongRole,
@@ -231,7 +236,7 @@ fn enroll(
     facts: &Facts<'_>,
 ) -> Result<Register, Refusal> {
     if facts.power != Power::Off {
-        return Err(not_off(register, facts.power));
+        return Err(not_off(register, facts));
     }
     let Some(register) = register else {
         return Ok(fresh(order, name, Role::Replica, facts));
@@ -293,7 +298,7 @@ fn stop(
                 Power::Off | Power::ShutDown => PowerSwitch::Off,
                 // S7: a silent hypervisor blocks the stop, unless a person's force says to pull the plug whatever it is.
                 Power::Unknown if force => register.desired_power,
-                Power::Unknown => return Err(power_unknown(Some(register))),
+                Power::Unknown => return Err(power_unknown(Some(register), facts)),
             };
             Ok(Register {
                 role: Role::Fenced,
@@ -381,7 +386,7 @@ fn start(
         }
         Role::Replica if !fence_unfinished(register) => {
             if facts.power != Power::Off {
-                return Err(not_off(Some(register), facts.power));
+                return Err(not_off(Some(register), facts));
             }
             // S14: the disks after the stop are those that stand here.
             let here: Vec<_> = definition
@@ -446,7 +451,7 @@ fn commit(register: &Register, order: &Order, facts: &Facts<'_>) -> Result<Regis
     match facts.power {
         Power::Running => {}
         Power::Off if as_it_was => {}
-        Power::Unknown => return Err(power_unknown(Some(register))),
+        Power::Unknown => return Err(power_unknown(Some(register), facts)),
         Power::Off | Power::ShutDown | Power::Paused => {
             let message = "the guest does not run on this host, so its move cannot be accepted: start it, or turn back";
             return Err(refuse(RefusalKind::NotRunning, message, Some(register)));
@@ -495,7 +500,7 @@ fn retire(
         return Err(wrong_record(register, &message));
     }
     if facts.power != Power::Off {
-        return Err(not_off(Some(register), facts.power));
+        return Err(not_off(Some(register), facts));
     }
     Ok(Register {
         role: Role::Replica,
@@ -521,7 +526,7 @@ fn fence(
                 let message = "this host has no register of the VM, and its guest runs here: what it has written would be dropped; see the runbook on contradicting registers";
                 return Err(refuse(RefusalKind::NoRegister, message, None));
             }
-            Power::Unknown => return Err(power_unknown(None)),
+            Power::Unknown => return Err(power_unknown(None, facts)),
             Power::Off | Power::ShutDown => {}
         }
         // A target that never heard of the VM can still promise not to run it.

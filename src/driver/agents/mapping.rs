@@ -51,7 +51,14 @@ pub(super) fn vault(look: &Look, interval_seconds: u64) -> VaultObservation {
     for (name, id) in look.vms() {
         let mut vm = vm(look, id, interval_seconds);
         if let Some(VmObservation { id: other, .. }) = vms.get(&name) {
-            let seen = format!("two VMs are named {name}: {other} and {id}; rename one of them");
+            let both = [id].into_iter().chain(other.parse());
+            let found: Vec<String> = both.flat_map(|vm| strays(look, vm)).collect();
+            let what = if found.is_empty() {
+                "rename one of them".to_owned()
+            } else {
+                found.join("; ")
+            };
+            let seen = format!("two VMs are named {name}: {other} and {id}; {what}");
             vm.stage = Fact::Known(Stage::Contradiction { seen });
         }
         vms.insert(name, vm);
@@ -111,6 +118,17 @@ fn said<'a>(at: &At<'a>) -> Said<'a> {
     }
 }
 
+/// S3: where the guest of a VM may run on a host that knows nothing else of it, in words.
+pub(super) fn strays(look: &Look, id: Uuid) -> Vec<String> {
+    let hosts = Site::BOTH
+        .into_iter()
+        .flat_map(|site| look.all_at(site, id).map(move |at| (site, at)));
+    hosts
+        .filter(|(_, at)| said(at).is_stray())
+        .map(|(site, at)| stage::tell(site, said(&at)))
+        .collect()
+}
+
 pub(super) fn stage_of(look: &Look, id: Uuid) -> Fact<Stage> {
     let mut sides = BySite::<Option<At<'_>>>::default();
     for site in Site::BOTH {
@@ -140,6 +158,17 @@ pub(super) fn stage_of(look: &Look, id: Uuid) -> Fact<Stage> {
         sides.on_premises.as_ref().map(said),
         sides.azure.as_ref().map(said),
     );
+    // S3, S8: whatever the registers say, a guest that is started or taken on elsewhere would be a second one.
+    let found = strays(look, id);
+    if !found.is_empty() {
+        let sides = stage::seen(here, there);
+        // Another host may speak for its site.
+        let others = found.into_iter().filter(|stray| !sides.contains(stray));
+        let seen: Vec<String> = [sides.clone()].into_iter().chain(others).collect();
+        return Fact::Known(Stage::Contradiction {
+            seen: seen.join("; "),
+        });
+    }
     // S8: within a site, too, one host alone may hold the right.
     for site in Site::BOTH {
         let holders = look

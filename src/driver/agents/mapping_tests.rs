@@ -75,6 +75,78 @@ fn a_power_that_is_not_known_is_told_with_its_reason() {
     );
 }
 
+fn stray(power: &str) -> Value {
+    json!({
+        "uuid": VM, "name": "app", "power": power, "powerReason": "process 42 runs it", "content": {"kind": "Unknown"}, "disks": [],
+    })
+}
+
+/// A whole `stateDir` was lost under the guest, and with it the definition of a VM that had arrived there: its process is all that the host tells of.
+#[test]
+fn s03_s08_a_guest_that_runs_where_nothing_is_known_of_it_stalls_the_vm() {
+    let others = [
+        ("a definition", Some(said(None))),
+        ("Owner", Some(said(Some("Owner")))),
+        ("Fenced", Some(said(Some("Fenced")))),
+        ("Replica", Some(said(Some("Replica")))),
+        ("nothing", None),
+    ];
+    let mut table = String::new();
+    for (what, other) in &others {
+        for power in ["Unknown", "Running", "ShutDown", "Off"] {
+            let mut hosts = vec![("az01", Site::Azure, stray(power))];
+            hosts.extend(other.clone().map(|vm| ("hv01", Site::OnPremises, vm)));
+            let told = match stage(&hosts) {
+                Fact::Known(Stage::Contradiction { seen }) => format!("Contradiction: {seen}"),
+                told => format!("{told:?}"),
+            };
+            table += &format!("{what:12} | {power:8} | {told}\n");
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+/// The host that owns the VM speaks for its site, and says nothing of another host there.
+#[test]
+fn s08_a_stray_guest_is_seen_beside_the_host_that_speaks_for_its_site() {
+    let told = stage(&[
+        ("hv01", Site::OnPremises, said(Some("Replica"))),
+        ("az01", Site::Azure, said(Some("Owner"))),
+        ("az02", Site::Azure, stray("Unknown")),
+    ]);
+    let seen = contradiction(&told).expect("nothing is guessed");
+    let words =
+        "Azure (az02) knows nothing of the VM but its process, power Unknown (process 42 runs it)";
+    assert!(seen.contains(words), "{seen}");
+    assert!(seen.contains("Azure (az01) is Owner"), "{seen}");
+}
+
+/// By UUID where that is known elsewhere, though the process tells another name; and by name where a definition was made anew.
+#[test]
+fn s08_a_stray_guest_is_matched_by_uuid_and_by_name() {
+    let observed = |uuid: Uuid, name: &str| {
+        let mut found = stray("Unknown");
+        found["uuid"] = json!(uuid);
+        found["name"] = json!(name);
+        let hosts = vec![
+            host("hv01", Site::OnPremises, 0, &said(None)),
+            host("az01", Site::Azure, 0, &found),
+        ];
+        let observed = vault(&Look { hosts }, 60);
+        let told = observed.vms["app"].stage.clone();
+        contradiction(&told).map(ToOwned::to_owned)
+    };
+    let by_uuid = observed(VM, &VM.to_string()).expect("its UUID is known");
+    assert!(by_uuid.contains("process 42 runs it"), "{by_uuid}");
+    let other = Uuid::from_u128(2);
+    let by_name = observed(other, "app").expect("its name is known");
+    assert!(
+        by_name.contains("process 42 runs it") && by_name.contains(&other.to_string()),
+        "{by_name}"
+    );
+    assert_eq!(observed(other, "another"), None);
+}
+
 /// A register that is there and cannot be read is not one that is missing: the words of that would send people to take the definition away.
 #[test]
 fn s04_a_register_that_cannot_be_read_says_nothing() {

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::look::{At, Look, address};
-use super::mapping::stage_of;
+use super::mapping::{stage_of, strays};
 use super::obstacles::takes;
 use super::stale;
 use crate::agent::api::{
@@ -44,6 +44,7 @@ pub(super) fn plan(
         interval,
         orders: Vec::new(),
     };
+    planner.check_strays()?;
     planner.plan()?;
     Ok(planner.orders)
 }
@@ -68,6 +69,19 @@ fn conflict(words: impl Into<String>) -> DriverError {
 }
 
 impl<'a> Planner<'a> {
+    /// S3, S7: read anew. What gives a host the right to run waits while the guest may run on one that knows nothing else of it.
+    fn check_strays(&self) -> Done {
+        let gives_a_right = matches!(
+            self.submission.action,
+            Action::Adopt { .. } | Action::StartTarget { .. } | Action::ResumeSource { .. }
+        );
+        let found = strays(self.look, self.vm);
+        if gives_a_right && !found.is_empty() {
+            return Err(conflict(found.join("; ")));
+        }
+        Ok(())
+    }
+
     fn plan(&mut self) -> Done {
         match &self.submission.action {
             Action::Adopt { at, takeover } => self.adopt(*at, takeover.as_ref()),

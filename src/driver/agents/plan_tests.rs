@@ -54,6 +54,30 @@ fn a_fence_goes_where_the_source_moves_to_or_to_the_replica_of_a_source_at_rest(
     assert_eq!(fenced("Owner", None), "az01");
 }
 
+/// Nobody may be given the right to run a VM that runs where nothing is known of it, whatever was seen a moment ago.
+#[test]
+fn s03_no_right_is_given_while_a_stray_process_runs_the_guest() {
+    let stray = json!({
+        "uuid": VM, "name": "other", "power": "Unknown", "powerReason": "process 42 runs it", "content": {"kind": "Unknown"}, "disks": [],
+    });
+    let adopt = submission(Action::Adopt {
+        at: Site::OnPremises,
+        takeover: None,
+    });
+    let with = |power: &str| {
+        let mut stray = stray.clone();
+        stray["power"] = json!(power);
+        let hosts = vec![
+            at("hv01", Site::OnPremises, "Owner", None),
+            host("az01", Site::Azure, 0, &stray),
+        ];
+        plan(&Look { hosts }, "app", &adopt, 60)
+    };
+    let refused = with("Unknown").unwrap_err().to_string();
+    assert!(refused.contains("process 42 runs it"), "{refused}");
+    assert_eq!(with("Off").unwrap().len(), 1);
+}
+
 /// The source has come back, its order to start broke off, and its register no longer says where from.
 #[test]
 fn a_resume_is_given_again_with_the_fence_of_its_epoch() {

@@ -110,6 +110,11 @@ fn fenced(from: Site, own: &Register, peer: Option<&Register>, target: Option<Sa
 }
 
 impl Said<'_> {
+    /// A host that has neither a register nor a definition and yet may run the guest: all that said so was lost under it.
+    pub fn is_stray(&self) -> bool {
+        self.register.is_none() && !self.defined && self.power != Power::Off
+    }
+
     fn power_in_words(&self) -> String {
         let power = self.power;
         self.power_reason
@@ -119,34 +124,44 @@ impl Said<'_> {
 
 /// S8: nothing is guessed; what each side said is told.
 pub(super) fn contradiction(on_premises: Option<Said<'_>>, azure: Option<Said<'_>>) -> Stage {
-    let tell = |site: Site, said: Option<Said<'_>>| match said {
-        None => format!("{site} does not know the VM"),
-        Some(said) => match said.register {
-            None => format!(
-                "{site} ({}) has a definition and no register, power {}",
-                said.host,
-                said.power_in_words()
-            ),
-            Some(own) => format!(
-                "{site} ({}) is {} at epoch {} step {}{}, power {}",
-                said.host,
-                own.role,
-                own.epoch,
-                own.step,
-                if uncommitted(own) {
-                    ", started and not committed"
-                } else {
-                    ""
-                },
-                said.power_in_words()
-            ),
-        },
+    let seen = seen(on_premises, azure);
+    Stage::Contradiction { seen }
+}
+
+/// What each side said.
+pub(super) fn seen(on_premises: Option<Said<'_>>, azure: Option<Said<'_>>) -> String {
+    let side = |site: Site, said: Option<Said<'_>>| {
+        said.map_or_else(
+            || format!("{site} does not know the VM"),
+            |said| tell(site, said),
+        )
     };
-    Stage::Contradiction {
-        seen: format!(
-            "{}; {}",
-            tell(Site::OnPremises, on_premises),
-            tell(Site::Azure, azure)
+    let (on_premises, azure) = (
+        side(Site::OnPremises, on_premises),
+        side(Site::Azure, azure),
+    );
+    format!("{on_premises}; {azure}")
+}
+
+/// What one host said.
+pub(super) fn tell(site: Site, said: Said<'_>) -> String {
+    let (host, power) = (said.host, said.power_in_words());
+    match said.register {
+        None if said.is_stray() => {
+            format!("{site} ({host}) knows nothing of the VM but its process, power {power}")
+        }
+        None if !said.defined => format!("{site} ({host}) does not know the VM"),
+        None => format!("{site} ({host}) has a definition and no register, power {power}"),
+        Some(own) => format!(
+            "{site} ({host}) is {} at epoch {} step {}{}, power {power}",
+            own.role,
+            own.epoch,
+            own.step,
+            if uncommitted(own) {
+                ", started and not committed"
+            } else {
+                ""
+            },
         ),
     }
 }

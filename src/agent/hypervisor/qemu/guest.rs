@@ -11,8 +11,9 @@ use super::commands::{self, Command};
 use super::config::QemuConfig;
 use super::files::{self, GuestFiles, PointRecord, ProcessRecord, Stage, TrackingRecord, VERSION};
 use super::graph::Graph;
-use super::process::{self, Identity, Presence, Running};
+use super::process::{self, Identity, Presence};
 use super::qmp::{Failpoint, Session};
+use super::running::Running;
 use crate::agent::hypervisor::disk::measure;
 use crate::agent::hypervisor::{
     Generation, GuestDisk, GuestPower, HypervisorError, LostGeneration, Result, Tracking,

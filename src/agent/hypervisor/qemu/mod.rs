@@ -3,6 +3,7 @@
 //! ```text
 //!   config  argv            settings, a definition's command line
 //!   files   process         records on disk, the process as /proc shows it
+//!   running                 the processes of all guests, whatever is written down of them
 //!   commands graph ranges   what is sent and what follows from the answers, pure
 //!   qmp     nbd             the two protocols
 //!   guest                   one guest: its files, its locks, its monitor
@@ -30,6 +31,7 @@ mod guest;
 mod points;
 mod power;
 mod recover;
+mod running;
 mod start;
 
 use std::collections::HashMap;
@@ -43,11 +45,11 @@ use uuid::Uuid;
 pub use self::config::{Accelerator, CacheMode, QemuConfig};
 use self::files::GuestFiles;
 use self::guest::{Guest, Locks};
-use self::process::Running;
 pub use self::qmp::Failpoint;
+use self::running::Running;
 use super::{
-    Dirty, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor, Point, PointOutcome,
-    PointTicket, QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
+    Dirty, FoundGuest, Generation, GuestDefinition, GuestDisk, GuestPower, Hypervisor, Point,
+    PointOutcome, PointTicket, QuitReport, Recovered, Result, StartSpec, Stopped, Tracking,
 };
 
 /// The QEMU hypervisor of one host.
@@ -125,6 +127,11 @@ impl Hypervisor for Qemu {
 
     async fn start(&self, guest: &GuestDefinition, spec: &StartSpec) -> Result<()> {
         self.guest(guest.uuid).start(guest, spec).await
+    }
+
+    fn processes(&self) -> Result<Vec<FoundGuest>> {
+        let folder = &self.config.state_dir;
+        self.running.all().map_err(files::storage(folder))
     }
 
     async fn power(&self, guest: &GuestDefinition) -> GuestPower {

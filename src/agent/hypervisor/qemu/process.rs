@@ -1,13 +1,9 @@
 //! The guest's process as the host sees it: is it there, and how it is ended. Facts come from `/proc` (proc(5)) and pidfds.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -149,62 +145,10 @@ pub fn search(pid_file: &Path) -> io::Result<Option<Identity>> {
     Ok(found.pop().map(|((), identity)| identity))
 }
 
-/// All processes that were given a pid file in this folder or below it, by that file.
-fn search_all(folder: &Path) -> io::Result<HashMap<PathBuf, Identity>> {
-    let found = running(|line| {
-        let mut words = line.split(|byte| *byte == 0);
-        words.find(|word| *word == b"-pidfile")?;
-        let path = PathBuf::from(OsStr::from_bytes(words.next()?));
-        path.starts_with(folder).then_some(path)
-    })?;
-    Ok(found.into_iter().collect())
-}
-
-/// The processes that run guests of one host, by their pid files, whatever is written down of them.
-#[derive(Debug)]
-pub(super) struct Running {
-    folder: PathBuf,
-    seen: Mutex<Option<(Instant, HashMap<PathBuf, Identity>)>>,
-}
-
-impl Running {
-    /// How old a look may be that all guests of the host share: each of them asks whenever its power is asked for.
-    const FRESH: Duration = Duration::from_secs(1);
-
-    /// Of guests whose pid files are in this folder or below it.
-    pub(super) const fn new(folder: PathBuf) -> Self {
-        Self {
-            folder,
-            seen: Mutex::new(None),
-        }
-    }
-
-    /// The process with this pid file, if there is one.
-    ///
-    /// # Errors
-    /// When `/proc` cannot be read.
-    pub(super) fn of(&self, pid_file: &Path) -> io::Result<Option<Identity>> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = seen.take().filter(|(at, _)| at.elapsed() < Self::FRESH);
-        let look = || Ok((Instant::now(), search_all(&self.folder)?));
-        let (at, found) = fresh.map_or_else(look, io::Result::Ok)?;
-        let identity = found.get(pid_file).copied();
-        *seen = Some((at, found));
-        drop(seen);
-        match identity {
-            Some(identity) if is_there(identity)? => Ok(Some(identity)),
-            _ => Ok(None),
-        }
-    }
-
-    /// The next look is a new one: it decides over more than what is shown.
-    pub(super) fn look_anew(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
 /// The processes whose command line, words that end with a zero, is one that is looked for.
-fn running<T>(looked_for: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<(T, Identity)>> {
+pub(super) fn running<T>(
+    looked_for: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<Vec<(T, Identity)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
@@ -339,26 +283,6 @@ mod tests {
         );
         assert_eq!(parse_stat("42 (a"), None);
         assert_eq!(parse_stat("42 (a) R 1"), None);
-    }
-
-    #[test]
-    fn s03_a_new_look_sees_what_the_last_one_did_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let running = Running::new(folder.path().to_owned());
-        let pid_file = folder.path().join("vm/pid");
-        assert_eq!(running.of(&pid_file).unwrap(), None);
-        let mut guest = Command::new("sh")
-            .args(["-c", "read line", "guest", "-pidfile"])
-            .arg(&pid_file)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        running.look_anew();
-        let found = running.of(&pid_file).unwrap();
-        assert_eq!(found.map(|found| found.pid), Some(guest.id()));
-        drop(guest.stdin.take());
-        guest.wait().unwrap();
-        assert_eq!(running.of(&pid_file).unwrap(), None, "it has ended");
     }
 
     #[test]

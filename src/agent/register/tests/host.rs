@@ -78,6 +78,7 @@ impl Host {
             } else {
                 Power::Off
             },
+            power_reason: None,
             content: self.whole.then_some(&held),
         };
         admit(self.register.as_ref(), order, &facts)

@@ -53,6 +53,7 @@ fn s03_a_silent_hypervisor_is_not_a_stopped_guest() {
         now: Timestamp::UNIX_EPOCH,
         definition: Some(&definition),
         power: Power::Unknown,
+        power_reason: Some("process 42 runs it"),
         content: None,
     };
     let stop = |force| {
@@ -67,6 +68,12 @@ fn s03_a_silent_hypervisor_is_not_a_stopped_guest() {
     };
     let refused = admit(hv.register.as_ref(), &stop(false), &facts).unwrap_err();
     assert_eq!(refused.kind, RefusalKind::PowerUnknown);
+    let adopt = order(1, 1, Command::Adopt { takeover: None });
+    let not_taken_on = admit(None, &adopt, &facts).unwrap_err();
+    assert_eq!(not_taken_on.kind, RefusalKind::PowerUnknown);
+    for message in [refused.message, not_taken_on.message] {
+        assert!(message.contains("(process 42 runs it)"), "{message}");
+    }
     let Ok(Admission::Accepted(next)) = admit(hv.register.as_ref(), &stop(true), &facts) else {
         panic!("force")
     };

@@ -215,8 +215,13 @@ impl Move<'_> {
         }
         if self.is_behind(vm) {
             if let Some(site) = without_register(vm) {
+                // A process that runs the guest there is named by it.
+                let seen = match &vm.stage {
+                    Fact::Known(Stage::Contradiction { seen }) => format!(": {seen}"),
+                    _ => String::new(),
+                };
                 let words = format!(
-                    "the register of the VM in {site}, which is gone in the middle of this move; nothing is guessed of where its newest disks are"
+                    "the register of the VM in {site}, which is gone in the middle of this move; nothing is guessed of where its newest disks are{seen}"
                 );
                 return Next::Wait(
                     Wait::mend(no_guess(&words)).because(Reason::RegistersContradict),
