@@ -176,6 +176,8 @@ fn percentile(values: &mut [i64], percent: usize) -> i64 {
 
 /// Many placements are changed in one breath. The delay of each VM counts from its own change.
 async fn all_at_once(world: &ServiceWorld, count: usize) -> Result<Value> {
+    let process = operator(world)?;
+    let (before, writes) = (usage::of(&process)?, status_writes(world).await?);
     let (from, began) = (Timestamp::now(), Instant::now());
     let names: Vec<String> = (SINGLE + 1..=SINGLE + count)
         .map(|vm| format!("vm-{vm}"))
@@ -190,7 +192,6 @@ async fn all_at_once(world: &ServiceWorld, count: usize) -> Result<Value> {
         .try_collect()
         .await?;
     let asking = began.elapsed().as_secs_f64();
-    let process = operator(world)?;
     let wanted = SINGLE + count;
     loop {
         let there = resting(world, Site::Azure).await?;
@@ -223,11 +224,16 @@ async fn all_at_once(world: &ServiceWorld, count: usize) -> Result<Value> {
     let last = taken.values().max().copied().unwrap_or(from);
     let throttled = requests.iter().filter(|it| it.status == Some(429)).count();
     let (half, most) = (percentile(&mut delays, 50), percentile(&mut delays, 99));
-    let used = usage::of(&process)?;
-    let memory = used.values().next().map_or(0, |it| it.most_kib / 1024);
+    let (used, written) = (usage::of(&process)?, status_writes(world).await?);
+    let (used, before) = (used.values().next(), before.values().next());
+    let memory = used.map_or(0, |it| it.most_kib / 1024);
+    let cores = used.zip(before).map_or(0.0, |(used, before)| {
+        (used.seconds - before.seconds) / whole
+    });
+    let written = (written - writes) / count;
     let all_asked = milliseconds(from, last);
     println!(
-        "\n{count} moves at once, their placements changed within {asking:.1} s: the service was asked after {half} ms (half) and {most} ms (99 of 100), for the last of them {all_asked} ms after the first change; done after {whole:.0} s, with {} requests, {throttled} of them refused as too many; the operator had at most {memory} MiB.",
+        "\n{count} moves at once, their placements changed within {asking:.1} s: the service was asked after {half} ms (half) and {most} ms (99 of 100), for the last of them {all_asked} ms after the first change; done after {whole:.0} s, with {} requests, {throttled} of them refused as too many; the operator used {cores:.2} of a core and at most {memory} MiB, and wrote {written} statuses for each move.",
         requests.len()
     );
     println!(
@@ -236,6 +242,7 @@ async fn all_at_once(world: &ServiceWorld, count: usize) -> Result<Value> {
     Ok(json!({
         "count": count, "secondsToChange": asking, "seconds": whole, "p50Milliseconds": half, "p99Milliseconds": most,
         "allAskedMilliseconds": all_asked, "requests": requests.len(), "throttled": throttled, "mostMib": memory,
+        "cores": cores, "statusWritesPerMove": written,
     }))
 }
 
