@@ -185,13 +185,13 @@ fn those_who_ask_at_once_share_one_look_at_the_hosts() {
         }
         assert_eq!((wire.sent().len(), lists(&wire)), (40, 2));
         // Who asks of a host that is silent is told so, and may ask again.
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let hour_ago = wire.now.now() - SignedDuration::from_hours(1);
         wire.service().silence("hv-1.example.test", Some(hour_ago));
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let commit = asks(Action::Commit { at: Azure }, wire.now.now());
         driver.submit("vm-1", &commit).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let back = asks(Action::Synchronize { from: Azure }, wire.now.now());
         let refused = driver.submit("vm-1", &back).await.unwrap_err();
         assert_eq!(

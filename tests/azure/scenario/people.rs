@@ -129,9 +129,9 @@ impl World {
             self.press(Press::TestFailoverCleanup);
         } else if words.contains("\"Complete failover\", or a cancel, of recovery plan") {
             self.press(Press::Resume);
-        } else if words.contains("a cancel of recovery plan") {
-            self.press(Press::Cancel);
-        } else if words.contains("complete or cancel the job where it is shown") {
+        } else if words.contains("a cancel of recovery plan")
+            || words.contains("complete or cancel the job where it is shown")
+        {
             self.press(Press::Cancel);
         } else if words.contains("lets no planned failover be done now") {
             self.press(Press::Repair);
