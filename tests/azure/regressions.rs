@@ -226,3 +226,22 @@ fn a_register_is_not_told_that_a_move_is_over_while_its_job_is_out_of_sight() {
         );
     }
 }
+
+/// A plan was started at the service when the VM had come home, and its jobs were not told of any more: the move before them was believed to be
+/// what waited for its commit, and one to Azure, which nobody had asked for here, was committed as a move home.
+#[test]
+fn s05_a_move_of_which_only_the_item_tells_is_not_committed_as_the_one_before() {
+    play(
+        Prelude::BackAtGate,
+        &[
+            Step::Answer(Answer::Cutover),
+            Step::Run {
+                operator: 0,
+                passes: 6,
+                seconds: 10,
+            },
+            Step::Press(Press::PlanFailover),
+            Step::Purge,
+        ],
+    );
+}

@@ -461,7 +461,7 @@ fn s19_a_job_that_the_service_does_not_know_any_more_has_ended_once_the_vm_is_fr
 /// Neither is anything asked for beside it, nor is it waited for without a word; what people then do with it is followed.
 #[test]
 fn s18_a_job_that_pauses_and_is_not_told_of_any_more_is_left_to_people() {
-    let offers_all_the_while = (0..1000)
+    let offers_all_the_while = (0..100)
         .find(|seed| homeward_asr_emulator::Assumptions::drawn(*seed).operations_while_suspended);
     for (assumptions, vmm) in [(None, false), (offers_all_the_while, true)] {
         for dies in [false, true] {

@@ -161,6 +161,16 @@ fn a_vm_in_the_middle_of_a_move_is_not_let_go() {
 }
 
 #[test]
+fn s05_a_commit_is_of_what_waits_for_it() {
+    for (to, at, may) in [(Azure, Azure, true), (Azure, OnPremises, false)] {
+        let waits = look(Stage::TargetStarted { to, as_left: true }, vec![]);
+        let commit = order(Action::Commit { at }, mark(2, 4));
+        let admitted = admit(&register(), &waits, &commit);
+        assert_eq!(admitted.is_ok(), may, "{at} while it is {to}: {admitted:?}");
+    }
+}
+
+#[test]
 fn s18_all_that_was_known_before_is_stored_with_the_attempt() {
     let mut seen = look(
         IN_AZURE,

@@ -111,6 +111,13 @@ pub fn admit(
             ErrorClass::Invalid,
             "the service cannot take a move back once the source was stopped",
         ),
+        // S5: the service takes one commit for another.
+        Action::Commit { at } if matches!(look.stage.known(), Some(Stage::TargetStarted { to, .. }) if to != at) => {
+            refuse(
+                ErrorClass::Conflict,
+                format!("what waits for its commit was not moved to {at}"),
+            )
+        }
         Action::Protect { from: Site::Azure } | Action::ReverseReplicate { from: Site::Azure } => {
             refuse(
                 ErrorClass::Invalid,

@@ -266,16 +266,17 @@ fn direction(item: &Item, jobs: &[Job]) -> Option<Site> {
         return Some(Site::OnPremises);
     }
     // The newest move that has come to its end says it, whatever the item's location is called meanwhile.
+    let lost = |job: &Job| job.state == JobState::Lost || job.missed.is_some();
     let newest = jobs.iter().rev().find(|job| {
         matches!(job.does, JobKind::Failover | JobKind::Failback)
-            && matches!(job.state, JobState::Succeeded | JobState::Lost)
+            && (job.state == JobState::Succeeded || lost(job))
     });
     let to = match newest.map(|job| job.does) {
         Some(JobKind::Failover) => Some(Site::Azure),
         Some(JobKind::Failback) => Some(Site::OnPremises),
         _ => None,
     };
-    if newest.is_some_and(|job| job.state == JobState::Lost) {
+    if newest.is_some_and(lost) {
         // Nobody knows how it ended: it is believed only where the item says the same, and the moves before it say nothing any more.
         return to.filter(|to| item.active == Some(*to));
     }

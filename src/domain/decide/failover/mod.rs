@@ -269,8 +269,10 @@ impl Move<'_> {
         if let Some(next) = self.own_registers(vm, stage) {
             return next;
         }
-        if !view.capabilities.registers && self.moved_on(phase, stage) {
-            return Next::Finish(FailoverOutcome::Succeeded);
+        if !view.capabilities.registers
+            && let Some(outcome) = self.moved_on(phase, stage)
+        {
+            return Next::Finish(outcome);
         }
         let can = &view.capabilities.towards[self.to()];
         match phase {
@@ -317,13 +319,27 @@ impl Move<'_> {
         Some(Wait::mend(no_guess(&words)).because(Reason::RegistersContradict))
     }
 
-    /// The move was committed, and somebody has begun another one at the service since: there is nothing left to protect here.
-    fn moved_on(&self, phase: FailoverPhase, stage: &Stage) -> bool {
-        let committed = matches!(
-            phase,
-            FailoverPhase::AwaitingReverseReplication | FailoverPhase::ReverseReplicating
-        );
-        committed && !matches!(stage, Stage::Settled { site } if *site == self.to())
+    /// Somebody has begun another move at the service since: after the commit of this one there is nothing left to protect here; and what now waits
+    /// for its commit at the source of this one is no move of this direction, to which no approval given here applies (S5).
+    fn moved_on(&mut self, phase: FailoverPhase, stage: &Stage) -> Option<FailoverOutcome> {
+        use FailoverPhase as P;
+        let committed = matches!(phase, P::AwaitingReverseReplication | P::ReverseReplicating);
+        if committed && !matches!(stage, Stage::Settled { site } if *site == self.to()) {
+            return Some(FailoverOutcome::Succeeded);
+        }
+        let from = self.from();
+        if !matches!(stage, Stage::TargetStarted { to, .. } | Stage::Committed { to } if *to == from)
+        {
+            return None;
+        }
+        // Only what is committed can be moved on.
+        if matches!(phase, P::AwaitingCommit | P::Committing) {
+            return Some(FailoverOutcome::Succeeded);
+        }
+        self.status.turned_back_because = Some(format!(
+            "the VM was moved to {from} at the service meanwhile"
+        ));
+        Some(FailoverOutcome::Cancelled)
     }
 
     /// The resource is being deleted and there is nothing left that could be brought to a safe end.

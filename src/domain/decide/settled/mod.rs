@@ -544,6 +544,9 @@ fn recover(
         // S1: the claim moves first; the registers take no other order from somebody else.
         return adopt(world, view, vm, active);
     }
+    if let Some(outcome) = missing_job(vm) {
+        return outcome;
+    }
     let status = ProtectedVirtualMachineStatus {
         next_start_held_because: None,
         ..status.clone()

@@ -146,3 +146,21 @@ fn s18_a_job_that_holds_the_vm_and_is_not_told_of_may_still_act() {
         }
     }
 }
+
+/// The move before it, which had ended well, is not what waits for its commit.
+#[test]
+fn s05_while_a_move_is_missed_the_one_before_does_not_say_where_the_vm_is() {
+    let back = from_azure(job("back", "Failback", "Succeeded", &[]));
+    let uncommitted = item("PlannedFailoverCommitRequired", "Recovery", &["Commit"]);
+    let mut again = job("once-more", "PlannedFailover", "InProgress", &[]);
+    again["properties"]["customDetails"] = json!({"affectedObjectDetails": {
+        "PrimaryFabricProviderId": "HyperVSite", "RecoveryFabricProviderId": "Azure",
+    }});
+    let seconds = jiff::SignedDuration::from_secs(5);
+    let vm = see_missed(&uncommitted, &[back, again], "once-more", seconds);
+    let to_azure = Stage::TargetStarted {
+        to: Site::Azure,
+        as_left: true,
+    };
+    assert_eq!(vm.stage, Fact::Known(to_azure));
+}
