@@ -110,6 +110,10 @@ pub async fn pass(
         // A new leader has seen nothing yet, and nothing has changed by that: what was said last stands, and nobody is told otherwise.
         return Ok(Action::requeue(context.settings.stale_after()));
     }
+    if observed.waits_for_look() && !status.conditions.is_empty() {
+        // Nothing follows before that look, which is on its way; what was said with the action stands until then.
+        return Ok(Action::await_change());
+    }
     let world = World {
         intent: &fetched.intent,
         generation: fetched.vm.metadata.generation,

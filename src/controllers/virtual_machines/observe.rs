@@ -55,6 +55,17 @@ impl Observed {
         matches!(self.sight, Sight::NotYet)
     }
 
+    /// Whether nothing counts that was seen of the VM until a look has begun after its last action (S7). That look wakes the VM.
+    pub const fn waits_for_look(&self) -> bool {
+        matches!(
+            self.sight,
+            Sight::Seen {
+                vm_unknown: Some(_),
+                ..
+            }
+        )
+    }
+
     /// The vault, as decisions see it.
     pub fn vault<'a>(&'a self, fetched: &Fetched) -> Fact<VaultView<'a>> {
         if fetched.vault_standing == VaultStanding::Absent {
