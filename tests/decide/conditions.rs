@@ -193,6 +193,17 @@ fn situations(store: &Store) -> Vec<Situation> {
             });
         });
     }
+    // S7: no register is told that a move is over while its job may go on.
+    add(
+        "a job out of sight, of a move that the registers name",
+        &|_, vm| {
+            vm.failovers = BySite::from_fn(|_| Some("fo-gone".into()));
+            vm.missing_job = Some(MissingJob {
+                what: "job j of the service to be told of again: (why)".into(),
+                is_stuck: true,
+            });
+        },
+    );
     add("a plan of the service moves it with others", &|_, vm| {
         vm.led_elsewhere = Some("recovery plan p of the service".into());
     });
