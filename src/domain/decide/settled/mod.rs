@@ -1,82 +1,26 @@
 //! A VM with no move under way: taken on where it is, protected, and moved when it is not where it should be.
 
+mod holds;
+mod moves;
+mod outcome;
 mod protection;
 
-use crate::api::{
-    Condition, DataSyncRequest, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase,
-};
-use crate::domain::action::{Action, ActionKind, Alternate, Mark};
+use crate::api::{Condition, ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
+use crate::domain::action::{Action, ActionKind, Mark};
 use crate::domain::conditions::{ConditionType, Reason};
-use crate::domain::decide::report::{Standing, newly_stalled, observed, say};
+use crate::domain::decide::report::{newly_stalled, observed, say};
 use crate::domain::decide::wait::Waiting;
 use crate::domain::decide::{
     LOOK_AGAIN, event, no_guess, submission, unknown_because, written_mark,
 };
-use crate::domain::decision::{Decision, Effect, Event, NewFailover, Pace};
+use crate::domain::decision::{Decision, Effect, Event, Pace};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{Operation, OperationState, Stage, VmObservation};
 use crate::domain::world::{CurrentFailover, VaultView, World};
+use holds::{busy, disconnected, mend, missing_job};
+use moves::{begin, follow_to, recover};
+use outcome::Outcome;
 use protection::protect;
-
-/// What follows, before it is written up.
-struct Outcome {
-    effect: Option<Effect>,
-    phase: VirtualMachinePhase,
-    standing: Standing,
-    events: Vec<Event>,
-}
-
-impl Outcome {
-    fn new(
-        phase: VirtualMachinePhase,
-        reason: Reason,
-        waiting: Option<Waiting>,
-        message: impl Into<String>,
-    ) -> Self {
-        let moving = waiting == Some(Waiting::Operation);
-        Self {
-            effect: None,
-            phase,
-            standing: Standing {
-                reason,
-                message: message.into(),
-                waiting,
-                moving,
-            },
-            events: Vec::new(),
-        }
-    }
-
-    fn stalled(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(
-            VirtualMachinePhase::Stalled,
-            reason,
-            Some(Waiting::Mend),
-            message,
-        )
-    }
-
-    fn outside(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(
-            VirtualMachinePhase::Pending,
-            reason,
-            Some(Waiting::Outside),
-            message,
-        )
-    }
-
-    fn doing(
-        phase: VirtualMachinePhase,
-        reason: Reason,
-        effect: Effect,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            effect: Some(effect),
-            ..Self::new(phase, reason, Some(Waiting::Operation), message)
-        }
-    }
-}
 
 pub fn decide(world: &World<'_>) -> Decision {
     let mut status = observed(world);
@@ -469,146 +413,6 @@ fn unfinished_fence(world: &World<'_>, vm: &VmObservation, at: Site) -> Option<O
             vm.failover(),
         ),
         format!("a fence in {at} that broke off is brought to its end"),
-    ))
-}
-
-fn begin(
-    world: &World<'_>,
-    status: &ProtectedVirtualMachineStatus,
-    from: Site,
-    to: Site,
-) -> Outcome {
-    let number = world.status.failover_counter.unwrap_or(0) + 1;
-    let data_sync = if to == Site::OnPremises {
-        world.intent.data_sync
-    } else {
-        DataSyncRequest::Auto
-    };
-    let mut outcome = Outcome::doing(
-        VirtualMachinePhase::FailingOver,
-        Reason::FailingOver,
-        Effect::CreateFailover(NewFailover {
-            number,
-            from,
-            to,
-            data_sync,
-            alternate: if to == Site::OnPremises {
-                world.intent.alternate.clone()
-            } else {
-                Alternate::default()
-            },
-            start_held_because: status.next_start_held_because.clone(),
-            taken_up: false,
-        }),
-        format!("a move from {from} to {to} is begun"),
-    );
-    outcome.events.push(event(
-        false,
-        "FailoverCreated",
-        format!("the placement asks for {to} and the VM is in {from}"),
-    ));
-    outcome
-}
-
-/// A move that somebody began at the service is followed to its end.
-fn follow_to(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
-    let status = ProtectedVirtualMachineStatus {
-        next_start_held_because: None,
-        ..status.clone()
-    };
-    let mut outcome = begin(world, &status, from, from.other());
-    if let Some(Effect::CreateFailover(new)) = &mut outcome.effect {
-        new.taken_up = true;
-    }
-    outcome.events = vec![event(
-        true,
-        "FailoverFollowed",
-        format!(
-            "somebody began a move from {from} to {} at the service; it is followed to its end",
-            from.other()
-        ),
-    )];
-    outcome
-}
-
-/// A move whose Failover is gone: a new one brings the VM to a safe end (safety rule S6).
-fn recover(
-    world: &World<'_>,
-    status: &ProtectedVirtualMachineStatus,
-    view: &VaultView<'_>,
-    vm: &VmObservation,
-    from: Site,
-    active: Site,
-) -> Outcome {
-    if !vm.is_claimed_by(&world.claim) {
-        // S1: the claim moves first; the registers take no other order from somebody else.
-        return adopt(world, view, vm, active);
-    }
-    if let Some(outcome) = missing_job(vm) {
-        return outcome;
-    }
-    let status = ProtectedVirtualMachineStatus {
-        next_start_held_because: None,
-        ..status.clone()
-    };
-    let mut outcome = begin(world, &status, from, from.other());
-    if let Some(Effect::CreateFailover(new)) = &mut outcome.effect {
-        new.taken_up = true;
-    }
-    outcome.events.push(event(
-        true,
-        "FailoverMissing",
-        "the Failover of a move under way is gone; a new one brings the VM to a safe end",
-    ));
-    outcome
-}
-
-fn mend(obstacles: &[String]) -> Option<Outcome> {
-    (!obstacles.is_empty())
-        .then(|| Outcome::stalled(Reason::VirtualMachineNotReady, obstacles.join("; ")))
-}
-
-fn disconnected(view: &VaultView<'_>) -> Option<Outcome> {
-    Site::BOTH
-        .into_iter()
-        .find_map(|site| match &view.sites[site] {
-            crate::domain::observation::Connection::Connected => None,
-            crate::domain::observation::Connection::Disconnected(why) => Some(Outcome::outside(
-                Reason::SiteDisconnected,
-                format!("waits for {site} to be connected: {why}"),
-            )),
-        })
-}
-
-fn silent_host(vm: &VmObservation) -> Option<Outcome> {
-    let why = vm.host_silent.as_ref()?;
-    Some(Outcome::outside(
-        Reason::SiteDisconnected,
-        format!("waits for the host of the VM to be heard: {why}"),
-    ))
-}
-
-/// A job that somebody began, or that outlived the move it was of, and that the service does not tell of.
-fn missing_job(vm: &VmObservation) -> Option<Outcome> {
-    let job = vm.missing_job.as_ref()?;
-    let message = format!("waits for {}", job.what);
-    Some(if job.is_stuck {
-        Outcome::stalled(Reason::JobMissing, message)
-    } else {
-        Outcome::outside(Reason::JobMissing, message)
-    })
-}
-
-fn busy(vm: &VmObservation) -> Option<Outcome> {
-    if let Some(missing) = missing_job(vm) {
-        return Some(missing);
-    }
-    let what = vm.busy.as_ref()?;
-    Some(Outcome::new(
-        VirtualMachinePhase::Pending,
-        Reason::OperationUnderWay,
-        Some(Waiting::Operation),
-        format!("waits for the end of {what}"),
     ))
 }
 

@@ -2,7 +2,9 @@
 
 use jiff::SignedDuration;
 
-use super::{Outcome, busy, disconnected, mend, next_mark, silent_host};
+use super::holds::{busy, disconnected, mend, silent_host};
+use super::next_mark;
+use super::outcome::Outcome;
 use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::conditions::{ConditionType, Reason};
