@@ -5,7 +5,7 @@ use homeward::api::Site::{Azure, OnPremises};
 use homeward_asr_emulator::Scenario;
 
 use super::operator::Disturbance;
-use super::scenario::{Prelude, Press, Step, Way, run};
+use super::scenario::{Prelude, Press, Start, Step, Way, run};
 use super::store::Answer;
 use super::stories::start;
 
@@ -244,4 +244,37 @@ fn s05_a_move_of_which_only_the_item_tells_is_not_committed_as_the_one_before() 
             Step::Purge,
         ],
     );
+}
+
+/// A failback out of sight that looks like a failover to Azure which waits for its commit: it is committed as what it was, and the Failover that was made
+/// for it waits for nothing more.
+#[test]
+fn a_move_that_turns_out_to_be_another_one_ends_when_that_is_committed() {
+    let looks_the_same = Start {
+        assumptions: Some(31735),
+        ..start(Prelude::InAzure)
+    };
+    let dies = |operator, dies_after, stands_still| Step::Pass {
+        operator,
+        disturbance: Disturbance {
+            stale_resources: false,
+            stale_vault: operator == 1,
+            dies_after: Some(dies_after),
+            stands_still,
+        },
+    };
+    let steps = [
+        Step::ReadsFail {
+            status: 500,
+            times: 7,
+        },
+        Step::DeletePvm,
+        dies(1, 1, 0),
+        dies(0, 3, 43),
+        Step::Press(Press::Failback { full: true }),
+        Step::Purge,
+    ];
+    if let Err(why) = run(&looks_the_same, &steps) {
+        panic!("{why}");
+    }
 }

@@ -328,12 +328,16 @@ impl Move<'_> {
             return Some(FailoverOutcome::Succeeded);
         }
         let from = self.from();
-        if !matches!(stage, Stage::TargetStarted { to, .. } | Stage::Committed { to } if *to == from)
-        {
+        let moved = matches!(stage, Stage::TargetStarted { to, .. } | Stage::Committed { to } if *to == from);
+        // What was committed was another move than this one, which looked the same.
+        let other = phase == P::Committing
+            && self.status.pending_action.is_none()
+            && matches!(stage, Stage::Settled { site } if *site == from);
+        if !moved && !other {
             return None;
         }
         // Only what is committed can be moved on.
-        if matches!(phase, P::AwaitingCommit | P::Committing) {
+        if moved && matches!(phase, P::AwaitingCommit | P::Committing) {
             return Some(FailoverOutcome::Succeeded);
         }
         self.status.turned_back_because = Some(format!(
