@@ -53,6 +53,7 @@ pub struct Sent {
     pub job: Option<String>,
     /// Nobody had pressed a button in the portal right before.
     pub alone: bool,
+    at: Timestamp,
 }
 
 /// A button may have been pressed between what the driver has read and what it sends: a job that was just accepted shows nowhere.
@@ -212,7 +213,11 @@ impl Wire {
     /// What must hold of a mutation when it is sent.
     fn check(&self, request: &emulator::Request) {
         let before = self.on_their_way();
-        if before > 0 && !self.orphaned.load(Ordering::Relaxed) {
+        // S19: a newer job that does the same is the result of a request, as far as anybody can tell. Whoever presses the button for the same while
+        // the request is on its way makes one that is not.
+        let last = lock(&self.sent).last().map(|sent| sent.at);
+        let mistaken = (*lock(&self.pressed)).is_some_and(|pressed| Some(pressed) >= last);
+        if before > 0 && !mistaken && !self.orphaned.load(Ordering::Relaxed) {
             self.say(format!(
                 "S18: {} is sent while {before} requests before it may still take effect",
                 request.path
@@ -310,6 +315,7 @@ impl Wire {
             path: request.path.clone(),
             job,
             alone: pressed.is_none_or(|pressed| now.duration_since(pressed) > JUST_NOW),
+            at: now,
         });
     }
 }

@@ -1,6 +1,6 @@
 use homeward_asr_emulator::{
-    Button, DataSync, Fault, JobError, JobFailure, OperationWarning, Outcome, Phase, Rule,
-    Scenario, Settings, Throttle,
+    Button, DataSync, Fault, JobError, JobFailure, JobState, OperationWarning, Outcome, Phase,
+    Rule, Scenario, Settings, Throttle,
 };
 use serde_json::{Value, json};
 
@@ -289,7 +289,9 @@ fn a_job_that_was_purged_while_it_waits_can_be_steered_by_no_request() {
         create: false,
     });
     client.settle();
-    let job = client.service.jobs().last().unwrap().name.clone();
+    let jobs = client.service.jobs();
+    let waits = jobs.iter().find(|job| job.state == JobState::Suspended);
+    let job = waits.unwrap().name.clone();
     client.service.purge_job(&job);
     for verb in ["resume", "cancel"] {
         let answer = client.post(&format!("/replicationJobs/{job}/{verb}"), &json!({}));
