@@ -68,8 +68,7 @@ async fn s20_a_failover_that_fails_after_the_stop_is_not_asked_for_again_unasked
         lane.until_phase(&next, FailoverPhase::AwaitingStart)
             .await?;
         lane.each_once(&[Intent::Failover]).await?;
-        // At rest it is told of until a person has looked, for nothing else tells that it is down.
-        world.cluster.place(lane.vm, Site::OnPremises).await?;
+        // It is told of until a person has looked, for nothing else tells that it is down: while the next move is held, and at rest.
         let ready = |vm: &ProtectedVirtualMachine| {
             let (_, reason, words) = condition(&vm.status.as_ref()?.conditions, "Ready")?;
             (reason == "GuestNotRunning").then(|| words.to_owned())
@@ -77,6 +76,14 @@ async fn s20_a_failover_that_fails_after_the_stop_is_not_asked_for_again_unasked
         let told = world
             .cluster
             .until_vm(lane.vm, "told to be down", |vm| ready(vm).is_some());
+        let words = ready(&told.await?).context("it is told")?;
+        ensure!(words.contains("spec.start: Approved"), "{words}");
+        world.cluster.place(lane.vm, Site::OnPremises).await?;
+        let told = world
+            .cluster
+            .until_vm(lane.vm, "told to be down at rest", |vm| {
+                ready(vm).is_some_and(|words| !words.contains("spec.start: Approved"))
+            });
         let words = ready(&told.await?).context("it is told")?;
         let annotation = format!("{SEEN_RUNNING_ANNOTATION}: ");
         let (_, job) = words.split_once(&annotation).context("it says which")?;

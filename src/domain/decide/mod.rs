@@ -113,6 +113,21 @@ fn no_guess(seen: &str) -> String {
     format!("{seen}; see the runbook on contradicting registers")
 }
 
+/// Why a VM may be down where it should run, until a person has looked or a move has come to its end: nothing else tells.
+fn told_to_stop(world: &World<'_>, vm: &VmObservation) -> Option<String> {
+    let down = vm.perhaps_down.as_ref()?;
+    let annotation = crate::api::SEEN_RUNNING_ANNOTATION;
+    let other = match world.intent.seen_running.as_deref() {
+        Some(job) if job.eq_ignore_ascii_case(&down.job) => return None,
+        Some(job) => format!(" (it names {job} now)"),
+        None => String::new(),
+    };
+    Some(format!(
+        "{}. See whether it runs, and start it there if it does not; then set the annotation {annotation}: {} on this resource{other}",
+        down.what, down.job
+    ))
+}
+
 fn written_mark(epoch: Option<i64>, step: Option<i64>) -> Mark {
     let number = |written: Option<i64>| written.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
     Mark {

@@ -5,9 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::api::{Approval, FailoverOutcome, FailoverPhase, Site, TaskState};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::capabilities::DirectionCapabilities;
+use crate::domain::conditions::Reason;
 use crate::domain::data_sync;
-use crate::domain::decide::tasks;
 use crate::domain::decide::wait::Wait;
+use crate::domain::decide::{tasks, told_to_stop};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{
     OperationState, Protection, ProtectionState, Stage, VmObservation,
@@ -43,16 +44,21 @@ impl Move<'_> {
             if let Some(protect) = self.unprotected_meanwhile() {
                 return protect;
             }
-            let down = self.seen().and_then(|vm| vm.down_because.as_deref());
-            let down = down.map_or_else(String::new, |down| {
-                format!(
-                    "; the guest should run in {} and does not: {down}",
-                    self.from()
-                )
+            let held = format!("spec.start: Approved on this Failover, because {why}");
+            let from = self.from();
+            let down = self.seen().and_then(|vm| {
+                let down = vm.down_because.as_ref();
+                let down =
+                    down.map(|down| format!("the guest should run in {from} and does not: {down}"));
+                down.or_else(|| told_to_stop(self.world, vm))
             });
-            return Next::Wait(Wait::person(format!(
-                "spec.start: Approved on this Failover, because {why}{down}"
-            )));
+            // That it is down is not as declared, whatever else is waited for.
+            return Next::Wait(match down {
+                None => Wait::person(held),
+                Some(down) => {
+                    Wait::mend(format!("{held}; {down}")).because(Reason::GuestNotRunning)
+                }
+            });
         }
         self.status.start_time = Some(Time(self.now()));
         Next::Enter(FailoverPhase::Preparing)

@@ -9,7 +9,7 @@ use crate::api::{ProtectedVirtualMachineStatus, Site, VirtualMachinePhase};
 use crate::domain::action::{Action, ActionKind};
 use crate::domain::conditions::{ConditionType, Reason};
 use crate::domain::decide::wait::Waiting;
-use crate::domain::decide::{report, submission};
+use crate::domain::decide::{report, submission, told_to_stop};
 use crate::domain::fact::Fact;
 use crate::domain::observation::{OperationState, Power, ProtectionState, VmObservation};
 use crate::domain::world::{VaultView, World};
@@ -244,19 +244,10 @@ fn again_after(world: &World<'_>, from: Site, delay: SignedDuration) -> Option<O
     })
 }
 
-/// Told until a person has looked, or a move has come to its end: nothing else will tell that a VM which should run is down.
 fn perhaps_down(world: &World<'_>, vm: &VmObservation, site: Site) -> Option<Outcome> {
-    let down = vm.perhaps_down.as_ref()?;
-    let seen = world.intent.seen_running.as_deref();
-    let looked = seen.is_some_and(|job| job.eq_ignore_ascii_case(&down.job));
-    let annotation = crate::api::SEEN_RUNNING_ANNOTATION;
-    (!looked).then(|| {
-        Outcome::stalled(
-            Reason::GuestNotRunning,
-            format!(
-                "{site}: {}. See whether it runs, and start it there if it does not; then set the annotation {annotation}: {} on this resource",
-                down.what, down.job
-            ),
-        )
-    })
+    let why = told_to_stop(world, vm)?;
+    Some(Outcome::stalled(
+        Reason::GuestNotRunning,
+        format!("{site}: {why}"),
+    ))
 }
