@@ -137,9 +137,10 @@ impl World {
         {
             self.press(Press::Cancel);
         } else if let Some((_, job)) = words.split_once(&format!("{SEEN_RUNNING_ANNOTATION}: ")) {
-            let site = match words.split_once(':').map(|(site, _)| site) {
-                Some("Azure") => emulator::Site::Azure,
-                _ => emulator::Site::OnPremises,
+            let site = if words.contains("told the VM in Azure to stop") {
+                emulator::Site::Azure
+            } else {
+                emulator::Site::OnPremises
             };
             self.wire.press(&Button::Power {
                 vm: VM.into(),

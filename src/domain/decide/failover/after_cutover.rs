@@ -94,7 +94,7 @@ impl Move<'_> {
                 "this Failover is being deleted, after the VM had been started at the target"
                     .to_owned()
             } else if late_cancel {
-                "spec.cancel came after the VM had been started at the target".to_owned()
+                "spec.cancel did not end the move before the VM was started at the target".to_owned()
             } else if let Some(why) = &self.status.turned_back_because {
                 why.clone()
             } else if self.fo.taken_up && asks_for_source {
