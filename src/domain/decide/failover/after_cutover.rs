@@ -91,10 +91,11 @@ impl Move<'_> {
             let why = if self.world.intent.deleting {
                 "the ProtectedVirtualMachine is being deleted, which waits for this".to_owned()
             } else if self.fo.deleting {
-                "this Failover is being deleted, after the VM had been started at the target"
+                "this Failover is being deleted, which did not end the move before the VM was started at the target"
                     .to_owned()
             } else if late_cancel {
-                "spec.cancel did not end the move before the VM was started at the target".to_owned()
+                "spec.cancel did not end the move before the VM was started at the target"
+                    .to_owned()
             } else if let Some(why) = &self.status.turned_back_because {
                 why.clone()
             } else if self.fo.taken_up && asks_for_source {

@@ -231,7 +231,7 @@ fn follow(world: &World<'_>, status: &mut ProtectedVirtualMachineStatus) -> Outc
             Reason::RegistersContradict,
             no_guess(&format!("waits for {why}")),
         ),
-        Stage::Unclaimed { .. } if intent.deleting => release("the VM was never taken on"),
+        Stage::Unclaimed { .. } if intent.deleting => release("nobody has a claim on the VM"),
         Stage::Unclaimed { site } => adopt(world, view, vm, *site),
         Stage::Settled { site } => settled(world, status, view, vm, *site),
         Stage::SourceFenced { from }
