@@ -137,7 +137,7 @@ fn lost<'a>(
         return ended(KeptResult::Succeeded, Some(job));
     }
     let message = format!(
-        "the service does not know job {} any more and has nothing under way on the VM, which stands where it stood",
+        "the service does not know job {} any more and has nothing under way on the VM, which is where it was; whether it runs there is not known",
         job.id
     );
     failed(job, ErrorClass::Transient, &message)

@@ -161,14 +161,17 @@ pub fn missing_job(item: &Item, jobs: &[Job], now: Timestamp) -> Option<MissingJ
 /// The move that had told the VM to stop where it stands, and broke off: the service starts nothing again, and tells of no power.
 pub fn perhaps_down(all: &[Job], stage: &Stage) -> Option<PerhapsDown> {
     // What broke off before it came to the stop says nothing of what the move before it had left.
-    let touched =
-        |job: &&Job| job.state == JobState::Succeeded || jobs::has_stopped_the_source(job);
+    // Of one that was lost the worst is believed: it may have gone on after it was last told of.
+    let touched = |job: &&Job| {
+        matches!(job.state, JobState::Succeeded | JobState::Lost)
+            || jobs::has_stopped_the_source(job)
+    };
     let moves = |job: &&Job| matches!(job.does, JobKind::Failover | JobKind::Failback);
     let newest = all.iter().rev().filter(moves).find(touched)?;
-    let ended = match newest.state {
-        JobState::Failed { .. } => "failed",
-        JobState::Cancelled => "was cancelled",
-        JobState::Lost => "is not known to the service any more",
+    let (did, ended) = match newest.state {
+        JobState::Failed { .. } => ("told", "failed"),
+        JobState::Cancelled => ("told", "was cancelled"),
+        JobState::Lost => ("perhaps told", "was not known to the service any more"),
         _ => return None,
     };
     let left = match newest.does {
@@ -178,7 +181,7 @@ pub fn perhaps_down(all: &[Job], stage: &Stage) -> Option<PerhapsDown> {
     (*stage == Stage::Settled { site: left }).then(|| PerhapsDown {
         job: newest.id.clone(),
         what: format!(
-            "job {} of the service told the VM in {left} to stop, and then {ended}; the service does not say whether it runs",
+            "job {} of the service {did} the VM in {left} to stop, and then {ended}; the service does not say whether it runs",
             newest.id
         ),
     })

@@ -164,3 +164,26 @@ fn s05_while_a_move_is_missed_the_one_before_does_not_say_where_the_vm_is() {
     };
     assert_eq!(vm.stage, Fact::Known(to_azure));
 }
+
+/// It may have gone on after it was last told of, up to the stop and past it.
+#[test]
+fn a_vm_that_a_lost_move_left_where_it_was_may_be_down() {
+    let begun = |name| {
+        job(
+            name,
+            "PlannedFailover",
+            "InProgress",
+            &[("VmPfoPrerequisitesCheck", "InProgress")],
+        )
+    };
+    let back = item("Protected", "Primary", &STEADY);
+    let vm = see_lost(&back, &[begun("e")], "e");
+    let down = vm.perhaps_down.expect("nobody knows");
+    assert!(
+        down.what.contains("perhaps told the VM in OnPremises"),
+        "{}",
+        down.what
+    );
+    let vm = see(back, &[begun("e")]);
+    assert_eq!(vm.perhaps_down, None, "it goes on");
+}
