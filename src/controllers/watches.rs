@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::context::{Resources, VmGroup};
-use super::feed::{Touch, feed};
+use super::feed::{Touch, Watched, feed};
 use super::groups::Groups;
 use super::hub::Hub;
 use super::key::Key;
@@ -54,19 +54,42 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    /// Of vaults.
-    pub(super) fn vaults(&self, groups: &Arc<Groups<VmGroup>>) -> Resources<RecoveryVault> {
-        let recent: Arc<Recent<RecoveryVault>> = Arc::default();
+    /// Watches a kind. What is remembered of a resource by itself goes with it.
+    fn watch<K: Watched>(
+        &self,
+        part: &'static str,
+        touched: impl Fn(Touch<'_, K>) + Send + 'static,
+    ) -> Resources<K> {
+        let recent: Arc<Recent<K>> = Arc::default();
         let backoff: Arc<Backoff> = Arc::default();
         let (forget, passed) = (recent.clone(), backoff.clone());
-        let (wakes, hub, lookers) = (self.wakes.clone(), self.hub.clone(), self.lookers.clone());
-        let groups = groups.clone();
         let store = feed(
             &self.client,
             &self.namespaces,
-            (self.health.clone(), "watch of vaults"),
+            (self.health.clone(), part),
             self.stop.child_token(),
-            move |touch| match touch {
+            move |touch: Touch<'_, K>| {
+                if let Touch::Gone(key) = &touch {
+                    forget.forget(key);
+                    passed.clear(key);
+                }
+                touched(touch);
+            },
+        );
+        Resources {
+            store,
+            recent,
+            backoff,
+        }
+    }
+
+    /// Of vaults.
+    pub(super) fn vaults(&self, groups: &Arc<Groups<VmGroup>>) -> Resources<RecoveryVault> {
+        let (wakes, hub, lookers) = (self.wakes.clone(), self.hub.clone(), self.lookers.clone());
+        let groups = groups.clone();
+        self.watch(
+            "watch of vaults",
+            move |touch: Touch<'_, RecoveryVault>| match touch {
                 Touch::Changed(key, guarded) => {
                     wakes.vault(key);
                     if kube::Resource::meta(guarded).deletion_timestamp.is_some() {
@@ -77,33 +100,20 @@ impl Watches {
                     }
                 }
                 Touch::Gone(key) => {
-                    forget.forget(key);
-                    passed.clear(key);
                     lookers.end(key);
                     // Its VMs are told, also when somebody took its finalizer off.
                     hub.withdraw(key, None);
                 }
             },
-        );
-        Resources {
-            store,
-            recent,
-            backoff,
-        }
+        )
     }
 
     /// Of virtual machines.
     pub(super) fn vms(&self, groups: &Arc<Groups<VmGroup>>) -> Resources<ProtectedVirtualMachine> {
-        let recent: Arc<Recent<ProtectedVirtualMachine>> = Arc::default();
-        let backoff: Arc<Backoff> = Arc::default();
-        let (forget, passed) = (recent.clone(), backoff.clone());
         let (wakes, hub) = (self.wakes.clone(), self.hub.clone());
         let (groups, metrics) = (groups.clone(), self.metrics.clone());
-        let store = feed(
-            &self.client,
-            &self.namespaces,
-            (self.health.clone(), "watch of virtual machines"),
-            self.stop.child_token(),
+        self.watch(
+            "watch of virtual machines",
             move |touch: Touch<'_, ProtectedVirtualMachine>| match touch {
                 Touch::Changed(key, guarded) => {
                     if let Ok(vm) = &guarded.0 {
@@ -112,8 +122,6 @@ impl Watches {
                     wakes.vm(key);
                 }
                 Touch::Gone(key) => {
-                    forget.forget(key);
-                    passed.clear(key);
                     hub.forget(key);
                     metrics.fleet.forget(&key.namespace, &key.name);
                     // Who waited for this one to be gone: another claimant, or the vault.
@@ -125,25 +133,14 @@ impl Watches {
                     }
                 }
             },
-        );
-        Resources {
-            store,
-            recent,
-            backoff,
-        }
+        )
     }
 
     /// Of Failovers.
     pub(super) fn failovers(&self, groups: &Arc<Groups<String>>) -> Resources<Failover> {
-        let recent: Arc<Recent<Failover>> = Arc::default();
-        let backoff: Arc<Backoff> = Arc::default();
-        let (forget, passed) = (recent.clone(), backoff.clone());
         let (wakes, groups) = (self.wakes.clone(), groups.clone());
-        let store = feed(
-            &self.client,
-            &self.namespaces,
-            (self.health.clone(), "watch of failovers"),
-            self.stop.child_token(),
+        self.watch(
+            "watch of failovers",
             move |touch: Touch<'_, Failover>| match touch {
                 Touch::Changed(key, guarded) => {
                     if let Ok(failover) = &guarded.0 {
@@ -157,22 +154,16 @@ impl Watches {
                     wakes.failover(key);
                 }
                 Touch::Gone(key) => {
-                    forget.forget(key);
-                    passed.clear(key);
                     groups.remove(key);
                     if let Some((vm, _)) = key.name.rsplit_once('-') {
                         wakes.vm(&Key::new(&key.namespace, vm));
                     }
                 }
             },
-        );
-        Resources {
-            store,
-            recent,
-            backoff,
-        }
+        )
     }
 }
+
 fn vm_groups(key: &Key, vm: &ProtectedVirtualMachine) -> Vec<VmGroup> {
     let vault = Key::new(&key.namespace, &vm.spec.vault_ref.name);
     let name = vm

@@ -49,12 +49,8 @@ pub(super) fn begin(
     outcome
 }
 
-/// A move that somebody began at the service is followed to its end.
-pub(super) fn follow_to(
-    world: &World<'_>,
-    status: &ProtectedVirtualMachineStatus,
-    from: Site,
-) -> Outcome {
+/// A Failover for a move that is under way already: it is held for nobody.
+fn take_up(world: &World<'_>, status: &ProtectedVirtualMachineStatus, from: Site) -> Outcome {
     let status = ProtectedVirtualMachineStatus {
         next_start_held_because: None,
         ..status.clone()
@@ -63,6 +59,16 @@ pub(super) fn follow_to(
     if let Some(Effect::CreateFailover(new)) = &mut outcome.effect {
         new.taken_up = true;
     }
+    outcome
+}
+
+/// A move that somebody began at the service is followed to its end.
+pub(super) fn follow_to(
+    world: &World<'_>,
+    status: &ProtectedVirtualMachineStatus,
+    from: Site,
+) -> Outcome {
+    let mut outcome = take_up(world, status, from);
     outcome.events = vec![event(
         true,
         "FailoverFollowed",
@@ -90,14 +96,7 @@ pub(super) fn recover(
     if let Some(outcome) = missing_job(vm) {
         return outcome;
     }
-    let status = ProtectedVirtualMachineStatus {
-        next_start_held_because: None,
-        ..status.clone()
-    };
-    let mut outcome = begin(world, &status, from, from.other());
-    if let Some(Effect::CreateFailover(new)) = &mut outcome.effect {
-        new.taken_up = true;
-    }
+    let mut outcome = take_up(world, status, from);
     outcome.events.push(event(
         true,
         "FailoverMissing",
