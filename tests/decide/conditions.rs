@@ -5,8 +5,8 @@
 
 use homeward::api::{Approval, FailoverPhase, FailoverStatus, ProtectedVirtualMachineStatus, Site};
 use homeward::domain::{
-    BySite, Connection, CurrentFailover, Decision, Fact, MissingJob, PerhapsDown, Power,
-    ProtectionState, Stage, VaultView, VmObservation, World, decide,
+    BySite, Connection, CurrentFailover, Decision, Fact, FailoverView, MissingJob, PerhapsDown,
+    Power, ProtectionState, Stage, VaultView, VmObservation, World, decide,
 };
 use homeward::driver::simulated::agents_like;
 
@@ -241,7 +241,11 @@ fn decided(situation: &Situation, store: &Store, moving: Option<FailoverPhase>) 
         vm,
     };
     let failover = moving.map_or(CurrentFailover::None, |_| {
-        CurrentFailover::Known(asked.view(&status))
+        CurrentFailover::Known(FailoverView {
+            start_held_because: (moving == Some(FailoverPhase::AwaitingStart))
+                .then_some("the last one failed"),
+            ..asked.view(&status)
+        })
     });
     decide(&World {
         earlier_owner: situation.earlier_owner,
@@ -282,6 +286,12 @@ fn table_with(moving: Option<FailoverPhase>, cutover: Approval) -> String {
 #[test]
 fn of_a_vm_at_rest() {
     insta::assert_snapshot!(table(None));
+}
+
+/// The move before it may have left the VM down.
+#[test]
+fn of_a_vm_whose_next_move_is_held() {
+    insta::assert_snapshot!(table(Some(FailoverPhase::AwaitingStart)));
 }
 
 #[test]
